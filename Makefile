@@ -1,0 +1,62 @@
+# Everything a developer or a new user runs. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+JOBS ?= $(shell nproc)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Checkouts share the compiler cache: paths below the root count as relative.
+export CCACHE_BASEDIR := $(CURDIR)
+# Where pip takes torch from, if not from its default index: a folder or index of CPU-only wheels.
+THERIA_TORCH_INDEX ?=
+
+.PHONY: help
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: packages
+packages:
+	@scripts/install_packages.sh
+
+# The Python environment, remade when the pins change.
+$(VENV)/.complete: client/python/pyproject.toml client/python/constraints.txt | packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "theria: Python 3.10 or newer is needed, $(PYTHON) is older" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(THERIA_TORCH_INDEX),--extra-index-url $(THERIA_TORCH_INDEX)) \
+	  --constraint client/python/constraints.txt --editable 'client/python[torch,demo,dev]'
+	@touch $@
+
+.PHONY: build
+build: packages $(VENV)/.complete  ## Server, command and Python package: build/bin, .venv
+	cmake --preset release
+	cmake --build --preset release --parallel $(JOBS)
+	@$(BIN)/python client/python/generate.py
+
+.PHONY: demo
+demo: build  ## Start a CPU server, check parity, compare MAML modes, write build/demo/report.md
+	@$(BIN)/python -m theria.demo --server build/bin/theria-server --cli build/bin/theria --out build/demo
+
+.PHONY: test
+test: build  ## All tests: unit, conformance, integration, C++ and Python
+	@$(BIN)/python scripts/run_tests.py
+
+.PHONY: lint
+lint: build  ## clang-format, clang-tidy, ruff, mypy --strict, shellcheck
+	@scripts/install_packages.sh --lint
+	@scripts/lint.sh
+
+.PHONY: bench
+bench: $(VENV)/.complete  ## Benchmarks against peers in the same run; JSON under build/bench
+	cmake --preset bench
+	cmake --build --preset bench --parallel $(JOBS)
+	@$(BIN)/python tests/bench/run_all.py --build build/bench
+
+.PHONY: sanitize
+sanitize: $(VENV)/.complete  ## The C++ tests under asan, ubsan and tsan
+	@scripts/sanitize.sh
+
+.PHONY: clean
+clean:  ## Remove build/ (not .venv)
+	rm -rf build
