@@ -1,0 +1,82 @@
+#ifndef THERIA_KERNELS_API_BACKEND_H_
+#define THERIA_KERNELS_API_BACKEND_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kernels/api/attention.h"
+#include "kernels/api/memory.h"
+
+// What the server needs from the numerics: one interface for the CPU reference and for CUDA.
+
+namespace theria {
+
+// Asked now and then during a computation whether to go on. Thread-safe.
+class Interrupt {
+ public:
+  virtual ~Interrupt() = default;
+  // OK to continue; CANCELLED or DEADLINE_EXCEEDED to stop. Cheap.
+  virtual absl::Status Check() const = 0;
+};
+
+// An Interrupt that never stops anything.
+const Interrupt& NoInterrupt();
+
+struct DeviceInfo {
+  std::string id;    // "cpu", "cuda:0"
+  std::string name;  // as the vendor names it
+  std::size_t memory_bytes = 0;
+  std::string architecture;  // "x86-64-v4", "sm_90"
+};
+
+// A set of problems that one kind of kernel covers.
+struct KernelSupport {
+  Operation operation;
+  Implementation implementation;
+  DType dtype;
+  std::int64_t min_head_dim, max_head_dim, head_dim_multiple;
+};
+
+struct ComputeReport {
+  Implementation implementation = Implementation::kReference;  // never kAuto
+  std::string kernel;           // "cpu_reference_hvp", names the variant that ran
+  std::string device;           // DeviceInfo::id
+  absl::Duration compute_time;  // by the device's own clock where it has one
+};
+
+// Thread-safe: any number of threads may call Run at once.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string_view name() const = 0;  // "cpu", "cuda"
+  virtual std::vector<DeviceInfo> Devices() const = 0;
+  virtual std::vector<KernelSupport> Kernels() const = 0;
+
+  // Where the tensors that Run reads and writes must live.
+  virtual Memory& memory() = 0;
+
+  // OK if Run has a kernel for this. Errors: UNIMPLEMENTED, naming what is supported.
+  virtual absl::Status Supports(const AttentionProblem& problem,
+                                const AttentionOptions& options) const = 0;
+
+  // Computes the outputs that are present; returns when they are complete. On an error their
+  // contents are unspecified.
+  // REQUIRES: `problem` is what Validate made of `inputs`; outputs as AttentionOutputs says.
+  // Errors: UNIMPLEMENTED as Supports, RESOURCE_EXHAUSTED (workspace), what `interrupt` gives,
+  // INTERNAL (device fault).
+  virtual absl::StatusOr<ComputeReport> Run(const AttentionProblem& problem,
+                                            const AttentionInputs& inputs,
+                                            const AttentionOutputs& outputs,
+                                            const Interrupt& interrupt) = 0;
+};
+
+}  // namespace theria
+
+#endif  // THERIA_KERNELS_API_BACKEND_H_
