@@ -1,0 +1,130 @@
+#ifndef THERIA_KERNELS_CUDA_ATTENTION_BLOCK_CUH_
+#define THERIA_KERNELS_CUDA_ATTENTION_BLOCK_CUH_
+
+#include <cstdint>
+
+#include "kernels/cuda/attention/params.h"
+#include "kernels/cuda/attention/score_tile.cuh"
+#include "kernels/cuda/primitives/sm80/cp_async.cuh"
+#include "kernels/cuda/primitives/sm80/ldmatrix.cuh"
+
+// What all attention kernels do around their products: find a block's work, stream tiles, reduce
+// rows, write accumulators.
+
+namespace theria::cuda {
+
+// The part of the problem that a block computes. Neighbouring blocks share a head, so that its
+// tensors stay in L2.
+struct BlockWork {
+  int batch, head, slice, tile;
+};
+
+// `kLastFirst`: with causal masks the last tiles are the longest and should start first.
+template <bool kLastFirst>
+__device__ __forceinline__ BlockWork FindWork(int heads, int slices, int tiles) {
+  unsigned index = blockIdx.x;
+  BlockWork work;
+  work.tile = index % tiles;
+  if (kLastFirst) work.tile = tiles - 1 - work.tile;
+  index /= tiles;
+  work.slice = index % slices;
+  index /= slices;
+  work.head = index % heads;
+  work.batch = index / heads;
+  return work;
+}
+
+template <typename Element, typename Void>
+__device__ __forceinline__ auto* RowPointer(const Rows<Void>& rows, int batch, int head, int row) {
+  using Pointer = std::conditional_t<std::is_const_v<Void>, const Element*, Element*>;
+  return static_cast<Pointer>(rows.data) + batch * rows.batch_stride + head * rows.head_stride +
+         row * rows.row_stride;
+}
+
+// Starts the copy of a [kTileRows, kDim] tile from row `row` of one head.
+template <typename Tiling, int kTileRows>
+__device__ __forceinline__ void LoadTile(std::uint32_t destination, const InputRows& rows,
+                                         int batch, int head, int row, int row_end, int columns) {
+  using Element = typename Tiling::Element;
+  sm80::CopyTileAsync<Element, kTileRows, Tiling::kDim, Tiling::kStride, Tiling::kThreads>(
+      destination, RowPointer<Element>(rows, batch, head, row), rows.row_stride, row_end - row,
+      columns);
+}
+
+// Runs compute(step, stage address) for steps 0 .. count-1 over tiles that load(step, stage
+// address) has started to copy, one tile ahead where there are two stages. All threads of the block
+// take part. On return the last tile may still be read by other warps.
+template <typename Tiling, typename Load, typename Compute>
+__device__ __forceinline__ void StreamTiles(std::uint32_t stages, int count, const Load& load,
+                                            const Compute& compute) {
+  if constexpr (Tiling::kStages == 1) {
+    for (int step = 0; step < count; ++step) {
+      if (step > 0) __syncthreads();
+      load(step, stages);
+      sm80::CommitCopies();
+      sm80::WaitForCopies<0>();
+      __syncthreads();
+      compute(step, stages);
+    }
+  } else {
+    if (count > 0) load(0, stages);
+    sm80::CommitCopies();
+#pragma unroll 1
+    for (int step = 0; step < count; ++step) {
+      sm80::WaitForCopies<0>();
+      __syncthreads();
+      if (step + 1 < count) {
+        load(step + 1, stages + (step + 1) % 2 * Tiling::kStageBytes);
+        sm80::CommitCopies();
+      }
+      compute(step, stages + step % 2 * Tiling::kStageBytes);
+    }
+  }
+}
+
+// Sum and maximum over the four lanes that share a row of an accumulator.
+template <typename T>
+__device__ __forceinline__ T RowSum(T x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+__device__ __forceinline__ float Larger(float x, float y) { return fmaxf(x, y); }
+__device__ __forceinline__ double Larger(double x, double y) { return fmax(x, y); }
+
+template <typename T>
+__device__ __forceinline__ T RowMaximum(T x) {
+  x = Larger(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return Larger(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+// Writes a warp's accumulators, times `factor(tile, half)`, to rows row.. below row_end and columns
+// column.. below column_end of one head.
+template <typename Mma, int kRowTiles, int kBlocks, typename Factor>
+__device__ __forceinline__ void StoreRows(
+    const OutputRows& rows, int batch, int head, int row, int row_end, int column, int column_end,
+    const typename Mma::Accumulator (&c)[kRowTiles][kBlocks][4], const Factor& factor) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at = row + tile * 16 + half * 8 + lane / 4;
+      if (at >= row_end) continue;
+      auto* destination = RowPointer<typename Mma::Element>(rows, batch, head, at);
+      const auto scale = factor(tile, half);
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        const int to = column + block * 8 + lane % 4 * 2;
+        if (to < column_end) {
+          Mma::Store2(destination + to, c[tile][block][2 * half] * scale,
+                      c[tile][block][2 * half + 1] * scale);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace theria::cuda
+
+#endif  // THERIA_KERNELS_CUDA_ATTENTION_BLOCK_CUH_

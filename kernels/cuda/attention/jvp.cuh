@@ -1,0 +1,171 @@
+#ifndef THERIA_KERNELS_CUDA_ATTENTION_JVP_CUH_
+#define THERIA_KERNELS_CUDA_ATTENTION_JVP_CUH_
+
+#include "kernels/cuda/attention/block.cuh"
+#include "kernels/cuda/attention/online_softmax.cuh"
+#include "kernels/cuda/attention/products.cuh"
+#include "kernels/cuda/attention/tangents.h"
+#include "kernels/cuda/attention/tile_config.h"
+
+namespace theria::cuda {
+
+// o, lse and their tangents of one tile of queries, in one pass over the keys:
+//   o_dot = ((P S_dot) Z) v + (P Z) v_dot - mu o,   mu = rowsum(P S_dot)
+template <typename Tiling, TangentSet kTangents>
+__global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
+    JvpKernel(const __grid_constant__ AttentionParams params) {
+  using Mma = typename Tiling::Mma;
+  using Accumulator = typename Tiling::Accumulator;
+  constexpr int kBytes = sizeof(typename Tiling::Element);
+  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
+
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  const std::uint32_t q_tile = sm80::SharedAddress(shared_memory);
+  const std::uint32_t stages = q_tile + 2 * Tiling::kRowTileBytes;
+
+  const int tiles = (params.seq_q + Tiling::kRows - 1) / Tiling::kRows;
+  const BlockWork work = FindWork<true>(params.heads_q, Tiling::kSlices, tiles);
+  const int head_kv = work.head / params.group;
+  const int row = work.tile * Tiling::kRows;
+  const int warp_row = threadIdx.x / 32 * Tiling::kWarpRows;
+  const KeySpan keys = KeysOfQueries(params, row, min(row + Tiling::kRows, params.seq_q) - 1);
+  const int first = keys.begin / Tiling::kColumns * Tiling::kColumns;
+  const int steps = max(keys.end - first + Tiling::kColumns - 1, 0) / Tiling::kColumns;
+  const bool whole_rows = row + Tiling::kRows <= params.seq_q;
+  const bool dropout = Tiling::kGeneral && params.score_mod.dropout.enabled();
+  const bool has_q_dot = kTangents == TangentSet::kAll || params.q_dot.data != nullptr;
+  const bool has_k_dot = kTangents == TangentSet::kAll || params.k_dot.data != nullptr;
+  const bool has_v_dot = kTangents == TangentSet::kAll || params.v_dot.data != nullptr;
+  const bool has_s_dot = has_q_dot || has_k_dot;
+  const Accumulator scale = static_cast<Accumulator>(params.scale);
+
+  LoadTile<Tiling, Tiling::kRows>(q_tile, params.q, work.batch, work.head, row, params.seq_q,
+                                  params.head_dim);
+  if (has_q_dot) {
+    LoadTile<Tiling, Tiling::kRows>(q_tile + Tiling::kRowTileBytes, params.q_dot, work.batch,
+                                    work.head, row, params.seq_q, params.head_dim);
+  }
+
+  Accumulator o[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
+  Accumulator o_dot[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
+  Accumulator mu[Tiling::kRowTiles][2] = {};
+  Clear(o);
+  Clear(o_dot);
+  OnlineSoftmax<Mma, Tiling::kRowTiles> softmax(Tiling::kGeneral ? Accumulator(1) : scale * kLog2E);
+
+  StreamTiles<Tiling>(
+      stages, steps,
+      [&](int step, std::uint32_t stage) {
+        const int column = first + step * Tiling::kColumns;
+        const auto load = [&](int index, const InputRows& rows, int columns) {
+          LoadTile<Tiling, Tiling::kColumns>(stage + index * Tiling::kColumnTileBytes, rows,
+                                             work.batch, head_kv, column, params.seq_kv, columns);
+        };
+        load(0, params.k, params.head_dim);
+        if (has_k_dot) load(1, params.k_dot, params.head_dim);
+        load(2, params.v, params.head_dim_v);
+        if (has_v_dot) load(3, params.v_dot, params.head_dim_v);
+      },
+      [&](int step, std::uint32_t stage) {
+        const int column = first + step * Tiling::kColumns;
+        const TilePosition position = {work.batch, work.head, row + warp_row, column};
+        const bool whole =
+            whole_rows && column >= keys.full_begin && column + Tiling::kColumns <= keys.full_end;
+        const std::uint32_t q = q_tile + warp_row * Tiling::kStride * kBytes;
+        const std::uint32_t q_dot = q + Tiling::kRowTileBytes;
+        const std::uint32_t k_dot = stage + Tiling::kColumnTileBytes;
+        const std::uint32_t v =
+            stage + 2 * Tiling::kColumnTileBytes + work.slice * Tiling::kSlice * kBytes;
+        const std::uint32_t v_dot = v + Tiling::kColumnTileBytes;
+
+        Accumulator s[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
+        Accumulator s_dot[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
+        Clear(s);
+        Clear(s_dot);
+        if constexpr (kTangents == TangentSet::kAll) {
+          AddRowsByRowsWithTangent<Mma, Tiling::kDim, Tiling::kStride, true, true>(
+              s, s_dot, q, stage, q_dot, k_dot);
+        } else {
+          AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(s, q, stage);
+          if (has_q_dot) AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(s_dot, q_dot, stage);
+          if (has_k_dot) AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(s_dot, q, k_dot);
+        }
+        ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
+        softmax.template Add<(Tiling::kDim > 64)>(s, [&](int tile, int half, Accumulator factor) {
+#pragma unroll
+          for (int block = 0; block < Tiling::kSliceBlocks; ++block) {
+            o[tile][block][2 * half] *= factor;
+            o[tile][block][2 * half + 1] *= factor;
+            o_dot[tile][block][2 * half] *= factor;
+            o_dot[tile][block][2 * half + 1] *= factor;
+          }
+          mu[tile][half] *= factor;
+        });
+#pragma unroll
+        for (int tile = 0; tile < Tiling::kRowTiles; ++tile) {
+#pragma unroll
+          for (int block = 0; block < Tiling::kColumnBlocks; ++block) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              s_dot[tile][block][e] *= s[tile][block][e] * scale;
+              mu[tile][e / 2] += s_dot[tile][block][e];
+            }
+          }
+        }
+        if (dropout) {
+          KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
+          kept.template Draw<false>(params, position);
+          kept.Apply(s);
+          kept.Apply(s_dot);
+        }
+        if (has_s_dot) {
+          AddAccumulatorsByTile<Mma, Tiling::kStride>(o, o_dot, s, s_dot, v);
+        } else {
+          AddAccumulatorByTile<Mma, Tiling::kStride>(o, s, v);
+        }
+        if (has_v_dot) AddAccumulatorByTile<Mma, Tiling::kStride>(o_dot, s, v_dot);
+      });
+
+  softmax.Finish();
+  const int lane = threadIdx.x % 32;
+  const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
+  const std::int64_t plane =
+      (static_cast<std::int64_t>(work.batch) * params.heads_q + work.head) * params.seq_q;
+#pragma unroll
+  for (int tile = 0; tile < Tiling::kRowTiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Accumulator inverse = softmax.InverseSum(tile, half);
+      const Accumulator row_mu = RowSum(mu[tile][half]) * inverse;
+#pragma unroll
+      for (int block = 0; block < Tiling::kSliceBlocks; ++block) {
+#pragma unroll
+        for (int e = 2 * half; e < 2 * half + 2; ++e) {
+          o[tile][block][e] *= inverse * keep_scale;
+          o_dot[tile][block][e] =
+              o_dot[tile][block][e] * (inverse * keep_scale) - row_mu * o[tile][block][e];
+        }
+      }
+      const int at = row + warp_row + tile * 16 + half * 8 + lane / 4;
+      if (work.slice == 0 && lane % 4 == 0 && at < params.seq_q) {
+        if (params.lse != nullptr) {
+          static_cast<Accumulator*>(params.lse)[plane + at] = softmax.LogSumExp(tile, half);
+        }
+        if (params.lse_dot != nullptr)
+          static_cast<Accumulator*>(params.lse_dot)[plane + at] = row_mu;
+      }
+    }
+  }
+  const auto store = [&](const OutputRows& rows, const auto& x) {
+    if (rows.data == nullptr) return;
+    StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_q,
+                   work.slice * Tiling::kSlice, params.head_dim_v, x,
+                   [](int, int) { return Accumulator(1); });
+  };
+  store(params.o_out, o);
+  store(params.o_dot_out, o_dot);
+}
+
+}  // namespace theria::cuda
+
+#endif  // THERIA_KERNELS_CUDA_ATTENTION_JVP_CUH_

@@ -1,0 +1,45 @@
+#include "kernels/cuda/attention/launch.h"
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <limits>
+
+namespace theria::cuda {
+namespace {
+
+cudaError_t Launch(const void* function, std::int64_t blocks, int threads, int shared_bytes,
+                   const AttentionParams& params, cudaStream_t stream) {
+  if (blocks > std::numeric_limits<std::int32_t>::max()) return cudaErrorInvalidConfiguration;
+  void* arguments[] = {const_cast<AttentionParams*>(&params)};
+  return cudaLaunchKernel(function, dim3(static_cast<unsigned>(blocks)),
+                          dim3(static_cast<unsigned>(threads)), arguments,
+                          static_cast<std::size_t>(shared_bytes), stream);
+}
+
+}  // namespace
+
+cudaError_t LaunchKernel(const KernelVariant& variant, const AttentionParams& params,
+                         cudaStream_t stream) {
+  const cudaError_t error = cudaFuncSetAttribute(
+      variant.function, cudaFuncAttributeMaxDynamicSharedMemorySize, variant.shared_bytes);
+  if (error != cudaSuccess) return error;
+  const std::int64_t rows = variant.key_rows ? params.seq_kv : params.seq_q;
+  const std::int64_t heads = variant.key_rows ? params.heads_kv : params.heads_q;
+  const std::int64_t tiles = (rows + variant.rows - 1) / variant.rows;
+  return Launch(variant.function, tiles * variant.slices * heads * params.batch, variant.threads,
+                variant.shared_bytes, params, stream);
+}
+
+cudaError_t LaunchStatistics(Arithmetic arithmetic, const AttentionParams& params,
+                             cudaStream_t stream) {
+  const void* function = FindStatisticsKernel(arithmetic);
+  if (function == nullptr) return cudaErrorInvalidDeviceFunction;
+  const std::int64_t rows =
+      StatisticsRows(params.seq_q) * params.heads_q * static_cast<std::int64_t>(params.batch);
+  constexpr int kRowsPerBlock = kStatisticsThreads / kStatisticsThreadsPerRow;
+  static_assert(kStatisticsRowMultiple % kRowsPerBlock == 0);
+  return Launch(function, rows / kRowsPerBlock, kStatisticsThreads, 0, params, stream);
+}
+
+}  // namespace theria::cuda

@@ -1,0 +1,23 @@
+#ifndef THERIA_KERNELS_CUDA_ATTENTION_LAUNCH_H_
+#define THERIA_KERNELS_CUDA_ATTENTION_LAUNCH_H_
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda/attention/params.h"
+#include "kernels/cuda/registry.h"
+
+namespace theria::cuda {
+
+// Enqueues one variant over the whole problem. Asynchronous on `stream`, does not synchronise.
+// REQUIRES: params as the kernel's own comment says; at most 2^31 - 1 blocks.
+cudaError_t LaunchKernel(const KernelVariant& variant, const AttentionParams& params,
+                         cudaStream_t stream);
+
+// Enqueues the pass that fills params.statistics from o, o_bar, lse and, where present, o_dot,
+// o_bar_dot and lse_dot. Asynchronous on `stream`, does not synchronise.
+cudaError_t LaunchStatistics(Arithmetic arithmetic, const AttentionParams& params,
+                             cudaStream_t stream);
+
+}  // namespace theria::cuda
+
+#endif  // THERIA_KERNELS_CUDA_ATTENTION_LAUNCH_H_

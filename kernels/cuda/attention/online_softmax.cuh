@@ -1,0 +1,106 @@
+#ifndef THERIA_KERNELS_CUDA_ATTENTION_ONLINE_SOFTMAX_CUH_
+#define THERIA_KERNELS_CUDA_ATTENTION_ONLINE_SOFTMAX_CUH_
+
+#include "kernels/cuda/attention/block.cuh"
+
+// Softmax over rows whose columns arrive tile by tile (M. Milakov and N. Gimelshein, "Online
+// normalizer calculation for softmax", 2018): a running maximum, a running sum, and the factor by
+// which what was summed before must shrink.
+
+namespace theria::cuda {
+
+template <typename Mma, int kRowTiles>
+class OnlineSoftmax {
+ public:
+  using Accumulator = typename Mma::Accumulator;
+
+  // `log2_scale`: score times log2_scale is in units of log 2.
+  __device__ __forceinline__ explicit OnlineSoftmax(Accumulator log2_scale)
+      : log2_scale_(log2_scale) {
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        maximum_[tile][half] = -static_cast<Accumulator>(INFINITY);
+        sum_[tile][half] = Accumulator(0);
+      }
+    }
+  }
+
+  // Turns a tile of scores into exp(score - maximum), and calls rescale(tile, half, factor) for
+  // every row to shrink what was summed before; with kLazily only where some maximum of the warp
+  // grew, which pays where there is much to rescale.
+  template <bool kLazily, int kBlocks, typename Rescale>
+  __device__ __forceinline__ void Add(Accumulator (&s)[kRowTiles][kBlocks][4],
+                                      const Rescale& rescale) {
+    Accumulator factor[kRowTiles][2];
+    bool grew = false;
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        Accumulator maximum = s[tile][0][2 * half];
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) {
+          maximum = Larger(maximum, s[tile][block][2 * half]);
+          maximum = Larger(maximum, s[tile][block][2 * half + 1]);
+        }
+        maximum = Larger(maximum_[tile][half], RowMaximum(maximum));
+        // A row without any key so far keeps every exponent at -inf.
+        const Accumulator base =
+            maximum == -static_cast<Accumulator>(INFINITY) ? Accumulator(0) : maximum * log2_scale_;
+        factor[tile][half] = Mma::Exp2(maximum_[tile][half] * log2_scale_ - base);
+        grew |= maximum != maximum_[tile][half];
+        maximum_[tile][half] = maximum;
+        Accumulator sum = Accumulator(0);
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+          for (int e = 2 * half; e < 2 * half + 2; ++e) {
+            s[tile][block][e] = Mma::Exp2(s[tile][block][e] * log2_scale_ - base);
+            sum += s[tile][block][e];
+          }
+        }
+        sum_[tile][half] = sum_[tile][half] * factor[tile][half] + sum;
+      }
+    }
+    if (kLazily && !__any_sync(0xffffffffu, grew)) return;
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) rescale(tile, half, factor[tile][half]);
+    }
+  }
+
+  // Sums over all columns; call once, after the last Add.
+  __device__ __forceinline__ void Finish() {
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) sum_[tile][half] = RowSum(sum_[tile][half]);
+    }
+  }
+
+  // 1 / sum, and 0 for a row without any key.
+  __device__ __forceinline__ Accumulator InverseSum(int tile, int half) const {
+    const Accumulator sum = sum_[tile][half];
+    return sum == Accumulator(0) ? Accumulator(0) : Accumulator(1) / sum;
+  }
+
+  // Natural log of the sum of exponentials; -inf for a row without any key.
+  __device__ __forceinline__ Accumulator LogSumExp(int tile, int half) const {
+    constexpr Accumulator kLn2 = static_cast<Accumulator>(0.69314718055994530942);
+    const Accumulator sum = sum_[tile][half];
+    return sum == Accumulator(0) ? -static_cast<Accumulator>(INFINITY)
+                                 : maximum_[tile][half] * log2_scale_ * kLn2 + Mma::Log(sum);
+  }
+
+ private:
+  Accumulator log2_scale_;
+  Accumulator maximum_[kRowTiles][2];
+  Accumulator sum_[kRowTiles][2];
+};
+
+}  // namespace theria::cuda
+
+#endif  // THERIA_KERNELS_CUDA_ATTENTION_ONLINE_SOFTMAX_CUH_

@@ -1,0 +1,255 @@
+#ifndef THERIA_KERNELS_CUDA_ATTENTION_VJP_CUH_
+#define THERIA_KERNELS_CUDA_ATTENTION_VJP_CUH_
+
+#include "kernels/cuda/attention/block.cuh"
+#include "kernels/cuda/attention/products.cuh"
+#include "kernels/cuda/attention/statistics_tile.cuh"
+#include "kernels/cuda/attention/tile_config.h"
+
+// The VJP as two kernels, one per stationary side, so that every sum stays in one block's
+// registers: no atomic additions, no float32 copies of the gradients, and the same bits on every
+// run.
+//   P_bar = (o_bar v^T) Z,  S_bar = P (P_bar - delta)
+
+namespace theria::cuda {
+
+// q_bar = scale * S_bar k of one tile of queries; keys and values stream past.
+template <typename Tiling>
+__global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
+    VjpQueriesKernel(const __grid_constant__ AttentionParams params) {
+  using Mma = typename Tiling::Mma;
+  using Accumulator = typename Tiling::Accumulator;
+  constexpr int kBytes = sizeof(typename Tiling::Element);
+  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
+
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  const std::uint32_t q_tile = sm80::SharedAddress(shared_memory);
+  const std::uint32_t stages = q_tile + 2 * Tiling::kRowTileBytes;
+
+  const int tiles = (params.seq_q + Tiling::kRows - 1) / Tiling::kRows;
+  const BlockWork work = FindWork<true>(params.heads_q, Tiling::kSlices, tiles);
+  const int head_kv = work.head / params.group;
+  const int row = work.tile * Tiling::kRows;
+  const int warp_row = threadIdx.x / 32 * Tiling::kWarpRows;
+  const KeySpan keys = KeysOfQueries(params, row, min(row + Tiling::kRows, params.seq_q) - 1);
+  const int first = keys.begin / Tiling::kStageColumns * Tiling::kStageColumns;
+  const int steps = max(keys.end - first + Tiling::kStageColumns - 1, 0) / Tiling::kStageColumns;
+  const bool whole_rows = row + Tiling::kRows <= params.seq_q;
+  const bool dropout = Tiling::kGeneral && params.score_mod.dropout.enabled();
+  const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
+  const Accumulator log2_scale =
+      Tiling::kGeneral ? Accumulator(1) : static_cast<Accumulator>(params.scale) * kLog2E;
+
+  LoadTile<Tiling, Tiling::kRows>(q_tile, params.q, work.batch, work.head, row, params.seq_q,
+                                  params.head_dim);
+  LoadTile<Tiling, Tiling::kRows>(q_tile + Tiling::kRowTileBytes, params.o_bar, work.batch,
+                                  work.head, row, params.seq_q, params.head_dim_v);
+  RowStatistics<Accumulator> statistics[Tiling::kRowTiles][2];
+  ReadRowStatistics(params, work.batch, work.head, row + warp_row, statistics);
+
+  Accumulator q_bar[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
+  Clear(q_bar);
+  constexpr int kFragments = Tiling::kResident ? Tiling::kDim / Mma::kDepth : 1;
+  typename Mma::A q_rows[kFragments][Tiling::kRowTiles];
+  typename Mma::A o_bar_rows[kFragments][Tiling::kRowTiles];
+
+  StreamTiles<Tiling>(
+      stages, steps,
+      [&](int step, std::uint32_t stage) {
+        const int column = first + step * Tiling::kStageColumns;
+        LoadTile<Tiling, Tiling::kStageColumns>(stage, params.k, work.batch, head_kv, column,
+                                                params.seq_kv, params.head_dim);
+        LoadTile<Tiling, Tiling::kStageColumns>(stage + Tiling::kColumnTileBytes, params.v,
+                                                work.batch, head_kv, column, params.seq_kv,
+                                                params.head_dim_v);
+      },
+      [&](int step, std::uint32_t stage) {
+        const std::uint32_t q = q_tile + warp_row * Tiling::kStride * kBytes;
+        const std::uint32_t o_bar = q + Tiling::kRowTileBytes;
+        if constexpr (Tiling::kResident) {
+          if (step == 0) {
+            LoadRowFragments<Mma, Tiling::kStride>(q_rows, q);
+            LoadRowFragments<Mma, Tiling::kStride>(o_bar_rows, o_bar);
+          }
+        }
+#pragma unroll 1
+        for (int part = 0; part < Tiling::kParts; ++part) {
+          const int column = first + step * Tiling::kStageColumns + part * Tiling::kColumns;
+          const TilePosition position = {work.batch, work.head, row + warp_row, column};
+          const bool whole =
+              whole_rows && column >= keys.full_begin && column + Tiling::kColumns <= keys.full_end;
+          const std::uint32_t k = stage + part * Tiling::kColumns * Tiling::kStride * kBytes;
+          const std::uint32_t v = k + Tiling::kColumnTileBytes;
+
+          Accumulator s[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
+          Accumulator p_bar[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
+          Clear(s);
+          Clear(p_bar);
+          if constexpr (Tiling::kResident) {
+            AddFragmentsByRows<Mma, Tiling::kStride>(s, q_rows, k);
+            AddFragmentsByRows<Mma, Tiling::kStride>(p_bar, o_bar_rows, v);
+          } else {
+            AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(s, q, k);
+            AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(p_bar, o_bar, v);
+          }
+          ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
+          if (dropout) {
+            KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
+            kept.template Draw<false>(params, position);
+            kept.Apply(p_bar);
+          }
+#pragma unroll
+          for (int tile = 0; tile < Tiling::kRowTiles; ++tile) {
+#pragma unroll
+            for (int block = 0; block < Tiling::kColumnBlocks; ++block) {
+#pragma unroll
+              for (int e = 0; e < 4; ++e) {
+                const auto& of_row = statistics[tile][e / 2];
+                const Accumulator p =
+                    Mma::Exp2(s[tile][block][e] * log2_scale - of_row.log2_normalizer);
+                const Accumulator gradient =
+                    Tiling::kGeneral ? p_bar[tile][block][e] * keep_scale : p_bar[tile][block][e];
+                s[tile][block][e] = p * (gradient - of_row.delta);  // S_bar
+              }
+            }
+          }
+          AddAccumulatorByTile<Mma, Tiling::kStride>(q_bar, s,
+                                                     k + work.slice * Tiling::kSlice * kBytes);
+        }
+      });
+
+  const Accumulator scale = static_cast<Accumulator>(params.scale);
+  StoreRows<Mma>(params.q_bar, work.batch, work.head, row + warp_row, params.seq_q,
+                 work.slice * Tiling::kSlice, params.head_dim, q_bar,
+                 [&](int, int) { return scale; });
+}
+
+// k_bar = scale * S_bar^T q and v_bar = (P Z)^T o_bar of one tile of keys; the queries of all the
+// heads that read these keys stream past. Scores are computed transposed, rows are keys.
+template <typename Tiling>
+__global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
+    VjpKeysKernel(const __grid_constant__ AttentionParams params) {
+  using Mma = typename Tiling::Mma;
+  using Accumulator = typename Tiling::Accumulator;
+  constexpr int kBytes = sizeof(typename Tiling::Element);
+  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
+
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  const std::uint32_t k_tile = sm80::SharedAddress(shared_memory);
+  const std::uint32_t stages = k_tile + 2 * Tiling::kRowTileBytes;
+
+  const int tiles = (params.seq_kv + Tiling::kRows - 1) / Tiling::kRows;
+  const BlockWork work = FindWork<false>(params.heads_kv, Tiling::kSlices, tiles);
+  const int row = work.tile * Tiling::kRows;
+  const int warp_row = threadIdx.x / 32 * Tiling::kWarpRows;
+  const KeySpan queries = QueriesOfKeys(params, row, min(row + Tiling::kRows, params.seq_kv) - 1);
+  const int first = queries.begin / Tiling::kStageColumns * Tiling::kStageColumns;
+  const int steps = max(queries.end - first + Tiling::kStageColumns - 1, 0) / Tiling::kStageColumns;
+  const bool whole_rows = row + Tiling::kRows <= params.seq_kv;
+  const bool dropout = Tiling::kGeneral && params.score_mod.dropout.enabled();
+  const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
+  const Accumulator log2_scale =
+      Tiling::kGeneral ? Accumulator(1) : static_cast<Accumulator>(params.scale) * kLog2E;
+
+  LoadTile<Tiling, Tiling::kRows>(k_tile, params.k, work.batch, work.head, row, params.seq_kv,
+                                  params.head_dim);
+  LoadTile<Tiling, Tiling::kRows>(k_tile + Tiling::kRowTileBytes, params.v, work.batch, work.head,
+                                  row, params.seq_kv, params.head_dim_v);
+
+  Accumulator k_bar[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
+  Accumulator v_bar[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
+  Clear(k_bar);
+  Clear(v_bar);
+  constexpr int kFragments = Tiling::kResident ? Tiling::kDim / Mma::kDepth : 1;
+  typename Mma::A k_rows[kFragments][Tiling::kRowTiles];
+  typename Mma::A v_rows[kFragments][Tiling::kRowTiles];
+
+  StreamTiles<Tiling>(
+      stages, steps * params.group,
+      [&](int step, std::uint32_t stage) {
+        const int head = work.head * params.group + step / steps;
+        const int column = first + step % steps * Tiling::kStageColumns;
+        LoadTile<Tiling, Tiling::kStageColumns>(stage, params.q, work.batch, head, column,
+                                                params.seq_q, params.head_dim);
+        LoadTile<Tiling, Tiling::kStageColumns>(stage + Tiling::kColumnTileBytes, params.o_bar,
+                                                work.batch, head, column, params.seq_q,
+                                                params.head_dim_v);
+        LoadStatistics<Tiling>(stage + 2 * Tiling::kColumnTileBytes, params, work.batch, head,
+                               column);
+      },
+      [&](int step, std::uint32_t stage) {
+        const int head = work.head * params.group + step / steps;
+        const std::uint32_t k = k_tile + warp_row * Tiling::kStride * kBytes;
+        const std::uint32_t v = k + Tiling::kRowTileBytes;
+        const std::uint32_t slice = work.slice * Tiling::kSlice * kBytes;
+        if constexpr (Tiling::kResident) {
+          if (step == 0) {
+            LoadRowFragments<Mma, Tiling::kStride>(k_rows, k);
+            LoadRowFragments<Mma, Tiling::kStride>(v_rows, v);
+          }
+        }
+#pragma unroll 1
+        for (int part = 0; part < Tiling::kParts; ++part) {
+          const int column = first + step % steps * Tiling::kStageColumns + part * Tiling::kColumns;
+          const TilePosition position = {work.batch, head, row + warp_row, column};
+          const bool whole = whole_rows && column >= queries.full_begin &&
+                             column + Tiling::kColumns <= queries.full_end;
+          const std::uint32_t q = stage + part * Tiling::kColumns * Tiling::kStride * kBytes;
+          const std::uint32_t o_bar = q + Tiling::kColumnTileBytes;
+          const std::uint32_t statistics =
+              stage + 2 * Tiling::kColumnTileBytes +
+              part * Tiling::kColumns * static_cast<int>(sizeof(RowStatistics<Accumulator>));
+
+          Accumulator s[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
+          Accumulator p_bar[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
+          Clear(s);
+          Clear(p_bar);
+          if constexpr (Tiling::kResident) {
+            AddFragmentsByRows<Mma, Tiling::kStride>(s, k_rows, q);
+            AddFragmentsByRows<Mma, Tiling::kStride>(p_bar, v_rows, o_bar);
+          } else {
+            AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(s, k, q);
+            AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(p_bar, v, o_bar);
+          }
+          ModifyScores<Tiling::kGeneral, true>(params, position, whole, s);
+          KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
+          if (dropout) {
+            kept.template Draw<true>(params, position);
+            kept.Apply(p_bar);
+          }
+          ForEachColumn<false, Tiling::kColumnBlocks>(
+              statistics, Accumulator(0),
+              [&](int block, int side, const RowStatistics<Accumulator>& of_row) {
+#pragma unroll
+                for (int tile = 0; tile < Tiling::kRowTiles; ++tile) {
+#pragma unroll
+                  for (int e = side; e < 4; e += 2) {
+                    const Accumulator p =
+                        Mma::Exp2(s[tile][block][e] * log2_scale - of_row.log2_normalizer);
+                    const Accumulator gradient = Tiling::kGeneral
+                                                     ? p_bar[tile][block][e] * keep_scale
+                                                     : p_bar[tile][block][e];
+                    s[tile][block][e] = p;
+                    p_bar[tile][block][e] = p * (gradient - of_row.delta);  // S_bar
+                  }
+                }
+              });
+          if (dropout) kept.Apply(s);
+          AddAccumulatorByTile<Mma, Tiling::kStride>(v_bar, s, o_bar + slice);
+          AddAccumulatorByTile<Mma, Tiling::kStride>(k_bar, p_bar, q + slice);
+        }
+      });
+
+  const Accumulator scale = static_cast<Accumulator>(params.scale);
+  const auto store = [&](const OutputRows& rows, int columns, const auto& x, Accumulator factor) {
+    if (rows.data == nullptr) return;
+    StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_kv,
+                   work.slice * Tiling::kSlice, columns, x, [&](int, int) { return factor; });
+  };
+  store(params.k_bar, params.head_dim, k_bar, scale);
+  store(params.v_bar, params.head_dim_v, v_bar, keep_scale);
+}
+
+}  // namespace theria::cuda
+
+#endif  // THERIA_KERNELS_CUDA_ATTENTION_VJP_CUH_

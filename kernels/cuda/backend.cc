@@ -1,0 +1,197 @@
+#include "kernels/cuda/backend.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "kernels/api/message.h"
+#include "kernels/cuda/fused.h"
+#include "kernels/cuda/registry.h"
+#include "kernels/cuda/runtime/cuda_check.h"
+#include "kernels/cuda/runtime/device_memory.h"
+#include "kernels/cuda/runtime/stream.h"
+#include "kernels/cuda/runtime/workspace.h"
+#include "kernels/cuda/unfused/cublas.h"
+#include "kernels/cuda/unfused/unfused.h"
+
+namespace theria {
+namespace {
+
+DType DTypeOf(cuda::Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case cuda::Arithmetic::kFloat16:
+      return DType::kFloat16;
+    case cuda::Arithmetic::kBFloat16:
+      return DType::kBFloat16;
+    case cuda::Arithmetic::kTf32:
+    case cuda::Arithmetic::kFloat32:
+      return DType::kFloat32;
+    case cuda::Arithmetic::kFloat64:
+      return DType::kFloat64;
+  }
+  return DType::kFloat32;
+}
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(int device, const cudaDeviceProp& properties,
+              std::unique_ptr<cuda::DeviceMemory> memory)
+      : device_(device), properties_(properties), memory_(std::move(memory)) {}
+
+  std::string_view name() const override { return "cuda"; }
+
+  std::vector<DeviceInfo> Devices() const override {
+    return {{Message("cuda:", device_), properties_.name, properties_.totalGlobalMem,
+             Message("sm_", properties_.major, properties_.minor)}};
+  }
+
+  std::vector<KernelSupport> Kernels() const override;
+
+  Memory& memory() override { return *memory_; }
+
+  absl::Status Supports(const AttentionProblem& problem,
+                        const AttentionOptions& options) const override {
+    return Choose(problem, options).status();
+  }
+
+  absl::StatusOr<ComputeReport> Run(const AttentionProblem& problem, const AttentionInputs& inputs,
+                                    const AttentionOutputs& outputs,
+                                    const Interrupt& interrupt) override;
+
+ private:
+  // Who computes: never kAuto.
+  absl::StatusOr<Implementation> Choose(const AttentionProblem& problem,
+                                        const AttentionOptions& options) const;
+
+  int device_;
+  cudaDeviceProp properties_;
+  std::unique_ptr<cuda::DeviceMemory> memory_;
+  cuda::StreamPool streams_;
+  cuda::CublasPool cublas_;
+};
+
+absl::StatusOr<Implementation> CudaBackend::Choose(const AttentionProblem& problem,
+                                                   const AttentionOptions& options) const {
+  absl::Status status;
+  switch (options.implementation) {
+    case Implementation::kAuto:
+      status = cuda::SupportsFused(problem, options, properties_.sharedMemPerBlockOptin);
+      if (status.ok()) return Implementation::kFused;
+      if (cuda::SupportsUnfused(problem).ok()) return Implementation::kUnfused;
+      return status;
+    case Implementation::kFused:
+      status = cuda::SupportsFused(problem, options, properties_.sharedMemPerBlockOptin);
+      if (!status.ok()) return status;
+      return Implementation::kFused;
+    case Implementation::kUnfused:
+      status = cuda::SupportsUnfused(problem);
+      if (!status.ok()) return status;
+      return Implementation::kUnfused;
+    case Implementation::kReference:
+      break;
+  }
+  return absl::UnimplementedError(
+      Message("the CUDA backend supports the implementations auto, fused and unfused, not ",
+              ImplementationName(options.implementation)));
+}
+
+std::vector<KernelSupport> CudaBackend::Kernels() const {
+  // What limits an operation is the kernel of it that serves the fewest head dimensions.
+  std::map<std::tuple<Operation, DType>, std::map<cuda::KernelKind, std::int64_t>> largest;
+  for (const cuda::KernelVariant& variant : cuda::KernelVariants()) {
+    const auto add = [&](Operation operation) {
+      std::int64_t& dim = largest[{operation, DTypeOf(variant.key.arithmetic)}][variant.key.kind];
+      dim = std::max<std::int64_t>(dim, variant.key.dim);
+    };
+    switch (variant.key.kind) {
+      case cuda::KernelKind::kForward:
+        add(Operation::kForward);
+        break;
+      case cuda::KernelKind::kJvp:
+        add(Operation::kJvp);
+        break;
+      case cuda::KernelKind::kVjpQueries:
+      case cuda::KernelKind::kVjpKeys:
+        add(Operation::kVjp);
+        break;
+      case cuda::KernelKind::kHvpQueries:
+      case cuda::KernelKind::kHvpKeys:
+        add(Operation::kHvp);
+        break;
+    }
+  }
+  std::vector<KernelSupport> support;
+  for (const auto& [key, dims] : largest) {
+    std::int64_t max_head_dim = dims.begin()->second;
+    for (const auto& [kind, dim] : dims) max_head_dim = std::min(max_head_dim, dim);
+    support.push_back(
+        {std::get<0>(key), Implementation::kFused, std::get<1>(key), 1, max_head_dim, 1});
+    support.push_back(
+        {std::get<0>(key), Implementation::kUnfused, std::get<1>(key), 1, kMaxHeadDim, 1});
+  }
+  return support;
+}
+
+absl::StatusOr<ComputeReport> CudaBackend::Run(const AttentionProblem& problem,
+                                               const AttentionInputs& inputs,
+                                               const AttentionOutputs& outputs,
+                                               const Interrupt& interrupt) {
+  const absl::StatusOr<Implementation> implementation = Choose(problem, inputs.options);
+  if (!implementation.ok()) return implementation.status();
+  absl::Status status = interrupt.Check();
+  if (!status.ok()) return status;
+  THERIA_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  absl::StatusOr<cuda::StreamPool::Borrowed> stream = streams_.Borrow();
+  if (!stream.ok()) return stream.status();
+  cuda::CublasPool::Borrowed cublas(nullptr, cuda::CublasPool::Return(&cublas_));
+  if (*implementation == Implementation::kUnfused) {
+    absl::StatusOr<cuda::CublasPool::Borrowed> borrowed = cublas_.Borrow();
+    if (!borrowed.ok()) return borrowed.status();
+    cublas = *std::move(borrowed);
+  }
+
+  absl::StatusOr<std::string> kernel;
+  absl::StatusOr<absl::Duration> compute_time;
+  {
+    cuda::Workspace workspace((*stream)->get());
+    status = (*stream)->BeginTiming();
+    if (!status.ok()) return status;
+    kernel = *implementation == Implementation::kFused
+                 ? cuda::EnqueueFused(problem, inputs, outputs, &workspace)
+                 : cuda::EnqueueUnfused(problem, inputs, outputs, cublas.get(), &workspace);
+    // Whatever was enqueued must be over before its buffers, or the caller's, are reused.
+    compute_time = (*stream)->Finish();
+  }
+  if (!kernel.ok()) return kernel.status();
+  if (!compute_time.ok()) return compute_time.status();
+  return ComputeReport{*implementation, *std::move(kernel), Message("cuda:", device_),
+                       *compute_time};
+}
+
+}  // namespace
+
+int CudaDeviceCount() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options) {
+  const int count = CudaDeviceCount();
+  if (options.device < 0 || options.device >= count) {
+    return absl::UnavailableError(
+        Message("there is no CUDA device ", options.device, ", this process sees ", count));
+  }
+  cudaDeviceProp properties;
+  THERIA_CUDA_RETURN_IF_ERROR(cudaGetDeviceProperties(&properties, options.device));
+  absl::StatusOr<std::unique_ptr<cuda::DeviceMemory>> memory =
+      cuda::DeviceMemory::Create(options.device);
+  if (!memory.ok()) return memory.status();
+  return std::make_unique<CudaBackend>(options.device, properties, *std::move(memory));
+}
+
+}  // namespace theria

@@ -1,0 +1,29 @@
+#ifndef THERIA_KERNELS_CUDA_BACKEND_H_
+#define THERIA_KERNELS_CUDA_BACKEND_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/api/backend.h"
+
+// The CUDA backend: attention and its derivatives on one GPU. Tensors live in device memory; every
+// result is bitwise repeatable, since no kernel adds atomically. Thread-safe: each Run has a stream
+// and a workspace of its own and returns when the device has finished.
+
+namespace theria {
+
+struct CudaBackendOptions {
+  int device = 0;  // ordinal, as CUDA counts the visible devices
+};
+
+// Devices that this process can see; 0 where there is no driver or the build has no CUDA.
+int CudaDeviceCount();
+
+// Serves kFused, kUnfused, and kAuto: fused where there is a kernel, unfused for the rest (head_dim
+// above 256, and above 192 for the HVP of float64). Its memory is the device's.
+// Errors: UNAVAILABLE where the build has no CUDA or there is no such device; INTERNAL.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options = {});
+
+}  // namespace theria
+
+#endif  // THERIA_KERNELS_CUDA_BACKEND_H_

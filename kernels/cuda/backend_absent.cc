@@ -1,0 +1,14 @@
+#include "absl/status/status.h"
+#include "kernels/cuda/backend.h"
+
+// The backend of a build without CUDA.
+
+namespace theria {
+
+int CudaDeviceCount() { return 0; }
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& /*options*/) {
+  return absl::UnavailableError("this build has no CUDA backend (configure with -DTHERIA_CUDA=ON)");
+}
+
+}  // namespace theria

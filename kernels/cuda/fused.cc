@@ -1,0 +1,355 @@
+#include "kernels/cuda/fused.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/api/message.h"
+#include "kernels/cuda/attention/launch.h"
+#include "kernels/cuda/attention/params.h"
+#include "kernels/cuda/registry.h"
+#include "kernels/cuda/runtime/cuda_check.h"
+#include "kernels/cuda/runtime/staging.h"
+#include "kernels/cuda/runtime/strided_copy.h"
+
+#define THERIA_RETURN_IF_ERROR(expression)     \
+  do {                                         \
+    const absl::Status status_ = (expression); \
+    if (!status_.ok()) return status_;         \
+  } while (false)
+
+namespace theria::cuda {
+namespace {
+
+// Kernels count rows in 32 bits, with room for window arithmetic.
+constexpr std::int64_t kMaxSequence = std::int64_t{1} << 29;
+
+Arithmetic ArithmeticOf(DType dtype, Precision precision) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return Arithmetic::kFloat16;
+    case DType::kBFloat16:
+      return Arithmetic::kBFloat16;
+    case DType::kFloat64:
+      return Arithmetic::kFloat64;
+    default:
+      return precision == Precision::kFast ? Arithmetic::kTf32 : Arithmetic::kFloat32;
+  }
+}
+
+// Plain kernels know causal and window limits only and fold the scale into the exponential.
+bool IsGeneral(const AttentionProblem& problem, const AttentionOptions& options) {
+  return options.mask.has_value() || options.dropout.probability > 0.0 ||
+         !(static_cast<float>(problem.scale) > 1e-30f);
+}
+
+std::vector<KernelKind> KindsOf(Operation operation) {
+  switch (operation) {
+    case Operation::kForward:
+      return {KernelKind::kForward};
+    case Operation::kVjp:
+      return {KernelKind::kForward, KernelKind::kVjpQueries, KernelKind::kVjpKeys};
+    case Operation::kJvp:
+      return {KernelKind::kJvp};
+    case Operation::kHvp:
+      return {KernelKind::kJvp, KernelKind::kHvpQueries, KernelKind::kHvpKeys,
+              KernelKind::kVjpQueries, KernelKind::kVjpKeys};
+  }
+  return {};
+}
+
+bool HasTangents(KernelKind kind) {
+  return kind == KernelKind::kJvp || kind == KernelKind::kHvpQueries ||
+         kind == KernelKind::kHvpKeys;
+}
+
+// The kernels of one computation, enqueued one by one.
+class FusedRun {
+ public:
+  FusedRun(const AttentionProblem& problem, const AttentionInputs& inputs,
+           const AttentionOutputs& outputs, Workspace* workspace)
+      : problem_(problem),
+        inputs_(inputs),
+        outputs_(outputs),
+        workspace_(workspace),
+        staging_(workspace),
+        arithmetic_(ArithmeticOf(problem.dtype, inputs.options.precision)),
+        general_(IsGeneral(problem, inputs.options)) {}
+
+  absl::StatusOr<std::string> Enqueue() {
+    THERIA_RETURN_IF_ERROR(BindProblem());
+    switch (problem_.operation) {
+      case Operation::kForward:
+        THERIA_RETURN_IF_ERROR(Forward());
+        break;
+      case Operation::kJvp:
+        THERIA_RETURN_IF_ERROR(Jvp());
+        break;
+      case Operation::kVjp:
+        THERIA_RETURN_IF_ERROR(Vjp());
+        break;
+      case Operation::kHvp:
+        THERIA_RETURN_IF_ERROR(Hvp());
+        break;
+    }
+    THERIA_RETURN_IF_ERROR(staging_.Finish());
+    return names_;
+  }
+
+ private:
+  absl::Status BindProblem() {
+    params_.batch = static_cast<std::int32_t>(problem_.batch);
+    params_.heads_q = static_cast<std::int32_t>(problem_.heads_q);
+    params_.heads_kv = static_cast<std::int32_t>(problem_.heads_kv);
+    params_.group = static_cast<std::int32_t>(problem_.group());
+    params_.seq_q = static_cast<std::int32_t>(problem_.seq_q);
+    params_.seq_kv = static_cast<std::int32_t>(problem_.seq_kv);
+    params_.head_dim = static_cast<std::int32_t>(PaddedColumns(problem_.head_dim, problem_.dtype));
+    params_.head_dim_v =
+        static_cast<std::int32_t>(PaddedColumns(problem_.head_dim_v, problem_.dtype));
+    params_.scale = problem_.scale;
+    params_.score_mod = MakeScoreMod(problem_, inputs_.options);
+    THERIA_RETURN_IF_ERROR(Bind(inputs_.q, &params_.q));
+    THERIA_RETURN_IF_ERROR(Bind(inputs_.k, &params_.k));
+    THERIA_RETURN_IF_ERROR(Bind(inputs_.v, &params_.v));
+    THERIA_RETURN_IF_ERROR(Bind(inputs_.q_dot, &params_.q_dot));
+    THERIA_RETURN_IF_ERROR(Bind(inputs_.k_dot, &params_.k_dot));
+    THERIA_RETURN_IF_ERROR(Bind(inputs_.v_dot, &params_.v_dot));
+    THERIA_RETURN_IF_ERROR(Bind(inputs_.o_bar, &params_.o_bar));
+    return Bind(inputs_.o_bar_dot, &params_.o_bar_dot);
+  }
+
+  absl::Status Bind(const std::optional<TensorView>& view, InputRows* rows) {
+    if (!view.has_value()) return absl::OkStatus();
+    absl::StatusOr<InputRows> bound = staging_.Input(*view);
+    if (bound.ok()) *rows = *bound;
+    return bound.status();
+  }
+
+  absl::Status Bind(const std::optional<MutableTensorView>& view, OutputRows* rows) {
+    if (!view.has_value()) return absl::OkStatus();
+    absl::StatusOr<OutputRows> bound = staging_.Output(*view);
+    if (bound.ok()) *rows = *bound;
+    return bound.status();
+  }
+
+  absl::Status BindStatistics(const std::optional<MutableTensorView>& view, void** data) {
+    if (!view.has_value()) return absl::OkStatus();
+    absl::StatusOr<void*> bound = staging_.OutputStatistics(*view);
+    if (bound.ok()) *data = *bound;
+    return bound.status();
+  }
+
+  // The output of that name, or a buffer with its layout where it is absent.
+  absl::StatusOr<MutableTensorView> OutputOrBuffer(const std::optional<MutableTensorView>& view,
+                                                   std::string_view name) {
+    if (view.has_value()) return *view;
+    MutableTensorView buffer = OutputLayout(problem_, name);
+    absl::StatusOr<void*> data = workspace_->Allocate(buffer.SizeBytes());
+    if (!data.ok()) return data.status();
+    buffer.data = *data;
+    return buffer;
+  }
+
+  absl::Status Launch(KernelKind kind) {
+    KernelKey key = {kind, arithmetic_,
+                     static_cast<int>(std::max(params_.head_dim, params_.head_dim_v)), general_,
+                     TangentSet::kAll};
+    if (HasTangents(kind)) {
+      const bool inputs_move =
+          inputs_.q_dot.has_value() && inputs_.k_dot.has_value() && inputs_.v_dot.has_value();
+      if (general_ || !inputs_move) {
+        key.general = true;
+        key.tangents = TangentSet::kSome;
+      } else if (kind != KernelKind::kJvp && !inputs_.o_bar_dot.has_value()) {
+        key.tangents = TangentSet::kInputs;
+      }
+    }
+    const KernelVariant* variant = FindKernel(key);
+    if (variant == nullptr) return absl::InternalError("a kernel that was announced is missing");
+    if (!names_.empty()) names_ += '+';
+    names_ += variant->name;
+    return CudaStatus(LaunchKernel(*variant, params_, workspace_->stream()), variant->name);
+  }
+
+  absl::Status Forward() {
+    THERIA_RETURN_IF_ERROR(Bind(outputs_.o, &params_.o_out));
+    THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse, &params_.lse));
+    return Launch(KernelKind::kForward);
+  }
+
+  absl::Status Jvp() {
+    THERIA_RETURN_IF_ERROR(Bind(outputs_.o, &params_.o_out));
+    THERIA_RETURN_IF_ERROR(Bind(outputs_.o_dot, &params_.o_dot_out));
+    THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse, &params_.lse));
+    THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse_dot, &params_.lse_dot));
+    return Launch(KernelKind::kJvp);
+  }
+
+  // The earlier forward's o and lse where given, its results else.
+  absl::Status ProvideForward() {
+    if (!inputs_.o.has_value()) {
+      const absl::StatusOr<MutableTensorView> o = OutputOrBuffer(outputs_.o, "o");
+      if (!o.ok()) return o.status();
+      const absl::StatusOr<MutableTensorView> lse = OutputOrBuffer(outputs_.lse, "lse");
+      if (!lse.ok()) return lse.status();
+      THERIA_RETURN_IF_ERROR(Bind(*o, &params_.o_out));
+      THERIA_RETURN_IF_ERROR(BindStatistics(*lse, &params_.lse));
+      THERIA_RETURN_IF_ERROR(Launch(KernelKind::kForward));
+      Reread(params_.o_out, &params_.o);
+      return absl::OkStatus();
+    }
+    THERIA_RETURN_IF_ERROR(Bind(inputs_.o, &params_.o));
+    const absl::StatusOr<void*> lse = staging_.InputStatistics(*inputs_.lse);
+    if (!lse.ok()) return lse.status();
+    params_.lse = *lse;
+    if (outputs_.o.has_value()) {
+      THERIA_CUDA_RETURN_IF_ERROR(CopyStrided(*outputs_.o, *inputs_.o, workspace_->stream()));
+    }
+    if (outputs_.lse.has_value()) {
+      THERIA_CUDA_RETURN_IF_ERROR(CopyStrided(*outputs_.lse, *inputs_.lse, workspace_->stream()));
+    }
+    return absl::OkStatus();
+  }
+
+  // o, lse and their tangents: one JVP gives all four.
+  absl::Status ProvideJvp() {
+    const absl::StatusOr<MutableTensorView> o = OutputOrBuffer(outputs_.o, "o");
+    if (!o.ok()) return o.status();
+    const absl::StatusOr<MutableTensorView> o_dot = OutputOrBuffer(outputs_.o_dot, "o_dot");
+    if (!o_dot.ok()) return o_dot.status();
+    const absl::StatusOr<MutableTensorView> lse = OutputOrBuffer(outputs_.lse, "lse");
+    if (!lse.ok()) return lse.status();
+    const absl::StatusOr<MutableTensorView> lse_dot = OutputOrBuffer(outputs_.lse_dot, "lse_dot");
+    if (!lse_dot.ok()) return lse_dot.status();
+    THERIA_RETURN_IF_ERROR(Bind(*o, &params_.o_out));
+    THERIA_RETURN_IF_ERROR(Bind(*o_dot, &params_.o_dot_out));
+    THERIA_RETURN_IF_ERROR(BindStatistics(*lse, &params_.lse));
+    THERIA_RETURN_IF_ERROR(BindStatistics(*lse_dot, &params_.lse_dot));
+    THERIA_RETURN_IF_ERROR(Launch(KernelKind::kJvp));
+    Reread(params_.o_out, &params_.o);
+    Reread(params_.o_dot_out, &params_.o_dot);
+    return absl::OkStatus();
+  }
+
+  static void Reread(const OutputRows& written, InputRows* rows) {
+    *rows = {written.data, written.batch_stride, written.head_stride, written.row_stride};
+  }
+
+  absl::Status ProvideStatistics() {
+    const std::size_t accumulator_bytes = ItemSizeBytes(StatisticsDType(problem_.dtype));
+    const auto rows = static_cast<std::size_t>(problem_.batch * problem_.heads_q *
+                                               StatisticsRows(problem_.seq_q));
+    const absl::StatusOr<void*> statistics = workspace_->Allocate(rows * 4 * accumulator_bytes);
+    if (!statistics.ok()) return statistics.status();
+    params_.statistics = *statistics;
+    return CudaStatus(LaunchStatistics(arithmetic_, params_, workspace_->stream()),
+                      "row statistics");
+  }
+
+  absl::Status BindGradients() {
+    THERIA_RETURN_IF_ERROR(Bind(outputs_.q_bar, &params_.q_bar));
+    THERIA_RETURN_IF_ERROR(Bind(outputs_.k_bar, &params_.k_bar));
+    return Bind(outputs_.v_bar, &params_.v_bar);
+  }
+
+  absl::Status Vjp() {
+    const bool wants_keys = outputs_.k_bar.has_value() || outputs_.v_bar.has_value();
+    THERIA_RETURN_IF_ERROR(ProvideForward());
+    THERIA_RETURN_IF_ERROR(BindGradients());
+    if (!wants_keys && !outputs_.q_bar.has_value()) return absl::OkStatus();
+    THERIA_RETURN_IF_ERROR(ProvideStatistics());
+    if (outputs_.q_bar.has_value()) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpQueries));
+    if (wants_keys) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpKeys));
+    return absl::OkStatus();
+  }
+
+  absl::Status Hvp() {
+    const bool wants_keys = outputs_.k_bar.has_value() || outputs_.v_bar.has_value();
+    const bool wants_keys_dot = outputs_.k_bar_dot.has_value() || outputs_.v_bar_dot.has_value();
+    THERIA_RETURN_IF_ERROR(ProvideJvp());
+    THERIA_RETURN_IF_ERROR(BindGradients());
+    THERIA_RETURN_IF_ERROR(Bind(outputs_.q_bar_dot, &params_.q_bar_dot));
+    THERIA_RETURN_IF_ERROR(Bind(outputs_.k_bar_dot, &params_.k_bar_dot));
+    THERIA_RETURN_IF_ERROR(Bind(outputs_.v_bar_dot, &params_.v_bar_dot));
+    THERIA_RETURN_IF_ERROR(ProvideStatistics());
+    if (outputs_.q_bar_dot.has_value()) {
+      THERIA_RETURN_IF_ERROR(Launch(KernelKind::kHvpQueries));  // gives q_bar too
+    } else if (outputs_.q_bar.has_value()) {
+      THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpQueries));
+    }
+    if (wants_keys_dot) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kHvpKeys));
+    const bool keys_done =
+        wants_keys_dot && HvpKeysHasPrimal(static_cast<int>(ItemSizeBytes(problem_.dtype)),
+                                           DimOf(KernelKind::kHvpKeys));
+    if (wants_keys && !keys_done) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpKeys));
+    return absl::OkStatus();
+  }
+
+  // The padded head dimension of the variants that serve this problem.
+  int DimOf(KernelKind kind) const {
+    const KernelVariant* variant =
+        FindKernel({kind, arithmetic_, std::max(params_.head_dim, params_.head_dim_v), true,
+                    TangentSet::kSome});
+    return variant == nullptr ? 0 : variant->key.dim;
+  }
+
+  const AttentionProblem& problem_;
+  const AttentionInputs& inputs_;
+  const AttentionOutputs& outputs_;
+  Workspace* workspace_;
+  Staging staging_;
+  Arithmetic arithmetic_;
+  bool general_;
+  AttentionParams params_ = {};
+  std::string names_;
+};
+
+}  // namespace
+
+absl::Status SupportsFused(const AttentionProblem& problem, const AttentionOptions& options,
+                           std::size_t shared_bytes_limit) {
+  const std::int64_t dim = std::max(PaddedColumns(problem.head_dim, problem.dtype),
+                                    PaddedColumns(problem.head_dim_v, problem.dtype));
+  const Arithmetic arithmetic = ArithmeticOf(problem.dtype, options.precision);
+  for (const KernelKind kind : KindsOf(problem.operation)) {
+    const KernelVariant* variant =
+        FindKernel({kind, arithmetic, static_cast<int>(dim), true,
+                    HasTangents(kind) ? TangentSet::kSome : TangentSet::kAll});
+    if (variant == nullptr) {
+      int largest = 0;
+      for (const KernelVariant& other : KernelVariants()) {
+        if (other.key.kind == kind && other.key.arithmetic == arithmetic) {
+          largest = std::max(largest, other.key.dim);
+        }
+      }
+      return absl::UnimplementedError(
+          Message("the fused ", OperationName(problem.operation), " for ", DTypeName(problem.dtype),
+                  " supports head_dim and head_dim_v up to ", largest, ", these are ",
+                  problem.head_dim, " and ", problem.head_dim_v));
+    }
+    if (static_cast<std::size_t>(variant->shared_bytes) > shared_bytes_limit) {
+      return absl::UnimplementedError(
+          Message("kernel ", variant->name, " needs ", variant->shared_bytes,
+                  " bytes of shared memory, this device gives a block ", shared_bytes_limit));
+    }
+  }
+  if (std::max(problem.seq_q, problem.seq_kv) > kMaxSequence) {
+    return absl::UnimplementedError(
+        Message("the fused implementation supports sequences up to ", kMaxSequence));
+  }
+  constexpr std::int64_t kMaxHeads = std::int64_t{1} << 30;
+  if (problem.batch * problem.heads_q > kMaxHeads) {
+    return absl::UnimplementedError(
+        Message("the fused implementation supports batch * heads_q up to ", kMaxHeads));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> EnqueueFused(const AttentionProblem& problem,
+                                         const AttentionInputs& inputs,
+                                         const AttentionOutputs& outputs, Workspace* workspace) {
+  return FusedRun(problem, inputs, outputs, workspace).Enqueue();
+}
+
+}  // namespace theria::cuda

@@ -1,0 +1,37 @@
+#ifndef THERIA_KERNELS_CUDA_RUNTIME_WORKSPACE_H_
+#define THERIA_KERNELS_CUDA_RUNTIME_WORKSPACE_H_
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace theria::cuda {
+
+// Device memory that one computation needs on one stream: allocated and freed in stream order,
+// freed on destruction. Not thread-safe.
+class Workspace {
+ public:
+  explicit Workspace(cudaStream_t stream) : stream_(stream) {}
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  // Uninitialised, 256-byte aligned, usable by work enqueued later on the stream.
+  // Errors: RESOURCE_EXHAUSTED.
+  absl::StatusOr<void*> Allocate(std::size_t size_bytes);
+
+  cudaStream_t stream() const { return stream_; }
+  std::size_t size_bytes() const { return size_bytes_; }
+
+ private:
+  cudaStream_t stream_;
+  std::vector<void*> blocks_;
+  std::size_t size_bytes_ = 0;
+};
+
+}  // namespace theria::cuda
+
+#endif  // THERIA_KERNELS_CUDA_RUNTIME_WORKSPACE_H_

@@ -1,0 +1,334 @@
+"""Compares the CUDA backend with float64 on the GPU, over shapes, dtypes and options.
+
+    python3 tests/cuda/device_check.py LIBRARY [--json FILE] [--match TEXT]
+
+Passes if every output's error, in the maximum and in the root-mean-square norm, is at most twice
+that of PyTorch's own math in the same dtype, plus ULPS units in the last place of the largest value
+among the outputs of the same order (o; o_dot; gradients; their tangents). The units matter where
+PyTorch's error happens to vanish: a row with one key has a gradient of 0, as the difference of two
+equal numbers. For float64 the reference has errors of the same size, and the units are the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import torch
+from explicit_attention import Tf32Products, explicit_outputs
+from theria_shim import Options, Shim, ShimError, allocate_outputs
+
+OPERATIONS = ("forward", "vjp", "jvp", "hvp")
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """batch, query heads, key heads, query rows, key rows, head_dim, head_dim_v."""
+
+    batch: int
+    heads_q: int
+    heads_kv: int
+    seq_q: int
+    seq_kv: int
+    head_dim: int
+    head_dim_v: int
+
+    def __str__(self) -> str:
+        return ",".join(map(str, dataclasses.astuple(self)))
+
+
+SHAPES = [
+    Shape(2, 3, 3, 197, 197, 64, 64),
+    Shape(1, 2, 2, 256, 384, 128, 128),
+    Shape(1, 2, 1, 130, 70, 64, 64),
+    Shape(2, 4, 2, 65, 129, 32, 32),
+    Shape(1, 1, 1, 1, 1, 64, 64),
+    Shape(1, 2, 2, 1, 333, 128, 128),
+    Shape(3, 2, 2, 16, 16, 8, 8),
+    Shape(1, 6, 2, 100, 300, 96, 64),
+    Shape(1, 2, 2, 150, 90, 40, 80),
+    Shape(1, 2, 2, 77, 140, 192, 192),
+    Shape(1, 2, 1, 90, 160, 256, 256),
+]
+ODD_SHAPES = [Shape(1, 2, 2, 50, 60, 20, 36), Shape(2, 1, 1, 33, 17, 5, 7)]
+
+
+def options_of(kind: str, shape: Shape) -> Options:
+    """The options that `kind` names, with masks drawn for `shape`."""
+    rows, columns = shape.seq_q, shape.seq_kv
+    full = (shape.batch, shape.heads_q, rows, columns)
+    if kind == "plain":
+        return Options()
+    if kind == "causal":
+        return Options(is_causal=True)
+    if kind == "window":
+        return Options(window=(20, 9))
+    if kind == "window_left":
+        return Options(window=(33, None), is_causal=True)
+    if kind == "scale":
+        return Options(scale=-0.3)
+    if kind == "bool_mask":
+        mask = torch.rand(full, device="cuda") < 0.6
+        mask[:, :, : rows // 3] = False  # rows without any key
+        return Options(mask=mask)
+    if kind == "key_padding":
+        mask = torch.rand((shape.batch, 1, 1, columns), device="cuda") < 0.7
+        return Options(mask=mask)
+    if kind == "additive_mask":
+        mask = torch.randn((shape.heads_q, rows, columns), device="cuda")
+        mask[:, :, ::5] = -torch.inf
+        return Options(mask=mask, is_causal=True)
+    if kind == "half_mask":
+        return Options(mask=torch.randn((rows, columns), device="cuda").half())
+    if kind == "dropout":
+        return Options(dropout=0.2, seed=(7 << 33) + 11, offset=(5 << 40) + 3)
+    if kind == "everything":
+        mask = torch.rand((1, shape.heads_q, rows, columns), device="cuda") < 0.8
+        return Options(mask=mask, dropout=0.3, seed=1, window=(50, 30), scale=0.2)
+    raise ValueError(kind)
+
+
+def draw(shape: Shape, dtype: torch.dtype, layout: str) -> dict[str, torch.Tensor | None]:
+    """Random inputs; layout bshd puts the heads inside the sequence, slice takes part of a row."""
+
+    def one(heads: int, rows: int, dim: int) -> torch.Tensor:
+        size = (shape.batch, heads, rows, dim)
+        if layout == "bshd":
+            stored = torch.randn(size[0], rows, heads, dim, device="cuda", dtype=torch.float64)
+            return stored.to(dtype).transpose(1, 2)
+        if layout == "slice":
+            stored = torch.randn(*size[:3], 2 * dim + 3, device="cuda", dtype=torch.float64)
+            return stored.to(dtype)[..., 1 : 2 * dim + 1 : 2]
+        return torch.randn(size, device="cuda", dtype=torch.float64).to(dtype)
+
+    q = (shape.heads_q, shape.seq_q, shape.head_dim)
+    k = (shape.heads_kv, shape.seq_kv, shape.head_dim)
+    v = (shape.heads_kv, shape.seq_kv, shape.head_dim_v)
+    o = (shape.heads_q, shape.seq_q, shape.head_dim_v)
+    sizes = {
+        "q": q,
+        "k": k,
+        "v": v,
+        "o_bar": o,
+        "q_dot": q,
+        "k_dot": k,
+        "v_dot": v,
+        "o_bar_dot": o,
+    }
+    return {name: one(*size) for name, size in sizes.items()}
+
+
+# Units in the last place, see above, and their size.
+ULPS = {"float16": 2, "bfloat16": 2, "float32": 4, "tf32": 2, "float64": 64}
+EPSILON = {name: torch.finfo(dtype).eps for name, dtype in DTYPES.items()} | {"tf32": 2.0**-10}
+
+INPUTS_OF = {
+    "forward": ("q", "k", "v"),
+    "vjp": ("q", "k", "v", "o_bar"),
+    "jvp": ("q", "k", "v", "q_dot", "k_dot", "v_dot"),
+    "hvp": ("q", "k", "v", "o_bar", "q_dot", "k_dot", "v_dot", "o_bar_dot"),
+}
+
+
+def errors(x: torch.Tensor, reference: torch.Tensor) -> tuple[float, float]:
+    """Maximum and root-mean-square error over the finite entries; inf where finiteness differs."""
+    finite = torch.isfinite(reference)
+    if not torch.equal(torch.isfinite(x), finite) or not torch.equal(
+        x[~finite].double(), reference[~finite]
+    ):
+        return float("inf"), float("inf")
+    if not bool(finite.any()):
+        return 0.0, 0.0
+    difference = (x.double() - reference)[finite]
+    return float(difference.abs().max()), float(difference.square().mean().sqrt())
+
+
+def largest_of_order(reference: dict[str, torch.Tensor], name: str) -> float:
+    """The largest finite value among the outputs that are derivatives of the order of `name`."""
+
+    def order(name: str) -> tuple[bool, bool, bool]:
+        return ("lse" in name, "_bar" in name, "_dot" in name)
+
+    alike = [x[torch.isfinite(x)] for n, x in reference.items() if order(n) == order(name)]
+    return max((float(x.abs().max()) for x in alike if x.numel()), default=0.0)
+
+
+@dataclasses.dataclass
+class Row:
+    """One output of one case."""
+
+    case: str
+    output: str
+    kernel: str
+    ours: tuple[float, float]
+    torch: tuple[float, float]
+    limit: tuple[float, float]
+    ratio: float
+    passed: bool
+
+
+def check(
+    shim: Shim,
+    operation: str,
+    dtype_name: str,
+    shape: Shape,
+    kind: str,
+    layout: str,
+    absent: tuple[str, ...] = (),
+    saved: bool = False,
+    implementation: str = "auto",
+) -> list[Row]:
+    """Runs one case and compares every output."""
+    case = f"{operation} {dtype_name} {shape} {kind} {layout}"
+    case += "".join(f" -{name}" for name in absent) + (" saved" if saved else "")
+    case += "" if implementation == "auto" else f" {implementation}"
+    torch.manual_seed(sum(case.encode()))
+    dtype = DTYPES[dtype_name]
+    options = options_of(kind, shape)
+    drawn = draw(shape, dtype, layout)
+    inputs = {name: drawn[name] for name in INPUTS_OF[operation] if name not in absent}
+    reference = explicit_outputs(operation, inputs, options, torch.float64)
+    with Tf32Products() if dtype_name == "tf32" else contextlib.nullcontext():
+        yardstick = explicit_outputs(operation, inputs, options, dtype)
+    outputs = allocate_outputs(operation, inputs)
+    given = dict(inputs)
+    if saved:
+        given["o"] = reference["o"].to(dtype)
+        given["lse"] = reference["lse"].to(outputs["lse"].dtype)
+    ours = dataclasses.replace(options, fast=dtype_name == "tf32", implementation=implementation)
+    torch.cuda.synchronize()
+    try:
+        _, kernel = shim.call(operation, given, outputs, ours)
+    except ShimError as error:
+        return [Row(case, "*", str(error), (0, 0), (0, 0), (0, 0), float("inf"), False)]
+    rows = []
+    for name, x in outputs.items():
+        own = errors(x, reference[name])
+        other = errors(yardstick[name], reference[name])
+        unit = ULPS[dtype_name] * EPSILON[dtype_name] * largest_of_order(reference, name)
+        if "lse" in name:  # float32 or float64 whatever the dtype; scores are of size 1
+            unit = max(
+                unit,
+                ULPS[dtype_name] * EPSILON["float32" if dtype_name[-2:] == "16" else dtype_name],
+            )
+        limit = (2 * other[0] + unit, 2 * other[1] + unit / 2)
+        ratio = max(
+            own[0] / limit[0] if limit[0] else own[0], own[1] / limit[1] if limit[1] else own[1]
+        )
+        passed = own[0] <= limit[0] and own[1] <= limit[1]
+        rows.append(Row(case, name, kernel, own, other, limit, ratio, passed))
+    return rows
+
+
+def repeatable(shim: Shim, operation: str, dtype_name: str, shape: Shape, kind: str) -> Row:
+    """Whether three runs give the same bits."""
+    dtype = DTYPES[dtype_name]
+    drawn = draw(shape, dtype, "bhsd")
+    inputs = {name: drawn[name] for name in INPUTS_OF[operation]}
+    options = dataclasses.replace(options_of(kind, shape), fast=dtype_name == "tf32")
+    runs = []
+    for _ in range(3):
+        outputs = allocate_outputs(operation, inputs)
+        torch.cuda.synchronize()
+        _, kernel = shim.call(operation, inputs, outputs, options)
+        runs.append(outputs)
+    same = all(torch.equal(runs[0][n], run[n]) for run in runs[1:] for n in runs[0])
+    case = f"repeatable {operation} {dtype_name} {shape} {kind}"
+    return Row(case, "*", kernel, (0, 0), (0, 0), (0, 0), 0.0 if same else float("inf"), same)
+
+
+def cases() -> list[tuple[object, ...]]:
+    """Arguments of `check`, without the shim."""
+    listed: list[tuple[object, ...]] = []
+    for operation, dtype, shape in itertools.product(OPERATIONS, DTYPES, SHAPES):
+        kinds = ["plain", "causal", "window", "bool_mask", "dropout"]
+        if shape in SHAPES[:4]:
+            kinds += [
+                "window_left",
+                "scale",
+                "key_padding",
+                "additive_mask",
+                "half_mask",
+                "everything",
+            ]
+        listed += [(operation, dtype, shape, kind, "bhsd") for kind in kinds]
+    for operation, dtype, shape in itertools.product(OPERATIONS, DTYPES, ODD_SHAPES):
+        listed += [(operation, dtype, shape, kind, "bhsd") for kind in ("plain", "everything")]
+    for operation, dtype, layout in itertools.product(OPERATIONS, DTYPES, ("bshd", "slice")):
+        listed.append((operation, dtype, SHAPES[0], "causal", layout))
+    absent_sets = [
+        *[(name,) for name in ("q_dot", "k_dot", "v_dot")],
+        ("q_dot", "k_dot"),
+        ("k_dot", "v_dot"),
+        ("q_dot", "v_dot"),
+        ("q_dot", "k_dot", "v_dot"),
+    ]
+    for dtype, absent in itertools.product(("bfloat16", "float32", "float64"), absent_sets):
+        listed.append(("jvp", dtype, SHAPES[2], "causal", "bhsd", absent))
+        listed.append(("hvp", dtype, SHAPES[2], "causal", "bhsd", absent))
+        listed.append(("hvp", dtype, SHAPES[2], "plain", "bhsd", (*absent, "o_bar_dot")))
+    for dtype, kind in itertools.product(DTYPES, ("plain", "dropout")):
+        listed.append(("hvp", dtype, SHAPES[1], kind, "bhsd", ("o_bar_dot",)))
+        listed += [(op, dtype, SHAPES[1], kind, "bhsd", (), True) for op in ("vjp", "jvp", "hvp")]
+    for operation, dtype, shape in itertools.product(OPERATIONS, DTYPES, SHAPES[:4] + ODD_SHAPES):
+        for kind in ("plain", "bool_mask", "everything"):
+            listed.append((operation, dtype, shape, kind, "bhsd", (), False, "unfused"))
+    return listed
+
+
+def main() -> int:
+    """Runs all cases; 0 if all pass."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("library")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--match", default="", help="only cases whose text contains this")
+    parser.add_argument("--show", type=int, default=40, help="failures to print")
+    arguments = parser.parse_args()
+    shim = Shim(arguments.library)
+    rows: list[Row] = []
+    count = 0
+    for case in cases():
+        if arguments.match not in " ".join(map(str, case[:5])):
+            continue
+        count += 1
+        rows += check(shim, *case)  # type: ignore[arg-type]
+    for operation, dtype, kind in itertools.product(OPERATIONS, DTYPES, ("plain", "everything")):
+        if arguments.match in f"{operation} {dtype}":
+            count += 1
+            rows.append(repeatable(shim, operation, dtype, SHAPES[3], kind))
+    failed = [row for row in rows if not row.passed]
+    for row in failed[: arguments.show]:
+        print("FAILED", row.case, row.output, "ours", row.ours, "torch", row.torch, row.kernel)
+    by_group: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        operation, dtype = row.case.split()[:2]
+        if row.case.endswith("unfused"):
+            dtype += "/unf"
+        by_group.setdefault((operation, dtype), []).append(row)
+    for (operation, dtype), group in by_group.items():
+        worst = max(group, key=lambda row: row.ratio)
+        print(
+            f"{operation:11s}{dtype:13s} outputs {len(group):4d} failed "
+            f"{sum(not row.passed for row in group):4d} worst {worst.ratio:.3f} of the limit "
+            f"({worst.output}, {worst.case})"
+        )
+    print(f"{count} cases, {len(rows)} outputs, {len(failed)} failed")
+    if arguments.json:
+        arguments.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Attention by explicit PyTorch operations, differentiated by PyTorch, in any dtype.
+
+In float64 it is the reference of the device tests; in the tensors' own dtype it is PyTorch's own
+low-precision math, whose error is the yardstick (design: at most twice that error).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from theria_shim import Options
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_MASK = 0xFFFFFFFF
+
+
+def _multiply(a: torch.Tensor, constant: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """High and low 32 bits of a * constant; `a` holds 32-bit values as int64."""
+    low = a * (constant & 0xFFFF)
+    high = a * (constant >> 16)
+    middle = (low >> 16) + (high & 0xFFFF)
+    return (high >> 16) + (middle >> 16), ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
+
+
+def philox(counter: list[torch.Tensor], key: tuple[int, int]) -> list[torch.Tensor]:
+    """Philox4x32-10 (Salmon et al., SC 2011) over int64 tensors of 32-bit values."""
+    x, y, z, w = counter
+    k0, k1 = key
+    for _ in range(10):
+        hx, lx = _multiply(x, _M0)
+        hz, lz = _multiply(z, _M1)
+        x, y, z, w = hz ^ y ^ k0, lz, hx ^ w ^ k1, lx
+        k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
+    return [x, y, z, w]
+
+
+def dropout_matrix(shape: tuple[int, int, int, int], options: Options) -> torch.Tensor | None:
+    """Z of the operator contract, `[batch, heads_q, seq_q, seq_kv]` float64, or None."""
+    if options.dropout == 0.0:
+        return None
+    batch, heads, rows, columns = shape
+    one = torch.zeros((), dtype=torch.int64)
+    derived = philox(
+        [
+            one + (options.offset & _MASK),
+            one + (options.offset >> 32),
+            one,
+            one,
+        ],
+        (options.seed & _MASK, options.seed >> 32),
+    )
+    key = (int(derived[0]), int(derived[1]))
+    plane = torch.arange(batch * heads, device="cuda").view(batch, heads, 1, 1)
+    i = torch.arange(rows, device="cuda").view(1, 1, rows, 1)
+    j = torch.arange(columns, device="cuda").view(1, 1, 1, columns)
+    zero = torch.zeros(shape, dtype=torch.int64, device="cuda")
+    draws = philox([zero + (j >> 1), zero + (i >> 1), zero + plane, zero], key)
+    number = zero + 2 * (i & 1) + (j & 1)
+    bits = torch.stack(draws).gather(0, number.unsqueeze(0))[0]
+    threshold = min(int(options.dropout * 4294967296.0 + 0.5), 4294967295)
+    return (bits >= threshold).to(torch.float64) / (1.0 - options.dropout)
+
+
+class Tf32Products(TorchDispatchMode):
+    """Rounds the operands of every matrix product to TF32, as float32 products on tensor cores do.
+
+    cuBLAS itself uses TF32 for some shapes only, so that its error would be no yardstick.
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Calls `func`, with rounded operands if it is a matrix product."""
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):
+            args = tuple(self._round(x) for x in args)
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _round(x: torch.Tensor) -> torch.Tensor:
+        bits = x.float().view(torch.int32)
+        return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).to(x.dtype)
+
+
+class ExplicitAttention:
+    """o and lse as a function of q, k, v, with the options bound."""
+
+    def __init__(self, q: torch.Tensor, k: torch.Tensor, options: Options) -> None:
+        rows, columns = q.shape[2], k.shape[2]
+        self._group = q.shape[1] // k.shape[1]
+        self._scale = q.shape[3] ** -0.5 if options.scale is None else options.scale
+        i = torch.arange(rows, device="cuda").view(rows, 1)
+        j = torch.arange(columns, device="cuda").view(1, columns)
+        allowed = torch.ones(rows, columns, dtype=torch.bool, device="cuda")
+        if options.is_causal:
+            allowed &= j <= i
+        left, right = options.window or (None, None)
+        if left is not None:
+            allowed &= j >= i - left
+        if right is not None:
+            allowed &= j <= i + right
+        shape = (q.shape[0], q.shape[1], rows, columns)
+        allowed = allowed.expand(shape)
+        self._bias: torch.Tensor | None = None
+        if options.mask is not None:
+            if options.mask.dtype == torch.bool:
+                allowed = allowed & options.mask
+            else:
+                allowed = allowed & (options.mask != -torch.inf)
+                self._bias = options.mask.masked_fill(options.mask == -torch.inf, 0.0)
+        self._forbidden = ~allowed
+        self._dead = ~allowed.any(-1, keepdim=True)
+        self._zeros = dropout_matrix(shape, options)
+
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """[.., seq_q, head_dim_v] and [.., seq_q], in the dtype of q."""
+        k = k.repeat_interleave(self._group, dim=1)
+        v = v.repeat_interleave(self._group, dim=1)
+        s = (q * self._scale) @ k.transpose(-1, -2)
+        if self._bias is not None:
+            s = s + self._bias.to(s.dtype)
+        s = s.masked_fill(self._forbidden, -torch.inf).masked_fill(self._dead, 0.0)
+        p = torch.softmax(s, dim=-1).masked_fill(self._dead, 0.0)
+        lse = torch.logsumexp(s, dim=-1).masked_fill(self._dead[..., 0], -torch.inf)
+        if self._zeros is not None:
+            p = p * self._zeros.to(p.dtype)
+        return p @ v, lse
+
+
+def explicit_outputs(
+    operation: str,
+    inputs: Mapping[str, torch.Tensor | None],
+    options: Options,
+    dtype: torch.dtype,
+) -> dict[str, torch.Tensor]:
+    """All outputs of `operation`, computed and differentiated in `dtype`; absent tangents are 0."""
+    given = {name: None if x is None else x.to(dtype) for name, x in inputs.items()}
+    primals = tuple(given[name] for name in ("q", "k", "v"))
+    q, k, v = primals
+    assert q is not None and k is not None and v is not None
+    attention = ExplicitAttention(q, k, options)
+
+    def or_zero(name: str, like: torch.Tensor) -> torch.Tensor:
+        x = given.get(name)
+        return torch.zeros_like(like) if x is None else x
+
+    def gradients(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, o_bar: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        _, pull = torch.func.vjp(lambda *x: attention(*x)[0], q, k, v)
+        return pull(o_bar)
+
+    tangents = tuple(or_zero(name, x) for name, x in (("q_dot", q), ("k_dot", k), ("v_dot", v)))
+    result: dict[str, torch.Tensor] = {}
+    if operation in ("forward", "vjp"):
+        result["o"], result["lse"] = attention(q, k, v)
+    else:
+        (result["o"], result["lse"]), (result["o_dot"], result["lse_dot"]) = torch.func.jvp(
+            attention, (q, k, v), tangents
+        )
+    names = ("q_bar", "k_bar", "v_bar")
+    if operation == "vjp":
+        o_bar = given["o_bar"]
+        assert o_bar is not None
+        result.update(zip(names, gradients(q, k, v, o_bar), strict=True))
+    if operation == "hvp":
+        o_bar = given["o_bar"]
+        assert o_bar is not None
+        primal, tangent = torch.func.jvp(
+            gradients, (q, k, v, o_bar), (*tangents, or_zero("o_bar_dot", o_bar))
+        )
+        result.update(zip(names, primal, strict=True))
+        result.update(zip((f"{name}_dot" for name in names), tangent, strict=True))
+    return result

@@ -1,0 +1,51 @@
+#!/bin/bash
+# Builds, checks and times the CUDA backend where a GPU is: the steps named, logs under $OUT.
+#   tests/cuda/run_on_device.sh build check large tune smoke sanitize bench
+set -uo pipefail
+OUT=${OUT:-build/cuda/out}
+BUILD=${BUILD:-build/cuda}
+mkdir -p "$OUT"
+export BUILD PYTHONUNBUFFERED=1
+if [ -n "${ABSL:-}" ]; then
+  export LD_LIBRARY_PATH=$PWD/$ABSL/lib/x86_64-linux-gnu:${LD_LIBRARY_PATH:-}
+fi
+shim=$BUILD/libtheria_cuda_shim.so
+started=$(date +%s)
+for step in "$@"; do
+  case $step in
+    build) sh tests/cuda/build_on_device.sh 2>&1 | grep -E "error|Error|FAILED|Linking|no work" | head -20 ;;
+    check)
+      timeout 240 python3 -X faulthandler tests/cuda/device_check.py "$shim" \
+        --json "$OUT/check.json" >"$OUT/check.log" 2>&1
+      tail -60 "$OUT/check.log" | cut -c1-240
+      ;;
+    tune)
+      ninja -C "$BUILD" theria_tune | tail -1
+      find "$BUILD" -name "theria_tune_k*" -type f -executable | sort | while read -r program; do
+        timeout 60 "$program"
+      done >"$OUT/tune.log" 2>&1
+      grep -v "197 causal" "$OUT/tune.log"
+      ;;
+    large)
+      timeout 120 python3 tests/cuda/device_large.py "$shim" --json "$OUT/large.json" 2>&1 | tail -20
+      ;;
+    smoke) timeout 120 "$BUILD/bin/theria_cuda_smoke" 2>&1 | tail -20 ;;
+    sanitize)
+      for tool in ${SANITIZE_TOOLS:-memcheck racecheck initcheck synccheck}; do
+        for operation in ${SANITIZE_OPERATIONS:-forward vjp jvp hvp}; do
+          timeout 300 compute-sanitizer --tool "$tool" "$BUILD/bin/theria_cuda_smoke" "$operation" \
+            >"$OUT/sanitize.log" 2>&1
+          echo "$tool $operation rc=$?: $(tail -2 "$OUT/sanitize.log" | tr '\n' ' ')" |
+            tee -a "$OUT/sanitize.txt"
+        done
+      done
+      ;;
+    bench)
+      # BENCH_ARGUMENTS is a list of words.
+      # shellcheck disable=SC2086
+      timeout 300 python3 tests/bench/cuda/bench.py "$shim" --json "$OUT/bench.json" \
+        ${BENCH_ARGUMENTS:-} 2>&1 | grep -v Warning | tee "$OUT/bench.log"
+      ;;
+  esac
+  echo "== $step done at $(($(date +%s) - started)) s"
+done

@@ -1,0 +1,261 @@
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/api/attention.h"
+#include "kernels/api/backend.h"
+#include "kernels/cuda/backend.h"
+
+// Runs the fused and the unfused implementation on small problems, every operation, dtype and
+// option, and compares them. Needs nothing but a GPU, so that it is what compute-sanitizer runs:
+//   compute-sanitizer --tool racecheck build/cuda/bin/theria_cuda_smoke [forward | vjp | jvp | hvp]
+
+namespace theria {
+namespace {
+
+struct Shape {
+  std::int64_t batch, heads_q, heads_kv, seq_q, seq_kv, head_dim, head_dim_v;
+};
+
+struct Case {
+  Operation operation;
+  DType dtype;
+  Precision precision;
+  Shape shape;
+  const char* option;
+};
+
+// What float16 and bfloat16 round to, on the host.
+std::uint16_t ToHalf(float x) {
+  const auto half = static_cast<_Float16>(x);
+  std::uint16_t bits;
+  std::memcpy(&bits, &half, 2);
+  return bits;
+}
+float FromHalf(std::uint16_t bits) {
+  _Float16 half;
+  std::memcpy(&half, &bits, 2);
+  return static_cast<float>(half);
+}
+std::uint16_t ToBFloat16(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+float FromBFloat16(std::uint16_t x) {
+  const std::uint32_t bits = std::uint32_t{x} << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+class Runner {
+ public:
+  explicit Runner(Backend* backend) : backend_(backend), memory_(backend->memory()) {}
+
+  // The largest error relative to the largest value of an output, over all outputs; negative on
+  // error.
+  double Difference(const Case& test) {
+    const AttentionInputs inputs = MakeInputs(test);
+    const absl::StatusOr<AttentionProblem> problem = Validate(test.operation, inputs);
+    if (!problem.ok()) return Fail(problem.status());
+    double worst = 0.0;
+    std::vector<std::vector<double>> results[2];
+    for (const auto implementation : {Implementation::kFused, Implementation::kUnfused}) {
+      AttentionInputs given = inputs;
+      given.options.implementation = implementation;
+      const absl::Status status =
+          Run(*problem, given, &results[implementation == Implementation::kUnfused]);
+      if (!status.ok()) return Fail(status);
+    }
+    for (std::size_t output = 0; output < results[0].size(); ++output) {
+      double largest = 1.0;
+      double error = 0.0;
+      for (std::size_t at = 0; at < results[0][output].size(); ++at) {
+        const double fused = results[0][output][at];
+        const double unfused = results[1][output][at];
+        if (fused == unfused) continue;  // infinities too
+        largest = std::max(largest, std::abs(unfused));
+        error = std::max(error, std::isfinite(fused) ? std::abs(fused - unfused) : 1e30);
+      }
+      worst = std::max(worst, error / largest);
+    }
+    buffers_.clear();
+    return worst;
+  }
+
+ private:
+  static double Fail(const absl::Status& status) {
+    std::printf("%s\n", status.ToString().c_str());
+    return -1.0;
+  }
+
+  void* Upload(const std::vector<std::uint8_t>& bytes) {
+    absl::StatusOr<Buffer> buffer = memory_.Allocate(bytes.size());
+    if (!buffer.ok() || !memory_.CopyFromHost(buffer->data(), bytes.data(), bytes.size()).ok()) {
+      std::printf("cannot upload\n");
+      std::exit(1);
+    }
+    buffers_.push_back(*std::move(buffer));
+    return buffers_.back().data();
+  }
+
+  TensorView Random(DType dtype, std::initializer_list<std::int64_t> shape) {
+    TensorView view = RowMajorView<const void>(nullptr, dtype, shape);
+    std::vector<std::uint8_t> bytes(view.SizeBytes());
+    std::normal_distribution<float> normal;
+    for (std::int64_t at = 0; at < view.NumElements(); ++at) {
+      const float x = normal(random_);
+      const double wide = x;
+      const std::uint16_t half = dtype == DType::kFloat16 ? ToHalf(x) : ToBFloat16(x);
+      const std::uint8_t flag = x > -0.5f;
+      const void* source = &half;
+      if (dtype == DType::kFloat64) source = &wide;
+      if (dtype == DType::kFloat32) source = &x;
+      if (dtype == DType::kBool) source = &flag;
+      const std::size_t size = ItemSizeBytes(dtype);
+      std::memcpy(&bytes[static_cast<std::size_t>(at) * size], source, size);
+    }
+    view.data = Upload(bytes);
+    return view;
+  }
+
+  AttentionInputs MakeInputs(const Case& test) {
+    const Shape& n = test.shape;
+    AttentionInputs inputs;
+    const auto q = [&] { return Random(test.dtype, {n.batch, n.heads_q, n.seq_q, n.head_dim}); };
+    const auto k = [&] { return Random(test.dtype, {n.batch, n.heads_kv, n.seq_kv, n.head_dim}); };
+    const auto v = [&] {
+      return Random(test.dtype, {n.batch, n.heads_kv, n.seq_kv, n.head_dim_v});
+    };
+    const auto o = [&] { return Random(test.dtype, {n.batch, n.heads_q, n.seq_q, n.head_dim_v}); };
+    inputs.q = q(), inputs.k = k(), inputs.v = v();
+    if (test.operation == Operation::kJvp || test.operation == Operation::kHvp) {
+      inputs.q_dot = q(), inputs.k_dot = k(), inputs.v_dot = v();
+    }
+    if (test.operation == Operation::kVjp || test.operation == Operation::kHvp) inputs.o_bar = o();
+    if (test.operation == Operation::kHvp) inputs.o_bar_dot = o();
+    const std::string option = test.option;
+    AttentionOptions& options = inputs.options;
+    options.precision = test.precision;
+    options.is_causal = option == "causal";
+    if (option == "window") options.window = Window{9, 4};
+    if (option == "mask") options.mask = Random(DType::kBool, {n.batch, 1, n.seq_q, n.seq_kv});
+    if (option == "dropout") options.dropout = {0.25, 5, 6};
+    if (option == "q_dot only") {
+      inputs.k_dot.reset(), inputs.v_dot.reset(), inputs.o_bar_dot.reset();
+    }
+    if (option == "no o_bar_dot") inputs.o_bar_dot.reset();
+    return inputs;
+  }
+
+  absl::Status Run(const AttentionProblem& problem, const AttentionInputs& inputs,
+                   std::vector<std::vector<double>>* results) {
+    AttentionOutputs outputs;
+    std::vector<MutableTensorView> views;
+    for (const OutputField& field : kOutputFields) {
+      if (!HasOutput(problem.operation, field.name)) continue;
+      MutableTensorView view = OutputLayout(problem, field.name);
+      view.data = Upload(std::vector<std::uint8_t>(view.SizeBytes(), 0xFF));
+      outputs.*field.member = view;
+      views.push_back(view);
+    }
+    const absl::StatusOr<ComputeReport> report =
+        backend_->Run(problem, inputs, outputs, NoInterrupt());
+    if (!report.ok()) return report.status();
+    for (const MutableTensorView& view : views) {
+      std::vector<std::uint8_t> bytes(view.SizeBytes());
+      const absl::Status status = memory_.CopyToHost(bytes.data(), view.data, bytes.size());
+      if (!status.ok()) return status;
+      std::vector<double> values;
+      for (std::int64_t at = 0; at < view.NumElements(); ++at) {
+        values.push_back(
+            Value(view.dtype, &bytes[static_cast<std::size_t>(at) * ItemSizeBytes(view.dtype)]));
+      }
+      results->push_back(std::move(values));
+    }
+    return absl::OkStatus();
+  }
+
+  static double Value(DType dtype, const std::uint8_t* bytes) {
+    double wide;
+    float single;
+    std::uint16_t half;
+    std::memcpy(&half, bytes, 2);
+    switch (dtype) {
+      case DType::kFloat64:
+        std::memcpy(&wide, bytes, 8);
+        return wide;
+      case DType::kFloat32:
+        std::memcpy(&single, bytes, 4);
+        return single;
+      case DType::kFloat16:
+        return FromHalf(half);
+      default:
+        return FromBFloat16(half);
+    }
+  }
+
+  Backend* backend_;
+  Memory& memory_;
+  std::vector<Buffer> buffers_;
+  std::mt19937 random_{7};
+};
+
+// `only`: the name of the operation to run; all if empty.
+int Main(const std::string& only) {
+  absl::StatusOr<std::unique_ptr<Backend>> backend = MakeCudaBackend();
+  if (!backend.ok()) {
+    std::printf("%s\n", backend.status().ToString().c_str());
+    return 1;
+  }
+  struct Kind {
+    DType dtype;
+    Precision precision;
+    double tolerance;
+  };
+  // Two roundings of different order apart: a few units in the last place of the operands.
+  constexpr Kind kKinds[] = {{DType::kFloat16, Precision::kStrict, 0.01},
+                             {DType::kBFloat16, Precision::kStrict, 0.06},
+                             {DType::kFloat32, Precision::kStrict, 2e-5},
+                             {DType::kFloat32, Precision::kFast, 0.02},
+                             {DType::kFloat64, Precision::kStrict, 1e-12}};
+  constexpr Shape kShapes[] = {
+      {1, 2, 1, 70, 45, 64, 64}, {1, 1, 1, 33, 90, 128, 120}, {1, 1, 1, 20, 37, 13, 7}};
+  int cases = 0;
+  int failures = 0;
+  for (const auto operation :
+       {Operation::kForward, Operation::kVjp, Operation::kJvp, Operation::kHvp}) {
+    if (!only.empty() && OperationName(operation) != only) continue;
+    for (const Kind& kind : kKinds) {
+      for (const Shape& shape : kShapes) {
+        for (const char* option :
+             {"plain", "causal", "window", "mask", "dropout", "q_dot only", "no o_bar_dot"}) {
+          Runner runner(backend->get());
+          const double difference =
+              runner.Difference({operation, kind.dtype, kind.precision, shape, option});
+          ++cases;
+          if (difference >= 0.0 && difference <= kind.tolerance) continue;
+          ++failures;
+          std::printf("FAILED %s %s %s head_dim %d: difference %g\n",
+                      std::string(OperationName(operation)).c_str(),
+                      std::string(DTypeName(kind.dtype)).c_str(), option,
+                      static_cast<int>(shape.head_dim), difference);
+        }
+      }
+    }
+  }
+  std::printf("%d cases, %d failed\n", cases, failures);
+  return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace theria
+
+int main(int argc, char** argv) { return theria::Main(argc > 1 ? argv[1] : ""); }
