@@ -1,0 +1,223 @@
+#include "server/config.h"
+
+#include <algorithm>
+#include <map>
+#include <thread>
+
+#include "CLI/CLI.hpp"
+#include "kernels/api/message.h"
+#include "server/version.h"
+
+namespace theria::server {
+namespace {
+
+constexpr std::size_t kMaxMessageBytes = 0x7fffffff;     // protobuf's limit
+constexpr std::size_t kMaxBytes = std::size_t{1} << 46;  // sums of them cannot overflow
+constexpr std::size_t kMinMessageBytes = std::size_t{64} << 10;
+
+// A flag that takes seconds, with a fraction or a unit (500ms, 1.5s, 10m, 24h).
+CLI::Option* AddDuration(CLI::App& app, const std::string& name, absl::Duration& value,
+                         const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          name,
+          [name, &value](const std::string& text) {
+            double seconds = 0;
+            if (absl::ParseDuration(text, &value)) return;
+            if (!CLI::detail::lexical_cast(text, seconds)) {
+              throw CLI::ValidationError(name, "is " + text + ", must be like 500ms, 30s or 10m");
+            }
+            value = absl::Seconds(seconds);
+          },
+          help)
+      ->type_name("DURATION")
+      ->default_str(absl::FormatDuration(value));
+}
+
+// A flag that takes bytes, with an optional unit (KiB, MiB, GiB).
+CLI::Option* AddBytes(CLI::App& app, const std::string& name, std::size_t& value,
+                      const std::string& help) {
+  return app.add_option(name, value, help)
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("BYTES")
+      ->capture_default_str();
+}
+
+void AddFlags(CLI::App& app, Config& config) {
+  app.set_config("--config", "", "Read flags from a TOML or INI file");
+  app.add_option("--listen", config.listen, "HOST:PORT (0: a free port) or unix:PATH")
+      ->delimiter(',')
+      ->type_name("ADDR[,ADDR]")
+      ->capture_default_str();
+  app.add_option("--port-file", config.port_file,
+                 "Write the addresses listened on to this file, one a line")
+      ->type_name("FILE");
+  app.add_option("--metrics-listen", config.metrics_listen,
+                 "HOST:PORT of the Prometheus endpoint, or none")
+      ->type_name("ADDR")
+      ->capture_default_str();
+  app.add_option("--metrics-port-file", config.metrics_port_file,
+                 "Write the address of the Prometheus endpoint to this file")
+      ->type_name("FILE");
+  app.add_option("--backend", config.backend, "Who computes")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  app.add_option("--compute-slots", config.compute_slots,
+                 "Computations at once; 0: one for each core")
+      ->capture_default_str();
+  app.add_option("--backend-threads", config.backend_threads,
+                 "Threads of the CPU backend; 0: one for each core")
+      ->capture_default_str();
+}
+
+void AddStoreFlags(CLI::App& app, Config& config) {
+  AddBytes(app, "--cache-bytes", config.cache_bytes, "Capacity of the tensor store");
+  AddBytes(app, "--tenant-quota-bytes", config.tenant_quota_bytes,
+           "What one tenant may store; 0: all");
+  AddBytes(app, "--max-tensor-bytes", config.max_tensor_bytes,
+           "Largest tensor; 0: the store's capacity");
+  AddDuration(app, "--default-ttl", config.default_ttl, "Lease of a resident tensor");
+  AddDuration(app, "--max-ttl", config.max_ttl, "Longest lease that a client may ask for");
+  AddDuration(app, "--max-pin", config.max_pin, "Longest pin that a client may ask for");
+}
+
+void AddLimitFlags(CLI::App& app, Config& config) {
+  AddBytes(app, "--max-message-bytes", config.max_message_bytes, "Largest request or response");
+  AddBytes(app, "--max-transport-bytes", config.max_transport_bytes,
+           "Buffers of all connections; 0: four messages and 256 MiB");
+  app.add_option("--max-queued-requests", config.max_queued_requests,
+                 "Requests accepted and not yet answered")
+      ->capture_default_str();
+  AddBytes(app, "--max-queued-bytes", config.max_queued_bytes, "Bytes of their inputs and outputs");
+  AddDuration(app, "--max-call-time", config.max_call_time,
+              "Deadline of calls that have none or a later one");
+  AddDuration(app, "--drain-timeout", config.drain_timeout, "Time for accepted work after SIGTERM");
+  app.add_option("--max-benchmark-repetitions", config.max_benchmark_repetitions,
+                 "Of one RunBenchmark")
+      ->capture_default_str();
+  app.add_option("--log-level", config.log_level, "Least severity that is logged")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+  app.add_option("--log-format", config.log_format, "Form of a log line")
+      ->check(CLI::IsMember({"logfmt", "json"}))
+      ->capture_default_str();
+  app.add_flag("--channelz", config.channelz, "Serve grpc.channelz.v1");
+}
+
+absl::Status OutOfRange(std::string_view flag, const std::string& value,
+                        const std::string& expected) {
+  return absl::InvalidArgumentError(Message("--", flag, " is ", value, ", must be ", expected));
+}
+
+absl::Status CheckBytes(std::string_view flag, std::size_t value, std::size_t low,
+                        std::size_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return OutOfRange(flag, Message(value), Message(low, " to ", high, " bytes"));
+}
+
+absl::Status CheckCount(std::string_view flag, std::int64_t value, std::int64_t low,
+                        std::int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return OutOfRange(flag, Message(value), Message(low, " to ", high));
+}
+
+absl::Status CheckDuration(std::string_view flag, absl::Duration value, absl::Duration low,
+                           absl::Duration high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return OutOfRange(flag, absl::FormatDuration(value),
+                    Message(absl::FormatDuration(low), " to ", absl::FormatDuration(high)));
+}
+
+absl::Status CheckHostPort(std::string_view flag, const std::string& address) {
+  const std::size_t colon = address.rfind(':');
+  if (colon != std::string::npos && colon > 0) {
+    const std::string port = address.substr(colon + 1);
+    const bool is_number = !port.empty() && port.size() <= 5 &&
+                           port.find_first_not_of("0123456789") == std::string::npos;
+    if (is_number && std::stoi(port) <= 65535) return absl::OkStatus();
+  }
+  return OutOfRange(flag, Message("'", address, "'"), "HOST:PORT");
+}
+
+absl::Status CheckListenAddress(const std::string& address) {
+  if (address.starts_with("unix:")) return absl::OkStatus();  // the path is the server's to judge
+  return CheckHostPort("listen", address);
+}
+
+void SetDefaults(Config& config) {
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  if (config.compute_slots == 0) config.compute_slots = cores;
+  if (config.tenant_quota_bytes == 0) config.tenant_quota_bytes = config.cache_bytes;
+  if (config.max_tensor_bytes == 0) config.max_tensor_bytes = config.cache_bytes;
+  if (config.max_transport_bytes == 0) {
+    config.max_transport_bytes = 4 * config.max_message_bytes + (std::size_t{256} << 20);
+  }
+}
+
+}  // namespace
+
+CommandLine ParseCommandLine(int argc, const char* const* argv) {
+  CommandLine command_line;
+  CLI::App app("Attention and its exact first and second derivatives, as a service",
+               "theria-server");
+  app.set_version_flag("--version", std::string(kVersion));
+  AddFlags(app, command_line.config);
+  AddStoreFlags(app, command_line.config);
+  AddLimitFlags(app, command_line.config);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    std::ostringstream text;
+    app.exit(help, text, text);
+    command_line.text = text.str();
+    return command_line;
+  } catch (const CLI::ParseError& error) {
+    command_line.text = Message("theria-server: ", error.what(), "\n");
+    command_line.exit_status = 2;
+    return command_line;
+  }
+  absl::StatusOr<Config> config = Resolve(std::move(command_line.config));
+  if (!config.ok()) {
+    command_line.text = Message("theria-server: ", config.status().message(), "\n");
+    command_line.exit_status = 2;
+    return command_line;
+  }
+  command_line.config = *std::move(config);
+  command_line.is_to_serve = true;
+  return command_line;
+}
+
+absl::StatusOr<Config> Resolve(Config config) {
+  if (config.listen.empty()) return OutOfRange("listen", "empty", "HOST:PORT or unix:PATH");
+  absl::Status checks;
+  for (const std::string& address : config.listen) checks.Update(CheckListenAddress(address));
+  if (config.metrics_listen != kNone) {
+    checks.Update(CheckHostPort("metrics-listen", config.metrics_listen));
+  }
+  SetDefaults(config);
+  checks.Update(CheckCount("compute-slots", config.compute_slots, 1, 1024));
+  checks.Update(CheckCount("backend-threads", config.backend_threads, 0, 1024));
+  checks.Update(CheckBytes("cache-bytes", config.cache_bytes, std::size_t{1} << 20, kMaxBytes));
+  checks.Update(CheckBytes("tenant-quota-bytes", config.tenant_quota_bytes, 1, config.cache_bytes));
+  checks.Update(CheckBytes("max-tensor-bytes", config.max_tensor_bytes, 1, config.cache_bytes));
+  checks.Update(CheckBytes("max-message-bytes", config.max_message_bytes, kMinMessageBytes,
+                           kMaxMessageBytes));
+  checks.Update(CheckBytes("max-transport-bytes", config.max_transport_bytes,
+                           config.max_message_bytes, kMaxBytes));
+  checks.Update(CheckBytes("max-queued-bytes", config.max_queued_bytes, 1, kMaxBytes));
+  checks.Update(CheckCount("max-queued-requests",
+                           static_cast<std::int64_t>(config.max_queued_requests), 1, 1'000'000));
+  checks.Update(
+      CheckCount("max-benchmark-repetitions", config.max_benchmark_repetitions, 1, 1'000'000));
+  const absl::Duration year = absl::Hours(24 * 365);
+  checks.Update(CheckDuration("max-ttl", config.max_ttl, absl::Milliseconds(1), year));
+  checks.Update(
+      CheckDuration("default-ttl", config.default_ttl, absl::Milliseconds(1), config.max_ttl));
+  checks.Update(CheckDuration("max-pin", config.max_pin, absl::Milliseconds(1), year));
+  checks.Update(CheckDuration("max-call-time", config.max_call_time, absl::Milliseconds(1), year));
+  checks.Update(CheckDuration("drain-timeout", config.drain_timeout, absl::ZeroDuration(), year));
+  if (!checks.ok()) return checks;
+  return config;
+}
+
+}  // namespace theria::server

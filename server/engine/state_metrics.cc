@@ -1,0 +1,90 @@
+#include "server/engine/state_metrics.h"
+
+#include <string>
+#include <vector>
+
+namespace theria::server {
+namespace {
+
+using Kind = MetricSample::Kind;
+
+double Value(std::size_t count) { return static_cast<double>(count); }
+
+}  // namespace
+
+void AddStoreMetrics(MetricRegistry& registry, const TensorStore& store) {
+  registry.AddSource([&store] {
+    const TensorStoreStats stats = store.stats();
+    std::vector<MetricSample> samples = {
+        {"theria_store_bytes",
+         "Bytes that the tensor store holds.",
+         Kind::kGauge,
+         {},
+         Value(stats.used_bytes)},
+        {"theria_store_pending_bytes",
+         "Of these, bytes of tensors still being written.",
+         Kind::kGauge,
+         {},
+         Value(stats.pending_bytes)},
+        {"theria_store_pinned_bytes",
+         "Of these, bytes of pinned tensors.",
+         Kind::kGauge,
+         {},
+         Value(stats.pinned_bytes)},
+        {"theria_store_capacity_bytes",
+         "Bytes that the tensor store may hold.",
+         Kind::kGauge,
+         {},
+         Value(stats.capacity_bytes)},
+        {"theria_store_entries",
+         "Tensors that can be read.",
+         Kind::kGauge,
+         {},
+         Value(stats.entries)},
+        {"theria_store_hits_total",
+         "Reads that found their tensor.",
+         Kind::kCounter,
+         {},
+         Value(stats.hits)},
+        {"theria_store_misses_total",
+         "Reads that did not find their tensor.",
+         Kind::kCounter,
+         {},
+         Value(stats.misses)},
+    };
+    for (std::size_t reason = 0; reason < stats.evictions.size(); ++reason) {
+      const auto name = EvictionReasonName(static_cast<EvictionReason>(reason));
+      samples.push_back({"theria_store_evictions_total",
+                         "Tensors that left the store.",
+                         Kind::kCounter,
+                         {{"reason", std::string(name)}},
+                         Value(stats.evictions.at(reason))});
+    }
+    return samples;
+  });
+}
+
+void AddQueueMetrics(MetricRegistry& registry, const Executor& executor) {
+  registry.AddSource([&executor]() -> std::vector<MetricSample> {
+    const Executor::Load load = executor.load();
+    return {
+        {"theria_queue_depth",
+         "Accepted requests that wait for a slot.",
+         Kind::kGauge,
+         {},
+         Value(load.queued)},
+        {"theria_running_requests",
+         "Requests that are being computed.",
+         Kind::kGauge,
+         {},
+         Value(load.running)},
+        {"theria_accepted_bytes",
+         "Bytes of inputs and outputs of accepted requests.",
+         Kind::kGauge,
+         {},
+         Value(load.accepted_bytes)},
+    };
+  });
+}
+
+}  // namespace theria::server

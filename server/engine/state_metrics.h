@@ -1,0 +1,21 @@
+#ifndef THERIA_SERVER_ENGINE_STATE_METRICS_H_
+#define THERIA_SERVER_ENGINE_STATE_METRICS_H_
+
+#include "server/cache/tensor_store.h"
+#include "server/engine/executor.h"
+#include "server/telemetry/metric_registry.h"
+
+// The state of store and queue at the time of a scrape: theria_store_{bytes,pending_bytes,
+// pinned_bytes,capacity_bytes,entries}, theria_store_{hits,misses}_total,
+// theria_store_evictions_total{reason}; theria_queue_depth, theria_running_requests,
+// theria_accepted_bytes.
+
+namespace theria::server {
+
+// Each: the store (executor) must outlive the registry's last scrape.
+void AddStoreMetrics(MetricRegistry& registry, const TensorStore& store);
+void AddQueueMetrics(MetricRegistry& registry, const Executor& executor);
+
+}  // namespace theria::server
+
+#endif  // THERIA_SERVER_ENGINE_STATE_METRICS_H_

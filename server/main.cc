@@ -1,0 +1,231 @@
+// theria-server: flags -> Config -> wiring. The one place that sees every layer.
+
+#include <malloc.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "grpc/grpc.h"
+#include "kernels/api/message.h"
+#include "kernels/cpu/backend.h"
+#include "server/cache/tensor_store.h"
+#include "server/config.h"
+#include "server/engine/executor.h"
+#include "server/engine/state_metrics.h"
+#include "server/rpc/attention_service.h"
+#include "server/rpc/grpc_server.h"
+#include "server/rpc/server_service.h"
+#include "server/rpc/tensor_service.h"
+#include "server/telemetry/log.h"
+#include "server/telemetry/metrics_endpoint.h"
+#include "server/telemetry/process_metrics.h"
+#include "server/version.h"
+
+namespace theria::server {
+namespace {
+
+// Room that a response's other fields take beside the outputs.
+constexpr std::size_t kResponseOverheadBytes = std::size_t{16} << 10;
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const Config& config) {
+  if (config.backend == "cpu") {
+    return MakeCpuBackend(CpuBackendOptions{.threads = config.backend_threads});
+  }
+  return absl::InvalidArgumentError(
+      Message("--backend ", config.backend, " is not compiled into this server"));
+}
+
+TensorStore::Options StoreOptions(const Config& config) {
+  TensorStore::Options options;
+  options.capacity_bytes = config.cache_bytes;
+  options.tenant_quota_bytes = config.tenant_quota_bytes;
+  options.max_tensor_bytes = config.max_tensor_bytes;
+  options.default_ttl = config.default_ttl;
+  options.max_ttl = config.max_ttl;
+  options.max_pin = config.max_pin;
+  options.clock = [] {
+    return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+  };
+  return options;
+}
+
+// Writes `lines` to `path` so that a reader sees all of them or no file.
+absl::Status WriteAddressFile(const std::string& path, const std::vector<std::string>& lines) {
+  if (path.empty()) return absl::OkStatus();
+  const std::string partial = Message(path, ".partial");
+  std::ofstream file(partial);
+  for (const std::string& line : lines) file << line << '\n';
+  file.close();
+  std::error_code error;
+  if (file) std::filesystem::rename(partial, path, error);
+  if (!file || error) return absl::UnavailableError(Message("cannot write ", path));
+  return absl::OkStatus();
+}
+
+// Once a second drops expired tensors, and gives freed memory back to the system where no call is
+// under way: the heaps of gRPC's threads would keep what the largest messages once took.
+class Housekeeping {
+ public:
+  Housekeeping(TensorStore& store, DrainGate& gate)
+      : thread_([&store, &gate](const std::stop_token& stop) {
+          std::mutex mutex;
+          std::condition_variable_any wake;
+          std::unique_lock lock(mutex);
+          std::uint64_t trimmed_at = 0;
+          while (!wake.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; }) &&
+                 !stop.stop_requested()) {
+            store.CollectExpired();
+            if (gate.total_calls() != trimmed_at && gate.AwaitIdle(absl::Now())) {
+              trimmed_at = gate.total_calls();
+              malloc_trim(0);
+            }
+          }
+        }) {}
+
+ private:
+  std::jthread thread_;
+};
+
+// SIGTERM and SIGINT, blocked in every thread and waited for in one.
+class Signals {
+ public:
+  Signals() {
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGTERM);
+    sigaddset(&set_, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+    signal(SIGPIPE, SIG_IGN);
+  }
+
+  std::string Wait() const {
+    int number = 0;
+    sigwait(&set_, &number);
+    return number == SIGTERM ? "SIGTERM" : "SIGINT";
+  }
+
+  // From now on a signal ends the process at once, as if nobody handled it.
+  void Restore() const { pthread_sigmask(SIG_UNBLOCK, &set_, nullptr); }
+
+ private:
+  sigset_t set_;
+};
+
+// gRPC's runtime. Destroyed, it has closed every connection and let go of all buffers, those in the
+// tensor store among them.
+class GrpcRuntime {
+ public:
+  GrpcRuntime() { grpc_init(); }
+  ~GrpcRuntime() { grpc_shutdown_blocking(); }
+  GrpcRuntime(const GrpcRuntime&) = delete;
+  GrpcRuntime& operator=(const GrpcRuntime&) = delete;
+};
+
+// Waits for a signal, then lets the server finish what it accepted.
+void AwaitAndDrain(const Config& config, const Signals& signals, Executor& executor,
+                   GrpcServer& server) {
+  const std::string signal = signals.Wait();
+  LogLine(spdlog::level::info, "draining").Add("signal", signal);
+  signals.Restore();
+  const absl::Time deadline = absl::Now() + config.drain_timeout;
+  server.StopServing();
+  const bool is_computed = executor.Drain(deadline);
+  const bool is_idle = server.Shutdown(deadline);
+  LogLine(spdlog::level::info, "stopped").Add("drained", is_computed && is_idle ? "true" : "false");
+}
+
+absl::Status Serve(const Config& config, const Signals& signals) {
+  absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend(config);
+  if (!backend.ok()) return backend.status();
+  MetricRegistry registry;
+  AddProcessMetrics(registry, {std::string(kVersion), std::string(kCommit), config.backend});
+  ComputeMetrics compute_metrics(registry);
+  RpcMetrics rpc_metrics(registry);
+  TensorStore store((*backend)->memory(), StoreOptions(config));
+  AddStoreMetrics(registry, store);
+  Executor executor({.slots = config.compute_slots,
+                     .max_accepted_jobs = config.max_queued_requests,
+                     .max_accepted_bytes = config.max_queued_bytes},
+                    compute_metrics);
+  AddQueueMetrics(registry, executor);
+  DrainGate gate;
+  const Housekeeping housekeeping(store, gate);
+  const GrpcRuntime grpc_runtime;
+  AttentionService attention({**backend, store, executor, compute_metrics, gate},
+                             {config.max_tensor_bytes, config.max_queued_bytes,
+                              config.max_message_bytes - kResponseOverheadBytes},
+                             config.max_call_time);
+  TensorService tensors(store, gate);
+  ServerService info(
+      {**backend, store, executor, compute_metrics, gate},
+      {std::string(kVersion), std::string(kCommit), config.max_message_bytes,
+       config.max_tensor_bytes, config.max_benchmark_repetitions, config.max_call_time});
+  absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
+      {config.listen, config.max_message_bytes, config.max_transport_bytes, config.channelz},
+      {&attention, &tensors, &info},
+      {v1::AttentionService::service_full_name(), v1::TensorService::service_full_name(),
+       v1::ServerService::service_full_name()},
+      rpc_metrics, gate);
+  if (!server.ok()) return server.status();
+
+  std::unique_ptr<MetricsEndpoint> metrics;
+  if (config.metrics_listen != kNone) {
+    auto endpoint = MetricsEndpoint::Start(config.metrics_listen, registry);
+    if (!endpoint.ok()) return endpoint.status();
+    metrics = *std::move(endpoint);
+    LogLine(spdlog::level::info, "metrics").Add("address", metrics->address());
+    absl::Status written = WriteAddressFile(config.metrics_port_file, {metrics->address()});
+    if (!written.ok()) return written;
+  }
+  for (const std::string& address : (*server)->addresses()) {
+    LogLine(spdlog::level::info, "listening")
+        .Add("address", address)
+        .Add("backend", config.backend);
+  }
+  absl::Status written = WriteAddressFile(config.port_file, (*server)->addresses());
+  if (!written.ok()) return written;
+
+  AwaitAndDrain(config, signals, executor, **server);
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  const CommandLine command_line = ParseCommandLine(argc, argv);
+  if (!command_line.is_to_serve) {
+    (command_line.exit_status == 0 ? std::cout : std::cerr) << command_line.text;
+    return command_line.exit_status;
+  }
+  const Config& config = command_line.config;
+  // gRPC frees on other threads than it allocates on, and messages come in all sizes. With an arena
+  // for each thread and thresholds that adapt, glibc's heap would keep growing under load.
+  mallopt(M_ARENA_MAX, 2);
+  mallopt(M_MMAP_THRESHOLD, 128 << 10);
+  mallopt(M_TRIM_THRESHOLD, 1 << 20);
+  SetUpLog(spdlog::level::from_str(config.log_level),
+           config.log_format == "json" ? LogFormat::kJson : LogFormat::kLogfmt);
+  const Signals signals;
+  const absl::Status served = Serve(config, signals);
+  if (!served.ok()) {
+    std::cerr << "theria-server: " << served.message() << '\n';
+    return absl::IsInvalidArgument(served) ? 2 : 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace theria::server
+
+int main(int argc, char** argv) { return theria::server::Main(argc, argv); }

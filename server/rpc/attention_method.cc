@@ -1,0 +1,150 @@
+#include "server/rpc/attention_method.h"
+
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "kernels/api/message.h"
+#include "server/rpc/options_codec.h"
+
+namespace theria::server {
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
+
+const FieldDescriptor* Find(const Descriptor& message, std::string_view name) {
+  return message.FindFieldByName(std::string(name));
+}
+
+// As the comments of OutputSpec say.
+v1::OutputMode DefaultMode(Operation operation, std::string_view output) {
+  if (!HasOutput(operation, output)) return v1::SKIP;
+  switch (operation) {
+    case Operation::kForward:
+      return v1::INLINE;
+    case Operation::kJvp:
+      return output == "o" || output == "o_dot" ? v1::INLINE : v1::SKIP;
+    case Operation::kVjp:
+    case Operation::kHvp:
+      return output.find("_bar") != std::string_view::npos ? v1::INLINE : v1::SKIP;
+  }
+  return v1::SKIP;
+}
+
+std::size_t TotalInputBytes(const AttentionInputs& inputs) {
+  std::size_t bytes = 0;
+  for (const InputField& field : kInputFields) {
+    if (const auto& view = inputs.*field.member; view.has_value()) bytes += view->SizeBytes();
+  }
+  if (inputs.options.mask.has_value()) bytes += inputs.options.mask->SizeBytes();
+  return bytes;
+}
+
+}  // namespace
+
+AttentionMethod::AttentionMethod(Operation operation, const Descriptor& request,
+                                 const Descriptor& response)
+    : operation_(operation),
+      options_(Find(request, "options")),
+      output_spec_(Find(request, "outputs")),
+      execution_(Find(response, "execution")) {
+  for (const InputField& field : kInputFields) {
+    if (const FieldDescriptor* wire = Find(request, field.name); wire != nullptr) {
+      inputs_.push_back({wire, field});
+    }
+  }
+  for (const OutputField& field : kOutputFields) {
+    outputs_.push_back({Find(response, field.name), Find(*v1::OutputSpec::descriptor(), field.name),
+                        field, DefaultMode(operation, field.name)});
+  }
+}
+
+absl::StatusOr<std::unique_ptr<AttentionTask>> AttentionMethod::Decode(
+    const google::protobuf::Message& request, TensorStore& store, const TenantId& tenant,
+    const AttentionLimits& limits) const {
+  auto task =
+      std::make_unique<AttentionTask>(TensorDecoder(store, tenant, limits.max_tensor_bytes));
+  if (absl::Status inputs = DecodeInputs(request, *task); !inputs.ok()) return inputs;
+  absl::StatusOr<AttentionProblem> problem = Validate(operation_, task->inputs);
+  if (!problem.ok()) return problem.status();
+  task->problem = *problem;
+  const auto& spec = static_cast<const v1::OutputSpec&>(
+      request.GetReflection()->GetMessage(request, output_spec_));
+  if (absl::Status outputs = PlanOutputs(spec, store, limits, *task); !outputs.ok()) {
+    return outputs;
+  }
+  task->demand.bytes += TotalInputBytes(task->inputs);
+  task->demand.flops = AttentionFlops(task->problem, task->inputs.options);
+  if (task->demand.bytes > limits.max_request_bytes) {
+    return InvalidField("q.shape", Message("makes a request of ", task->demand.bytes,
+                                           " bytes of inputs and outputs, must be at most ",
+                                           limits.max_request_bytes));
+  }
+  return task;
+}
+
+absl::Status AttentionMethod::DecodeInputs(const google::protobuf::Message& request,
+                                           AttentionTask& task) const {
+  const google::protobuf::Reflection& reflection = *request.GetReflection();
+  for (const Input& input : inputs_) {
+    if (!reflection.HasField(request, input.wire)) continue;
+    const auto& tensor = static_cast<const v1::Tensor&>(reflection.GetMessage(request, input.wire));
+    absl::StatusOr<std::optional<TensorView>> view = task.decoder.Decode(tensor, input.field.name);
+    if (!view.ok()) return view.status();
+    task.inputs.*input.field.member = *view;
+  }
+  absl::StatusOr<AttentionOptions> options = DecodeOptions(
+      static_cast<const v1::AttentionOptions&>(reflection.GetMessage(request, options_)),
+      task.decoder);
+  if (!options.ok()) return options.status();
+  task.inputs.options = *std::move(options);
+  return task.decoder.status();
+}
+
+absl::Status AttentionMethod::PlanOutputs(const v1::OutputSpec& spec, const TensorStore& store,
+                                          const AttentionLimits& limits,
+                                          AttentionTask& task) const {
+  std::size_t inline_bytes = 0;
+  for (const Output& output : outputs_) {
+    int mode = spec.GetReflection()->GetEnumValue(spec, output.mode);
+    if (mode == v1::OUTPUT_MODE_UNSPECIFIED) mode = output.default_mode;
+    if (mode == v1::SKIP) continue;
+    const auto path = [&output] { return Message("outputs.", output.field.name); };
+    if (mode != v1::INLINE && mode != v1::RESIDENT) {
+      return InvalidField(path(), Message("is ", mode, ", which is no output mode"));
+    }
+    if (output.wire == nullptr || !HasOutput(operation_, output.field.name)) {
+      return InvalidField(
+          path(), Message("must be SKIP: ", OperationName(operation_), " has no such output"));
+    }
+    const MutableTensorView layout = OutputLayout(task.problem, output.field.name);
+    task.demand.bytes += layout.SizeBytes();
+    if (mode == v1::RESIDENT && layout.SizeBytes() > limits.max_tensor_bytes) {
+      return InvalidField(path(),
+                          Message("takes ", layout.SizeBytes(), " bytes, must take at most ",
+                                  limits.max_tensor_bytes, " to be RESIDENT"));
+    }
+    if (mode == v1::INLINE) inline_bytes += layout.SizeBytes();
+    task.outputs.push_back({output.wire, output.field, layout, mode == v1::RESIDENT});
+  }
+  if (inline_bytes > limits.max_inline_bytes) {
+    return InvalidField("outputs",
+                        Message("take ", inline_bytes, " bytes inline, must take ", "at most ",
+                                limits.max_inline_bytes, "; ask for RESIDENT"));
+  }
+  const std::int64_t max_ttl_ms = absl::ToInt64Milliseconds(store.options().max_ttl);
+  if (spec.resident_ttl_ms() < 0 || spec.resident_ttl_ms() > max_ttl_ms) {
+    return InvalidField("outputs.resident_ttl_ms",
+                        Message("is ", spec.resident_ttl_ms(), ", must be 0 to ", max_ttl_ms));
+  }
+  task.resident_ttl = absl::Milliseconds(spec.resident_ttl_ms());
+  return absl::OkStatus();
+}
+
+v1::ExecutionInfo& AttentionMethod::MutableExecution(google::protobuf::Message& response) const {
+  return static_cast<v1::ExecutionInfo&>(
+      *response.GetReflection()->MutableMessage(&response, execution_));
+}
+
+}  // namespace theria::server

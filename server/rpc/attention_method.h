@@ -1,0 +1,92 @@
+#ifndef THERIA_SERVER_RPC_ATTENTION_METHOD_H_
+#define THERIA_SERVER_RPC_ATTENTION_METHOD_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "google/protobuf/message.h"
+#include "kernels/api/attention.h"
+#include "server/cache/tensor_store.h"
+#include "server/engine/job.h"
+#include "server/rpc/tensor_codec.h"
+#include "theria/v1/attention.pb.h"
+
+// How the messages of one RPC of AttentionService map to the operator contract, found once by the
+// fields' names (kInputFields, kOutputFields), so that no RPC is written out by hand. Immutable and
+// thread-safe after construction.
+
+namespace theria::server {
+
+struct AttentionLimits {
+  std::size_t max_tensor_bytes;   // of one tensor, repeated elements counted each time
+  std::size_t max_request_bytes;  // of all inputs and outputs
+  std::size_t max_inline_bytes;   // of the outputs in one response
+};
+
+// One output that the client asked for, and what becomes of it.
+struct PlannedOutput {
+  const google::protobuf::FieldDescriptor* wire;  // of the response
+  OutputField field;
+  MutableTensorView layout;  // without data
+  bool is_resident;
+};
+
+// A request, decoded and validated. Views as TensorDecoder says; movable.
+struct AttentionTask {
+  explicit AttentionTask(TensorDecoder decoder) : decoder(std::move(decoder)) {}
+
+  TensorDecoder decoder;  // holds the leases
+  AttentionProblem problem;
+  AttentionInputs inputs;
+  std::vector<PlannedOutput> outputs;
+  absl::Duration resident_ttl;  // zero: the store's default
+  Job::Demand demand;
+};
+
+class AttentionMethod {
+ public:
+  // REQUIRES: messages of an RPC of AttentionService.
+  AttentionMethod(Operation operation, const google::protobuf::Descriptor& request,
+                  const google::protobuf::Descriptor& response);
+
+  Operation operation() const { return operation_; }
+
+  // Errors: as AttentionService's comment says: INVALID_ARGUMENT, FAILED_PRECONDITION
+  // (TensorsMissing), UNIMPLEMENTED (shared memory).
+  absl::StatusOr<std::unique_ptr<AttentionTask>> Decode(const google::protobuf::Message& request,
+                                                        TensorStore& store, const TenantId& tenant,
+                                                        const AttentionLimits& limits) const;
+
+  // The response's `execution`.
+  v1::ExecutionInfo& MutableExecution(google::protobuf::Message& response) const;
+
+ private:
+  struct Input {
+    const google::protobuf::FieldDescriptor* wire;
+    InputField field;
+  };
+  struct Output {
+    const google::protobuf::FieldDescriptor* wire;  // null: this RPC has no such output
+    const google::protobuf::FieldDescriptor* mode;  // of OutputSpec
+    OutputField field;
+    v1::OutputMode default_mode;
+  };
+
+  absl::Status DecodeInputs(const google::protobuf::Message& request, AttentionTask& task) const;
+  absl::Status PlanOutputs(const v1::OutputSpec& spec, const TensorStore& store,
+                           const AttentionLimits& limits, AttentionTask& task) const;
+
+  const Operation operation_;
+  const google::protobuf::FieldDescriptor* const options_;
+  const google::protobuf::FieldDescriptor* const output_spec_;
+  const google::protobuf::FieldDescriptor* const execution_;
+  std::vector<Input> inputs_;
+  std::vector<Output> outputs_;
+};
+
+}  // namespace theria::server
+
+#endif  // THERIA_SERVER_RPC_ATTENTION_METHOD_H_

@@ -1,0 +1,60 @@
+#ifndef THERIA_SERVER_RPC_ATTENTION_SERVICE_H_
+#define THERIA_SERVER_RPC_ATTENTION_SERVICE_H_
+
+#include "absl/time/time.h"
+#include "kernels/api/backend.h"
+#include "server/cache/tensor_store.h"
+#include "server/engine/executor.h"
+#include "server/rpc/attention_method.h"
+#include "server/rpc/drain_gate.h"
+#include "server/telemetry/compute_metrics.h"
+#include "theria/v1/attention.grpc.pb.h"
+
+// theria.v1.AttentionService on gRPC's callback API: decode, validate, submit to the executor, and
+// answer from whichever thread computed. Inputs are read where they are, in the request's bytes or
+// in the store; outputs are written where they stay, in the response's bytes or in the store.
+// Thread-safe.
+
+namespace theria::server {
+
+// What the service works with. All of it must outlive the grpc::Server.
+struct AttentionServiceParts {
+  Backend& backend;
+  TensorStore& store;
+  Executor& executor;
+  ComputeMetrics& metrics;
+  const DrainGate& gate;
+};
+
+class AttentionService final : public v1::AttentionService::CallbackService {
+ public:
+  // A call without a deadline of its own, or with a later one, ends after `max_call_time`.
+  // The server's contexts are RequestContexts.
+  AttentionService(const AttentionServiceParts& parts, const AttentionLimits& limits,
+                   absl::Duration max_call_time);
+
+  grpc::ServerUnaryReactor* Forward(grpc::CallbackServerContext* context,
+                                    const v1::ForwardRequest* request,
+                                    v1::ForwardResponse* response) override;
+  grpc::ServerUnaryReactor* Vjp(grpc::CallbackServerContext* context, const v1::VjpRequest* request,
+                                v1::VjpResponse* response) override;
+  grpc::ServerUnaryReactor* Jvp(grpc::CallbackServerContext* context, const v1::JvpRequest* request,
+                                v1::JvpResponse* response) override;
+  grpc::ServerUnaryReactor* Hvp(grpc::CallbackServerContext* context, const v1::HvpRequest* request,
+                                v1::HvpResponse* response) override;
+
+ private:
+  grpc::ServerUnaryReactor* Handle(const AttentionMethod& method,
+                                   grpc::CallbackServerContext* context,
+                                   const google::protobuf::Message& request,
+                                   google::protobuf::Message& response);
+
+  const AttentionServiceParts parts_;
+  const AttentionLimits limits_;
+  const absl::Duration max_call_time_;
+  const AttentionMethod forward_, vjp_, jvp_, hvp_;
+};
+
+}  // namespace theria::server
+
+#endif  // THERIA_SERVER_RPC_ATTENTION_SERVICE_H_

@@ -1,0 +1,115 @@
+#include "server/rpc/grpc_server.h"
+
+#include <sys/stat.h>
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "grpcpp/ext/channelz_service_plugin.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/resource_quota.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server_builder.h"
+#include "kernels/api/message.h"
+#include "server/rpc/listen_address.h"
+#include "server/rpc/request_context.h"
+#include "server/rpc/rpc_interceptor.h"
+
+namespace theria::server {
+namespace {
+
+// Files made while it lives, sockets among them, are for owner and group alone.
+class PrivateFiles {
+ public:
+  PrivateFiles() : previous_(umask(S_IXUSR | S_IXGRP | S_IRWXO)) {}
+  ~PrivateFiles() { umask(previous_); }
+  PrivateFiles(const PrivateFiles&) = delete;
+  PrivateFiles& operator=(const PrivateFiles&) = delete;
+
+ private:
+  const mode_t previous_;
+};
+
+void Configure(const GrpcServer::Options& options, grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+  builder.SetMaxSendMessageSize(static_cast<int>(options.max_message_bytes));
+  // Message limits bind only once a whole message has come; this bounds all of them together.
+  grpc::ResourceQuota quota("theria");
+  quota.Resize(options.max_transport_bytes);
+  builder.SetResourceQuota(quota);
+  // Else a second server could share the port unnoticed.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Reflection alone is synchronous; one thread serves it.
+  builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
+  builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
+  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
+  builder.SetContextAllocator(MakeContextAllocator());
+  if (options.channelz) {
+    builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, 1);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
+    const Options& options, const std::vector<grpc::Service*>& services,
+    const std::vector<std::string>& service_names, RpcMetrics& metrics, DrainGate& gate) {
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  if (options.channelz) grpc::channelz::experimental::InitChannelzService();
+
+  grpc::ServerBuilder builder;
+  Configure(options, builder);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> creators;
+  creators.push_back(MakeRpcInterceptorFactory(metrics, gate));
+  builder.experimental().SetInterceptorCreators(std::move(creators));
+  for (grpc::Service* service : services) builder.RegisterService(service);
+
+  std::vector<int> ports(options.listen.size(), 0);
+  for (std::size_t i = 0; i < options.listen.size(); ++i) {
+    const std::string& address = options.listen[i];
+    if (const std::string path = UnixPath(address); !path.empty()) {
+      if (absl::Status prepared = PrepareUnixPath(path); !prepared.ok()) return prepared;
+    }
+    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &ports[i]);
+  }
+  std::unique_ptr<grpc::Server> server;
+  {
+    const PrivateFiles private_files;
+    server = builder.BuildAndStart();
+  }
+  std::vector<std::string> addresses;
+  for (std::size_t i = 0; i < ports.size(); ++i) {
+    if (ports[i] == 0) {
+      return absl::UnavailableError(Message("cannot listen on ", options.listen[i],
+                                            ": address in use, not ours, or malformed"));
+    }
+    addresses.push_back(WithPort(options.listen[i], ports[i]));
+  }
+  if (server == nullptr) return absl::UnavailableError("gRPC refused to start the server");
+  grpc::HealthCheckServiceInterface& health = *server->GetHealthCheckService();
+  for (const std::string& name : service_names) health.SetServingStatus(name, true);
+  return std::unique_ptr<GrpcServer>(new GrpcServer(std::move(server), std::move(addresses), gate));
+}
+
+GrpcServer::GrpcServer(std::unique_ptr<grpc::Server> server, std::vector<std::string> addresses,
+                       DrainGate& gate)
+    : server_(std::move(server)), addresses_(std::move(addresses)), gate_(gate) {}
+
+GrpcServer::~GrpcServer() { server_->Shutdown(absl::ToChronoTime(absl::InfinitePast())); }
+
+void GrpcServer::StopServing() {
+  server_->GetHealthCheckService()->SetServingStatus(false);
+  gate_.Close();
+}
+
+bool GrpcServer::Shutdown(absl::Time deadline) {
+  const bool is_idle = gate_.AwaitIdle(deadline);
+  // What is left now are watches, reflection streams and calls out of time: cancelled at once.
+  server_->Shutdown(absl::ToChronoTime(absl::Now()));
+  server_->Wait();
+  return is_idle;
+}
+
+}  // namespace theria::server

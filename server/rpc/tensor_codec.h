@@ -1,0 +1,73 @@
+#ifndef THERIA_SERVER_RPC_TENSOR_CODEC_H_
+#define THERIA_SERVER_RPC_TENSOR_CODEC_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/api/tensor_view.h"
+#include "server/cache/tensor_store.h"
+#include "theria/v1/tensor.pb.h"
+
+// Tensors on the wire <-> views that the kernels read and write. Every size that a client sent is
+// checked here, before anything is computed from it; the checks between tensors are Validate's
+// (kernels/api/attention.h).
+
+namespace theria::server {
+
+// FLOAT64 ... BOOL <-> DType. Errors: INVALID_ARGUMENT with FieldOf `field`.
+absl::StatusOr<DType> DecodeDType(int wire_dtype, std::string_view field);
+v1::DType EncodeDType(DType dtype);
+
+// Extents each at least 1, at most `max_rank` of them and not none, whose elements take at most
+// `max_bytes`. Errors: INVALID_ARGUMENT with FieldOf `field` or `field`[axis].
+absl::Status CheckShape(absl::Span<const std::int64_t> shape, DType dtype, std::size_t max_rank,
+                        std::size_t max_bytes, std::string_view field);
+
+// Decodes the tensors of one request. Views point into the request's own bytes or into resident
+// tensors, whose leases the decoder holds: request and decoder must outlive every use of a view.
+// Not thread-safe.
+class TensorDecoder {
+ public:
+  // The store must outlive the decoder. `max_tensor_bytes` bounds the elements of one tensor,
+  // repeated ones counted each time.
+  TensorDecoder(TensorStore& store, TenantId tenant, std::size_t max_tensor_bytes);
+
+  // `field` is the path of `tensor` in the request ("q", "options.mask"). A resident tensor that is
+  // not there is remembered for status(); the result is then without value.
+  // Errors: INVALID_ARGUMENT with FieldOf, UNIMPLEMENTED (shared memory), as theria.v1.Tensor says.
+  absl::StatusOr<std::optional<TensorView>> Decode(const v1::Tensor& tensor,
+                                                   std::string_view field);
+
+  // FAILED_PRECONDITION naming every handle that Decode missed (TensorsMissing), or OK.
+  absl::Status status() const;
+
+ private:
+  absl::StatusOr<std::optional<TensorView>> DecodeInline(const v1::Tensor& tensor,
+                                                         std::string_view field);
+  absl::StatusOr<std::optional<TensorView>> DecodeResident(const v1::Tensor& tensor,
+                                                           std::string_view field);
+
+  TensorStore& store_;
+  TenantId tenant_;
+  std::size_t max_tensor_bytes_;
+  std::vector<TensorLease> leases_;
+  std::vector<std::string> missing_;
+};
+
+// Sets dtype, shape and row-major `data` of the layout's size in `tensor`; returns the layout with
+// its data there. Errors: RESOURCE_EXHAUSTED (out of memory).
+absl::StatusOr<MutableTensorView> EncodeInline(const MutableTensorView& layout, v1::Tensor& tensor);
+
+// Sets dtype, shape and handle of `tensor` to those of a resident tensor.
+void EncodeResident(const TensorInfo& info, v1::Tensor& tensor);
+
+}  // namespace theria::server
+
+#endif  // THERIA_SERVER_RPC_TENSOR_CODEC_H_

@@ -1,0 +1,65 @@
+#ifndef THERIA_SERVER_RPC_UNARY_JOB_H_
+#define THERIA_SERVER_RPC_UNARY_JOB_H_
+
+#include <algorithm>
+
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "grpcpp/support/server_callback.h"
+#include "server/engine/executor.h"
+#include "server/rpc/request_context.h"
+#include "server/rpc/status_map.h"
+
+// A unary RPC whose answer an Executor computes. Deletes itself when gRPC is done with it.
+
+namespace theria::server {
+
+class UnaryJob : public grpc::ServerUnaryReactor, private Job {
+ public:
+  // Submits `job` and returns the reactor to give to gRPC; a refusal is its answer.
+  static grpc::ServerUnaryReactor* Start(UnaryJob* job) {
+    if (absl::Status accepted = job->executor_.Submit(*job); !accepted.ok()) {
+      job->Finish(ToGrpcStatus(accepted));
+    }
+    return job;
+  }
+
+ protected:
+  // `context` is that of the RPC, `executor` outlives the server. The job ends at the call's
+  // deadline, at the latest after `max_call_time`.
+  UnaryJob(Executor& executor, RequestContext& context, Demand demand, absl::Duration max_call_time)
+      : Job(demand, std::min(absl::FromChrono(context.deadline()), absl::Now() + max_call_time)),
+        executor_(executor),
+        context_(context) {}
+
+  RequestContext& context() { return context_; }
+  const Interrupt& interrupt() const { return *this; }
+
+  // Computes and fills the response.
+  virtual absl::Status Answer() = 0;
+
+ private:
+  void Run(absl::Duration queue_time) final {
+    context_.queue_time = queue_time;
+    Finish(ToGrpcStatus(Answer()));
+  }
+  void Drop(const absl::Status& why) final { Finish(ToGrpcStatus(why)); }
+  void OnCancel() final { executor_.Cancel(*this); }
+  void OnDone() final { delete this; }
+
+  Executor& executor_;
+  RequestContext& context_;
+};
+
+// A call that ends before there is anything to compute.
+inline grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context,
+                                           const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+}  // namespace theria::server
+
+#endif  // THERIA_SERVER_RPC_UNARY_JOB_H_
