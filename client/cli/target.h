@@ -1,0 +1,29 @@
+#ifndef THERIA_CLIENT_CLI_TARGET_H_
+#define THERIA_CLIENT_CLI_TARGET_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "theria/client.h"
+
+namespace theria::cli {
+
+// A server that a command talks to.
+struct Target {
+  std::string name;  // host:port or unix:PATH
+  std::unique_ptr<client::Client> client;
+  client::ServerInfo info;
+};
+
+// Connects and asks who is there. On an error says so on stderr and returns none; the command then
+// ends with kUnusable.
+std::optional<Target> OpenTarget(const std::string& name);
+
+// "theria: NAME: what: CODE: message" on stderr.
+void PrintError(const std::string& name, const std::string& what, const absl::Status& status);
+
+}  // namespace theria::cli
+
+#endif  // THERIA_CLIENT_CLI_TARGET_H_

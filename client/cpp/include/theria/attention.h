@@ -1,0 +1,201 @@
+#ifndef THERIA_ATTENTION_H_
+#define THERIA_ATTENTION_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "theria/resident_tensor.h"
+
+// Scaled dot-product attention and its exact derivatives, as an interface and its plain values.
+//
+//     S = scale * q k^T + B,  lse = logsumexp_j S,  P = exp(S - lse),  o = (P * Z) v
+//
+// with B the additive mask and Z the dropout matrix; docs/operator_contract.md has the formulas of
+// all four operations. Names and shapes are the same everywhere:
+//
+//   q                       [batch, heads_q,  seq_q,  head_dim]
+//   k                       [batch, heads_kv, seq_kv, head_dim]    heads_kv divides heads_q
+//   v                       [batch, heads_kv, seq_kv, head_dim_v]
+//   o                       [batch, heads_q,  seq_q,  head_dim_v]
+//   lse, lse_dot            [batch, heads_q,  seq_q]   float32; float64 for float64 inputs
+//   x_dot, x_bar, x_bar_dot as x: tangent of x, cotangent of x, tangent of that cotangent
+//
+// All but the statistics and the mask share one floating-point dtype. Any non-negative strides.
+
+namespace theria::client {
+
+enum class Operation : std::uint8_t { kForward, kVjp, kJvp, kHvp };
+enum class Implementation : std::uint8_t { kAuto, kFused, kUnfused, kReference };
+enum class Precision : std::uint8_t {
+  kStrict,  // float32 products and sums for float32 inputs
+  kFast,    // TF32 products are allowed
+};
+
+std::string_view OperationName(Operation operation);                 // "forward", "vjp", ...
+std::string_view ImplementationName(Implementation implementation);  // "auto", "fused", ...
+std::string_view PrecisionName(Precision precision);                 // "strict", "fast"
+
+// Key j takes part in row i only if i - left <= j <= i + right; an absent side is unbounded.
+struct Window {
+  std::optional<std::int64_t> left;
+  std::optional<std::int64_t> right;
+};
+
+// The same (seed, offset) draws the same elements in all four operations and on every server.
+struct Dropout {
+  double probability = 0.0;  // in [0, 1)
+  std::uint64_t seed = 0;
+  std::uint64_t offset = 0;
+};
+
+struct AttentionOptions {
+  std::optional<double> scale;  // default 1 / sqrt(head_dim)
+  bool is_causal = false;       // top-left aligned: key j takes part in row i only if j <= i
+  std::optional<Window> window;
+  // Broadcasts to [batch, heads_q, seq_q, seq_kv]. kBool: true takes part; floating point: added to
+  // the scaled scores. None: no mask.
+  AnyTensor mask;
+  Dropout dropout;
+  Precision precision = Precision::kStrict;
+  Implementation implementation = Implementation::kAuto;
+};
+
+// What becomes of one output.
+enum class OutputMode : std::uint8_t {
+  kDefault,   // as the table of OutputSpec says
+  kSkip,      // not computed where that saves work
+  kInline,    // returned as a local Tensor
+  kResident,  // left on the server, returned as a ResidentTensor
+};
+
+// Asking for an output that the operation does not have is an error.
+struct OutputSpec {
+  OutputMode o = OutputMode::kDefault;        // inline for forward and JVP, else skipped
+  OutputMode lse = OutputMode::kDefault;      // inline for forward, else skipped
+  OutputMode o_dot = OutputMode::kDefault;    // inline for JVP, skipped for HVP
+  OutputMode lse_dot = OutputMode::kDefault;  // skipped
+  OutputMode q_bar = OutputMode::kDefault;    // this and all below: inline
+  OutputMode k_bar = OutputMode::kDefault;
+  OutputMode v_bar = OutputMode::kDefault;
+  OutputMode q_bar_dot = OutputMode::kDefault;
+  OutputMode k_bar_dot = OutputMode::kDefault;
+  OutputMode v_bar_dot = OutputMode::kDefault;
+  absl::Duration resident_ttl;  // lease of resident outputs; zero: the server's default
+};
+
+// The inputs of any of the operations. q, k, v are always required; VJP and HVP require o_bar. An
+// absent tangent is zero. o and lse (both or neither) are those of an earlier forward of the same
+// q, k, v and options, and save its work. An input that the operation does not read is an error.
+//
+//   forward  q k v
+//   VJP      q k v  [o lse]  o_bar
+//   JVP      q k v  [o lse]         [q_dot k_dot v_dot]
+//   HVP      q k v  [o lse]  o_bar  [q_dot k_dot v_dot]  [o_bar_dot]
+struct AttentionRequest {
+  AnyTensor q, k, v;
+  AnyTensor o, lse;
+  AnyTensor o_bar;
+  AnyTensor q_dot, k_dot, v_dot;
+  AnyTensor o_bar_dot;
+  AttentionOptions options;
+  OutputSpec outputs;
+};
+
+// Who served a call, and where its time went.
+struct ExecutionInfo {
+  std::string request_id;  // stands in the server's log line for the request
+  Implementation implementation = Implementation::kAuto;  // never kAuto in a response
+  std::string kernel;                                     // the variant that ran
+  std::string device;                                     // "cpu", "cuda:0"
+  absl::Duration queue_time;    // on the server, from acceptance to the start of the computation
+  absl::Duration compute_time;  // by the device's own clock where it has one
+  absl::Duration rpc_time;      // in the client: the last attempt, from send to response
+  absl::Duration total_time;    // in the client: the whole call, conversions and retries included
+};
+
+// Outputs that were skipped, or that the operation does not have, have no value.
+struct AttentionResult {
+  AnyTensor o, lse, o_dot, lse_dot;
+  AnyTensor q_bar, k_bar, v_bar;
+  AnyTensor q_bar_dot, k_bar_dot, v_bar_dot;
+  ExecutionInfo execution;
+};
+
+struct CallOptions {
+  // For the whole call, retries included. Zero: ClientOptions::timeout.
+  absl::Duration timeout;
+};
+
+// Computes attention. Client does so on a server; tests and tools put their own in its place.
+// Implementations are thread-safe; each call blocks until its results are there.
+class Attention {
+ public:
+  virtual ~Attention() = default;
+
+  // Errors: INVALID_ARGUMENT (shapes, dtypes or options do not fit), UNIMPLEMENTED (valid, but no
+  // kernel there), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE, INTERNAL, and
+  // FAILED_PRECONDITION for a resident tensor that is gone. theria/error_details.h tells more of
+  // each.
+  virtual absl::StatusOr<AttentionResult> Run(Operation operation, const AttentionRequest& request,
+                                              const CallOptions& call = {}) = 0;
+
+  // o and lse.
+  absl::StatusOr<AttentionResult> Forward(const AttentionRequest& request,
+                                          const CallOptions& call = {}) {
+    return Run(Operation::kForward, request, call);
+  }
+  // Vector-Jacobian product: q_bar, k_bar, v_bar for the cotangent o_bar.
+  absl::StatusOr<AttentionResult> Vjp(const AttentionRequest& request,
+                                      const CallOptions& call = {}) {
+    return Run(Operation::kVjp, request, call);
+  }
+  // Jacobian-vector product: o and o_dot for the tangents q_dot, k_dot, v_dot.
+  absl::StatusOr<AttentionResult> Jvp(const AttentionRequest& request,
+                                      const CallOptions& call = {}) {
+    return Run(Operation::kJvp, request, call);
+  }
+  // Hessian-vector product, forward over reverse: the JVP of the VJP in the direction
+  // (q_dot, k_dot, v_dot, o_bar_dot).
+  absl::StatusOr<AttentionResult> Hvp(const AttentionRequest& request,
+                                      const CallOptions& call = {}) {
+    return Run(Operation::kHvp, request, call);
+  }
+};
+
+// The tensors by name, for code that treats them all alike.
+struct InputField {
+  std::string_view name;
+  AnyTensor AttentionRequest::*member;
+};
+struct OutputField {
+  std::string_view name;
+  AnyTensor AttentionResult::*member;
+  OutputMode OutputSpec::*mode;
+};
+inline constexpr InputField kInputFields[] = {
+    {"q", &AttentionRequest::q},         {"k", &AttentionRequest::k},
+    {"v", &AttentionRequest::v},         {"o", &AttentionRequest::o},
+    {"lse", &AttentionRequest::lse},     {"o_bar", &AttentionRequest::o_bar},
+    {"q_dot", &AttentionRequest::q_dot}, {"k_dot", &AttentionRequest::k_dot},
+    {"v_dot", &AttentionRequest::v_dot}, {"o_bar_dot", &AttentionRequest::o_bar_dot},
+};
+inline constexpr OutputField kOutputFields[] = {
+    {"o", &AttentionResult::o, &OutputSpec::o},
+    {"lse", &AttentionResult::lse, &OutputSpec::lse},
+    {"o_dot", &AttentionResult::o_dot, &OutputSpec::o_dot},
+    {"lse_dot", &AttentionResult::lse_dot, &OutputSpec::lse_dot},
+    {"q_bar", &AttentionResult::q_bar, &OutputSpec::q_bar},
+    {"k_bar", &AttentionResult::k_bar, &OutputSpec::k_bar},
+    {"v_bar", &AttentionResult::v_bar, &OutputSpec::v_bar},
+    {"q_bar_dot", &AttentionResult::q_bar_dot, &OutputSpec::q_bar_dot},
+    {"k_bar_dot", &AttentionResult::k_bar_dot, &OutputSpec::k_bar_dot},
+    {"v_bar_dot", &AttentionResult::v_bar_dot, &OutputSpec::v_bar_dot},
+};
+
+}  // namespace theria::client
+
+#endif  // THERIA_ATTENTION_H_

@@ -1,0 +1,135 @@
+#ifndef THERIA_CLIENT_H_
+#define THERIA_CLIENT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "theria/attention.h"
+#include "theria/error_details.h"
+#include "theria/resident_tensor.h"
+#include "theria/server_info.h"
+#include "theria/tensor.h"
+
+// The client of a theria server.
+//
+//     theria::client::Client client("localhost:50051");
+//     auto q = Tensor::FromValues(values, {1, 8, 128, 64});  // k and v likewise
+//     auto result = client.Forward({.q = q, .k = k, .v = v, .options = {.is_causal = true}});
+//     if (!result.ok()) return result.status();
+//     absl::Span<const float> o = result->o.local().values<float>();
+
+namespace theria::client {
+
+// When to try a call again. Only UNAVAILABLE is retried: the server is not there yet, restarts or
+// drains. The wait before attempt n + 1 is min(max_backoff, initial_backoff * multiplier^(n - 1)),
+// shortened by up to `jitter` of itself at random, and never past the deadline.
+struct RetryPolicy {
+  int max_attempts = 5;  // 1: never retry
+  absl::Duration initial_backoff = absl::Milliseconds(50);
+  absl::Duration max_backoff = absl::Seconds(2);
+  double multiplier = 2.0;
+  double jitter = 0.2;  // in [0, 1]
+};
+
+struct ClientOptions {
+  // For each call, unless CallOptions::timeout says otherwise.
+  absl::Duration timeout = absl::InfiniteDuration();
+  RetryPolicy retry;
+  // Whether to use one TCP connection together with the process's other clients of the same server
+  // that say so too.
+  bool share_connection = false;
+};
+
+struct PutOptions {
+  absl::Duration ttl;  // lease; zero: the server's default
+  absl::Duration pin;  // pinned from the start for so long; zero: not pinned
+  // Lets the server recognise a tensor that it already has, by the SHA-256 of its elements; then
+  // nothing is transferred.
+  bool content_addressed = false;
+  // Whether to keep the local tensor (its elements are shared, not copied), so that the client can
+  // upload it again should the server lose it. Default: whether it owns its elements.
+  std::optional<bool> retain_source;
+};
+
+enum class Health : std::uint8_t { kServing, kNotServing, kServiceUnknown };
+
+// Calls a server and converts between tensors and messages.
+//
+// Thread-safe; each call blocks until it is done. Any number of clients may exist; each has a
+// connection of its own unless ClientOptions says otherwise. Construction does not wait for the
+// server: the first call connects.
+//
+// A call that fails because resident tensors are gone uploads again those that Put retained, once,
+// and repeats itself; if others are gone too, FAILED_PRECONDITION names them
+// (ErrorDetails::missing_handles).
+//
+// Errors of every call: UNAVAILABLE after the last attempt, DEADLINE_EXCEEDED, and those named in
+// Attention::Run for the server's own reasons.
+class Client : public Attention {
+ public:
+  // `target` is host:port or unix:PATH.
+  explicit Client(const std::string& target, const ClientOptions& options = {});
+  Client(Client&&) noexcept;
+  Client& operator=(Client&&) noexcept;
+  ~Client() override;
+
+  // Local tensors of one request may have 2 GiB less 1 MiB together, and no more than the server
+  // takes (ServerLimits::max_message_bytes); larger ones go by Put.
+  absl::StatusOr<AttentionResult> Run(Operation operation, const AttentionRequest& request,
+                                      const CallOptions& call = {}) override;
+
+  // Uploads, in chunks, whatever the size. Nobody can refer to the tensor before it is complete.
+  // Errors: RESOURCE_EXHAUSTED with a retry delay; INVALID_ARGUMENT for durations out of range.
+  absl::StatusOr<ResidentTensor> Put(const Tensor& tensor, const PutOptions& options = {},
+                                     const CallOptions& call = {});
+
+  // Downloads, in chunks. The result is row-major and owns its elements.
+  absl::StatusOr<Tensor> Get(const ResidentTensor& tensor, const CallOptions& call = {});
+
+  // Refers to a tensor that somebody of the same tenant put there, by its handle.
+  absl::StatusOr<ResidentTensor> Attach(const std::string& handle, const CallOptions& call = {});
+
+  absl::StatusOr<TensorInfo> Stat(const ResidentTensor& tensor, const CallOptions& call = {});
+
+  // All tensors of the tenant, oldest first.
+  absl::StatusOr<std::vector<TensorInfo>> List(const CallOptions& call = {});
+
+  // Sets the lease to end `ttl` from now; zero: the server's default.
+  absl::StatusOr<TensorInfo> Renew(const ResidentTensor& tensor, absl::Duration ttl,
+                                   const CallOptions& call = {});
+
+  // Protects from eviction and lease end for at most `pin`; zero: the server's default.
+  absl::StatusOr<TensorInfo> Pin(const ResidentTensor& tensor, absl::Duration pin,
+                                 const CallOptions& call = {});
+  absl::StatusOr<TensorInfo> Unpin(const ResidentTensor& tensor, const CallOptions& call = {});
+
+  // Deletes the tensor and forgets its retained source.
+  absl::Status Delete(const ResidentTensor& tensor, const CallOptions& call = {});
+
+  absl::StatusOr<ServerInfo> GetServerInfo(const CallOptions& call = {});
+
+  // Times a kernel on the server. Errors: as Run; INVALID_ARGUMENT for too many repetitions.
+  absl::StatusOr<BenchmarkResult> RunBenchmark(const BenchmarkRequest& request,
+                                               const CallOptions& call = {});
+
+  // Whether the server as a whole (empty name) or one of its services accepts calls.
+  absl::StatusOr<Health> CheckHealth(const std::string& service = "", const CallOptions& call = {});
+
+  // Made by the library's own tests over a connection of theirs.
+  class Impl;
+  explicit Client(std::unique_ptr<Impl> impl);
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace theria::client
+
+#endif  // THERIA_CLIENT_H_

@@ -1,0 +1,140 @@
+#ifndef THERIA_TENSOR_H_
+#define THERIA_TENSOR_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "theria/dtype.h"
+
+// Tensors in the memory of the calling process: what a Client sends and what it returns.
+
+namespace theria::client {
+
+using Shape = std::vector<std::int64_t>;
+
+// "[2, 4, 128, 64]".
+std::string ShapeString(absl::Span<const std::int64_t> shape);
+
+// The product of the extents; 1 for no extents.
+std::int64_t NumElements(absl::Span<const std::int64_t> shape);
+
+// A strided array of elements of one dtype.
+//
+// A Tensor either owns its elements or borrows them from the caller. Copying a Tensor copies no
+// element: copies and views share them, as they do in numpy and PyTorch, and owned elements live
+// until the last of those is gone. Strides count elements and are not negative; 0 repeats an
+// element along its dimension. Like any container: calls of const members from several threads are
+// safe, writing elements meanwhile is not.
+//
+// Violated REQUIRES below end the process with a message: they are bugs of the caller.
+class Tensor {
+ public:
+  // Float32, shape [0], no elements. No operation accepts it.
+  Tensor() = default;
+
+  // Owns its elements; row-major. REQUIRES: every extent is at least 1.
+  static Tensor Zeros(DType dtype, Shape shape);
+
+  // Owns a copy of `values`, row-major. REQUIRES: as many values as `shape` has elements.
+  template <typename T>
+  static Tensor FromValues(absl::Span<const T> values, const Shape& shape) {
+    return Copy(DTypeOf<T>, values.data(), values.size(), shape);
+  }
+  template <typename T>
+  static Tensor FromValues(const std::vector<T>& values, const Shape& shape) {
+    return FromValues(absl::MakeConstSpan(values), shape);
+  }
+  template <typename T>
+  static Tensor FromValues(std::initializer_list<T> values, const Shape& shape) {
+    return Copy(DTypeOf<T>, values.begin(), values.size(), shape);
+  }
+
+  // Borrows the elements at `data`: element i sits at data[sum_d(i_d * strides_d)]. Empty strides
+  // mean row-major. REQUIRES: the memory outlives this Tensor and all its copies and views and is
+  // not written while one of them is used; one stride an extent, not negative.
+  static Tensor Borrow(DType dtype, const void* data, Shape shape, Shape strides = {});
+  template <typename T>
+  static Tensor Borrow(const T* data, const Shape& shape, const Shape& strides = {}) {
+    return Borrow(DTypeOf<T>, data, shape, strides);
+  }
+
+  // As Borrow, but keeps `storage`, to which `data` belongs, alive: owns it with others.
+  static Tensor Adopt(std::shared_ptr<const void> storage, DType dtype, const void* data,
+                      Shape shape, Shape strides = {});
+
+  DType dtype() const { return dtype_; }
+  const Shape& shape() const { return shape_; }
+  const Shape& strides() const { return strides_; }
+  int rank() const { return static_cast<int>(shape_.size()); }
+  std::int64_t num_elements() const { return NumElements(shape_); }
+
+  // The element of index 0; aligned for its type unless borrowed memory is not.
+  const void* data() const { return data_; }
+
+  // Bytes of the elements, repeated ones counted each time: those of a row-major copy.
+  std::size_t size_bytes() const {
+    return static_cast<std::size_t>(num_elements()) * ItemSizeBytes(dtype_);
+  }
+
+  // Bytes from the first element to the end of the last that the strides reach.
+  std::size_t span_bytes() const;
+
+  bool owns_elements() const { return storage_ != nullptr; }
+  bool is_row_major() const;
+
+  // The elements in order. REQUIRES: is_row_major() and dtype() == DTypeOf<T>.
+  template <typename T>
+  absl::Span<const T> values() const {
+    RequireRowMajor(DTypeOf<T>);
+    return {static_cast<const T*>(data_), static_cast<std::size_t>(num_elements())};
+  }
+
+  // For writing. The change shows in all copies and views. REQUIRES: as values(), and made by Zeros
+  // or FromValues.
+  template <typename T>
+  absl::Span<T> mutable_values() {
+    RequireRowMajor(DTypeOf<T>);
+    return {static_cast<T*>(MutableData()), static_cast<std::size_t>(num_elements())};
+  }
+
+  // The elements in row-major order as float64, exactly (kBool: 0 or 1).
+  std::vector<double> ToDoubles() const;
+
+  // A row-major tensor of `values` rounded to `dtype` once, to nearest, ties to even (kBool: 0 is
+  // false). REQUIRES: as FromValues.
+  static Tensor FromDoubles(DType dtype, absl::Span<const double> values, Shape shape);
+
+  // A row-major tensor with these elements rounded to `dtype`.
+  Tensor Cast(DType dtype) const { return FromDoubles(dtype, ToDoubles(), shape_); }
+
+  // This tensor if it is row-major, else a row-major copy.
+  Tensor RowMajor() const;
+
+  // A view with dimensions `a` and `b` exchanged. REQUIRES: both in [0, rank()).
+  Tensor Transposed(int a, int b) const;
+
+  // A view in which extents of 1 are repeated to those of `shape`, aligned at the last dimension as
+  // in numpy. REQUIRES: the shapes agree so.
+  Tensor BroadcastTo(Shape shape) const;
+
+ private:
+  static Tensor Copy(DType dtype, const void* data, std::size_t count, Shape shape);
+  void RequireRowMajor(DType dtype) const;
+  void* MutableData();
+
+  DType dtype_ = DType::kFloat32;
+  Shape shape_ = {0};
+  Shape strides_ = {1};
+  std::shared_ptr<const void> storage_;
+  const void* data_ = nullptr;
+  bool writable_ = false;
+};
+
+}  // namespace theria::client
+
+#endif  // THERIA_TENSOR_H_

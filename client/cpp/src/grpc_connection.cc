@@ -1,0 +1,196 @@
+#include "client/cpp/src/grpc_connection.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "client/cpp/src/health.h"
+#include "client/cpp/src/message_codec.h"
+#include "client/cpp/src/status_codec.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/support/channel_arguments.h"
+
+namespace theria::client {
+namespace {
+
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+
+grpc::Status UploadOnce(v1::TensorService::StubInterface& stub, grpc::ClientContext* context,
+                        const v1::UploadHeader& header, const Tensor& tensor,
+                        v1::UploadResponse* response) {
+  const auto writer = stub.Upload(context, response);
+  v1::UploadRequest message;
+  *message.mutable_header() = header;
+  bool open = writer->Write(message);
+  const char* data = static_cast<const char*>(tensor.data());
+  // A server that has heard enough (an error, a tensor that it already has) ends the stream early;
+  // Finish then tells which.
+  for (std::size_t left = tensor.size_bytes(); open && left > 0;) {
+    const std::size_t size = std::min(left, kChunkBytes);
+    message.set_chunk(data, size);
+    open = writer->Write(message);
+    data += size;
+    left -= size;
+  }
+  if (open) writer->WritesDone();
+  return writer->Finish();
+}
+
+grpc::Status DownloadOnce(v1::TensorService::StubInterface& stub, grpc::ClientContext* context,
+                          const std::string& handle, std::optional<TensorBuilder>& builder) {
+  v1::DownloadRequest request;
+  request.set_handle(handle);
+  const auto reader = stub.Download(context, request);
+  v1::DownloadResponse message;
+  absl::Status status;
+  while (status.ok() && reader->Read(&message)) {
+    if (message.has_info()) status = TensorBuilder::Begin(message.info(), builder);
+    if (status.ok() && !builder.has_value()) status = absl::InternalError("no tensor info");
+    if (status.ok()) status = builder->Append(message.chunk());
+  }
+  if (status.ok()) return reader->Finish();
+  context->TryCancel();
+  reader->Finish().IgnoreError();
+  return {grpc::StatusCode::INTERNAL, std::string(status.message())};
+}
+
+}  // namespace
+
+Stubs Connect(const std::string& target, const ClientOptions& options) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxSendMessageSize(-1);
+  arguments.SetMaxReceiveMessageSize(-1);
+  // Channels with equal arguments share a TCP connection unless told otherwise.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, options.share_connection ? 0 : 1);
+  // gRPC refuses calls while it waits to connect again; a wait longer than that between attempts
+  // would let all of them fail.
+  const auto initial_ms =
+      static_cast<int>(absl::ToInt64Milliseconds(options.retry.initial_backoff));
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, std::max(initial_ms, 1));
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  Stubs stubs;
+  stubs.channel = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  stubs.attention = v1::AttentionService::NewStub(stubs.channel);
+  stubs.tensors = v1::TensorService::NewStub(stubs.channel);
+  stubs.server = v1::ServerService::NewStub(stubs.channel);
+  return stubs;
+}
+
+GrpcConnection::GrpcConnection(Stubs stubs, const RetryPolicy& retry, RetryClock clock)
+    : stubs_(std::move(stubs)), retrier_(retry, std::move(clock)) {}
+
+template <typename Attempt>
+absl::Status GrpcConnection::Call(CallContext& call, Attempt attempt) {
+  return retrier_.Run(call.deadline, [&] {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(call.deadline));
+    const absl::Time start = absl::Now();
+    const absl::Status status = FromGrpcStatus(attempt(&context));
+    call.rpc_time = absl::Now() - start;
+    return status;
+  });
+}
+
+absl::Status GrpcConnection::Forward(const v1::ForwardRequest& request,
+                                     v1::ForwardResponse* response, CallContext& call) {
+  return Call(call,
+              [&](auto* context) { return stubs_.attention->Forward(context, request, response); });
+}
+
+absl::Status GrpcConnection::Vjp(const v1::VjpRequest& request, v1::VjpResponse* response,
+                                 CallContext& call) {
+  return Call(call,
+              [&](auto* context) { return stubs_.attention->Vjp(context, request, response); });
+}
+
+absl::Status GrpcConnection::Jvp(const v1::JvpRequest& request, v1::JvpResponse* response,
+                                 CallContext& call) {
+  return Call(call,
+              [&](auto* context) { return stubs_.attention->Jvp(context, request, response); });
+}
+
+absl::Status GrpcConnection::Hvp(const v1::HvpRequest& request, v1::HvpResponse* response,
+                                 CallContext& call) {
+  return Call(call,
+              [&](auto* context) { return stubs_.attention->Hvp(context, request, response); });
+}
+
+absl::Status GrpcConnection::Upload(const v1::UploadHeader& header, const Tensor& tensor,
+                                    v1::UploadResponse* response, CallContext& call) {
+  return Call(call, [&](auto* context) {
+    return UploadOnce(*stubs_.tensors, context, header, tensor, response);
+  });
+}
+
+absl::StatusOr<Tensor> GrpcConnection::Download(const std::string& handle, CallContext& call) {
+  std::optional<TensorBuilder> builder;
+  const absl::Status status = Call(call, [&](auto* context) {
+    builder.reset();
+    return DownloadOnce(*stubs_.tensors, context, handle, builder);
+  });
+  if (!status.ok()) return status;
+  if (!builder.has_value()) return absl::InternalError("the server sent an empty download");
+  return std::move(*builder).Finish();
+}
+
+absl::Status GrpcConnection::Stat(const v1::StatRequest& request, v1::StatResponse* response,
+                                  CallContext& call) {
+  return Call(call,
+              [&](auto* context) { return stubs_.tensors->Stat(context, request, response); });
+}
+
+absl::Status GrpcConnection::List(const v1::ListRequest& request, v1::ListResponse* response,
+                                  CallContext& call) {
+  return Call(call,
+              [&](auto* context) { return stubs_.tensors->List(context, request, response); });
+}
+
+absl::Status GrpcConnection::Renew(const v1::RenewRequest& request, v1::RenewResponse* response,
+                                   CallContext& call) {
+  return Call(call,
+              [&](auto* context) { return stubs_.tensors->Renew(context, request, response); });
+}
+
+absl::Status GrpcConnection::Pin(const v1::PinRequest& request, v1::PinResponse* response,
+                                 CallContext& call) {
+  return Call(call, [&](auto* context) { return stubs_.tensors->Pin(context, request, response); });
+}
+
+absl::Status GrpcConnection::Unpin(const v1::UnpinRequest& request, v1::UnpinResponse* response,
+                                   CallContext& call) {
+  return Call(call,
+              [&](auto* context) { return stubs_.tensors->Unpin(context, request, response); });
+}
+
+absl::Status GrpcConnection::Delete(const v1::DeleteRequest& request, v1::DeleteResponse* response,
+                                    CallContext& call) {
+  return Call(call,
+              [&](auto* context) { return stubs_.tensors->Delete(context, request, response); });
+}
+
+absl::Status GrpcConnection::GetServerInfo(const v1::GetServerInfoRequest& request,
+                                           v1::GetServerInfoResponse* response, CallContext& call) {
+  return Call(call, [&](auto* context) {
+    return stubs_.server->GetServerInfo(context, request, response);
+  });
+}
+
+absl::Status GrpcConnection::RunBenchmark(const v1::RunBenchmarkRequest& request,
+                                          v1::RunBenchmarkResponse* response, CallContext& call) {
+  return Call(
+      call, [&](auto* context) { return stubs_.server->RunBenchmark(context, request, response); });
+}
+
+absl::StatusOr<Health> GrpcConnection::CheckHealth(const std::string& service, CallContext& call) {
+  Health health = Health::kNotServing;
+  const absl::Status status = Call(call, [&](auto* context) {
+    return client::CheckHealth(stubs_.channel, context, service, &health);
+  });
+  if (!status.ok()) return status;
+  return health;
+}
+
+}  // namespace theria::client
