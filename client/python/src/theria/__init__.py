@@ -1,0 +1,89 @@
+"""Client of Theria: attention and its exact first and second derivatives, as a service.
+
+    import theria
+
+    with theria.connect("localhost:50051") as client:
+        r = client.forward(q, k, v, is_causal=True)                   # r.o, r.lse
+        r = client.vjp(q, k, v, o_bar)                                # r.q_bar, r.k_bar, r.v_bar
+        r = client.jvp(q, k, v, q_dot, k_dot, v_dot)                  # r.o, r.o_dot
+        r = client.hvp(q, k, v, o_bar, q_dot, k_dot, v_dot)           # r.q_bar, ..., r.q_bar_dot
+        t = client.put(q)                                             # usable wherever an array is
+
+`theria.aio` is the same for asyncio, `theria.torch` a drop-in for PyTorch's attention with exact
+double backward, `theria.maml` meta-learning on top of it. All errors are `theria.Error`; the tree
+is drawn in `theria._errors`.
+"""
+
+from theria import aio
+from theria._arrays import ArrayLike
+from theria._client import Client, connect
+from theria._errors import (
+    AccessDenied,
+    Cancelled,
+    DeadlineExceeded,
+    Error,
+    FailedPrecondition,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    TensorMissing,
+    Unavailable,
+    Unimplemented,
+)
+from theria._options import CallOptions, Implementation, Operand, OutputMode, Precision
+from theria._resident import ResidentTensor, TensorInfo
+from theria._results import (
+    BenchmarkResult,
+    DeviceInfo,
+    Execution,
+    ForwardResult,
+    HvpResult,
+    JvpResult,
+    KernelSupport,
+    ServerInfo,
+    ServerLimits,
+    StoreInfo,
+    VjpResult,
+)
+from theria._steps import RetryPolicy
+
+__all__ = [
+    "AccessDenied",
+    "ArrayLike",
+    "BenchmarkResult",
+    "CallOptions",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "DeviceInfo",
+    "Error",
+    "Execution",
+    "FailedPrecondition",
+    "FieldViolation",
+    "ForwardResult",
+    "HvpResult",
+    "Implementation",
+    "Internal",
+    "InvalidArgument",
+    "JvpResult",
+    "KernelSupport",
+    "Operand",
+    "OutputMode",
+    "Precision",
+    "ResidentTensor",
+    "ResourceExhausted",
+    "RetryPolicy",
+    "ServerInfo",
+    "ServerLimits",
+    "StoreInfo",
+    "TensorInfo",
+    "TensorMissing",
+    "Unavailable",
+    "Unimplemented",
+    "VjpResult",
+    "aio",
+    "connect",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,201 @@
+"""The flow of forward, vjp, jvp and hvp.
+
+1. Arguments become host tensors (views of the caller's memory) or stay resident tensors.
+2. What does not fit into one message goes another way: the largest inputs are uploaded first, the
+   largest outputs are left resident and downloaded after.
+3. The request is sent; UNAVAILABLE is retried, lost resident tensors are uploaded again once.
+4. Outputs become arrays of the framework of `q`, or resident tensors; what step 2 made is deleted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias, TypeVar
+
+from theria._arrays import Framework, HostTensor, decode_data, host_tensor, to_framework
+from theria._dtypes import decode_dtype
+from theria._errors import Internal, InvalidArgument
+from theria._operations import OUTPUT_MODES, Operation, output_layout
+from theria._options import (
+    CallOptions,
+    Operand,
+    OutputMode,
+    check_names,
+    encode_options,
+    milliseconds,
+)
+from theria._resident import ResidentTensor, Source
+from theria._results import ForwardResult, HvpResult, JvpResult, VjpResult
+from theria._server_flows import decode_execution, server_limits
+from theria._session import Session
+from theria._steps import Call, Deadline, Flow, retrying
+from theria._store_flows import discard, download, upload, with_repair
+from theria.v1 import tensor_pb2
+
+__all__ = ["attention"]
+
+R = TypeVar("R", ForwardResult, VjpResult, JvpResult, HvpResult)
+Prepared: TypeAlias = "HostTensor | ResidentTensor"
+
+# Every server takes messages of this size, gRPC's own default; its limit is asked for beyond.
+_ALWAYS_FITS_BYTES = 4_000_000
+# Room for everything in a message but the elements.
+_OVERHEAD_BYTES = 64 * 1024
+_MASK = "options.mask"
+
+
+def attention(
+    session: Session,
+    operation: Operation[R],
+    inputs: Mapping[str, Operand | None],
+    options: CallOptions,
+) -> Flow[R]:
+    """One call.
+
+    Args:
+        session: Of the client.
+        operation: Which.
+        inputs: Tensors by the names of the request's fields; None for absent ones.
+        options: As the caller gave them.
+    """
+    check_names(operation.name, options)
+    deadline = session.deadline(options)
+    tensors = _prepare(inputs, options)
+    modes = operation.output_modes(options.get("outputs"))
+    framework = tensors["q"].framework
+
+    made: list[ResidentTensor] = []
+    try:
+        yield from _move_large_inputs(session, deadline, tensors, made)
+        large = yield from _large_outputs(session, deadline, tensors, modes)
+        response = yield from _send(
+            session, deadline, operation, tensors, {**modes, **large}, options
+        )
+        outputs: dict[str, Any] = {}
+        for name, mode in modes.items():
+            if mode == "skip":
+                outputs[name] = None
+                continue
+            output = _decode_output(getattr(response, name), framework, name)
+            if name in large:
+                made.append(output)
+                array = yield from download(session, deadline, output)
+                output = to_framework(array, framework)
+            outputs[name] = output
+    finally:
+        yield from discard(made)
+    return operation.result(**outputs, execution=decode_execution(response.execution))
+
+
+def _prepare(inputs: Mapping[str, Operand | None], options: CallOptions) -> dict[str, Prepared]:
+    given = {**inputs, _MASK: options.get("attn_mask")}
+    for name in ("q", "k", "v"):
+        if given[name] is None:
+            raise InvalidArgument.of(name, f"{name} is None, must be an array")
+    return {
+        name: value if isinstance(value, ResidentTensor) else host_tensor(value, name)
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def _message_bytes(session: Session, deadline: Deadline, wanted: int) -> Flow[int]:
+    """Elements that fit into one message, in bytes; asks the server only if that is open."""
+    if wanted <= _ALWAYS_FITS_BYTES:
+        return wanted
+    limits = yield from server_limits(session, deadline)
+    return limits.max_message_bytes - _OVERHEAD_BYTES
+
+
+def _move_large_inputs(
+    session: Session,
+    deadline: Deadline,
+    tensors: dict[str, Prepared],
+    made: list[ResidentTensor],
+) -> Flow[None]:
+    """Uploads the largest host tensors until the rest fits; appends what it uploads to `made`."""
+    hosts = {name: t for name, t in tensors.items() if isinstance(t, HostTensor)}
+    sizes = {name: host.payload_bytes for name, host in hosts.items()}
+    total = sum(sizes.values())
+    limit = yield from _message_bytes(session, deadline, total)
+    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
+        if total <= limit:
+            break
+        host = hosts[name]
+        resident = yield from upload(session, deadline, host)
+        resident.source = Source(host)
+        made.append(resident)
+        tensors[name] = resident
+        total -= sizes[name]
+
+
+def _large_outputs(
+    session: Session,
+    deadline: Deadline,
+    tensors: Mapping[str, Prepared],
+    modes: Mapping[str, OutputMode],
+) -> Flow[dict[str, OutputMode]]:
+    """The inline outputs that have to stay resident so that the response fits."""
+    shapes = {name: tensors[name].shape for name in ("q", "k", "v")}
+    if any(len(shape) != 4 for shape in shapes.values()):
+        return {}  # the server will say so
+    sizes = {}
+    for name, mode in modes.items():
+        if mode == "inline":
+            shape, dtype = output_layout(name, shapes, tensors["q"].dtype)
+            sizes[name] = math.prod(shape) * dtype.itemsize
+    total = sum(sizes.values())
+    limit = yield from _message_bytes(session, deadline, total)
+    large: dict[str, OutputMode] = {}
+    for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
+        if total <= limit:
+            break
+        large[name] = "resident"
+        total -= sizes[name]
+    return large
+
+
+def _send(
+    session: Session,
+    deadline: Deadline,
+    operation: Operation[Any],
+    tensors: Mapping[str, Prepared],
+    modes: Mapping[str, OutputMode],
+    options: CallOptions,
+) -> Flow[Any]:
+    request = operation.method.request()
+    encode_options(options, request.options)
+    for name, mode in modes.items():
+        setattr(request.outputs, name, OUTPUT_MODES[mode])
+    request.outputs.resident_ttl_ms = milliseconds(options.get("resident_ttl"), "resident_ttl")
+    for name, tensor in tensors.items():
+        if isinstance(tensor, HostTensor):
+            tensor.write(_field(request, name))
+
+    def attempt() -> Flow[Any]:
+        for name, tensor in tensors.items():
+            if isinstance(tensor, ResidentTensor):
+                _field(request, name).handle = tensor.handle
+        return retrying(
+            session.retry, deadline, lambda timeout: Call(operation.method, request, timeout)
+        )
+
+    residents = [t for t in tensors.values() if isinstance(t, ResidentTensor)]
+    return (yield from with_repair(session, deadline, residents, attempt))
+
+
+def _field(request: Any, name: str) -> tensor_pb2.Tensor:
+    message: tensor_pb2.Tensor = request.options.mask if name == _MASK else getattr(request, name)
+    return message
+
+
+def _decode_output(message: tensor_pb2.Tensor, framework: Framework, name: str) -> Any:
+    source = message.WhichOneof("source")
+    if source == "handle":
+        return ResidentTensor(
+            message.handle, decode_dtype(message.dtype), tuple(message.shape), framework
+        )
+    if source != "data":
+        raise Internal(f"the response lacks the output {name}")
+    return to_framework(decode_data(message), framework)

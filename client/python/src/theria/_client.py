@@ -1,0 +1,429 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+from typing_extensions import Self, Unpack
+
+from theria import _server_flows, _store_flows
+from theria._arrays import ArrayLike
+from theria._attention_flow import attention
+from theria._grpc import GrpcTransport
+from theria._grpc_channel import ChannelCredentials
+from theria._operations import FORWARD, HVP, JVP, VJP
+from theria._options import CallOptions, Operand, milliseconds
+from theria._put_flow import get, put
+from theria._resident import ResidentTensor, Retain, TensorInfo
+from theria._results import (
+    BenchmarkResult,
+    ForwardResult,
+    HvpResult,
+    JvpResult,
+    ServerInfo,
+    VjpResult,
+)
+from theria._session import Session
+from theria._steps import Call, Deadline, Download, Flow, RetryPolicy, Sleep, T, Upload
+from theria._transport import Transport
+
+__all__ = ["Client", "connect"]
+
+
+def connect(
+    target: str,
+    *,
+    timeout: float | None = None,
+    retry: RetryPolicy | None = None,
+    credentials: ChannelCredentials | None = None,
+    metadata: tuple[tuple[str, str], ...] = (),
+) -> Client:
+    """A client of the server at `target`.
+
+    Does not wait for the server: the first call connects, and retries as `retry` says while the
+    server is not there.
+
+    Args:
+        target: ``host:port`` or ``unix:PATH``.
+        timeout: Seconds for each call that names none of its own; None for no limit.
+        retry: When to try again what failed with UNAVAILABLE.
+        credentials: For TLS, from `grpc.ssl_channel_credentials`; None for plain text.
+        metadata: Sent with every request, such as an authorization header.
+
+    Example:
+        >>> with theria.connect("localhost:50051") as client:
+        ...     r = client.forward(q, k, v, is_causal=True)
+        ...     g = client.vjp(q, k, v, o_bar, o=r.o, lse=r.lse, is_causal=True)
+    """
+    return Client(
+        GrpcTransport(target, credentials, metadata), Session(timeout, retry or RetryPolicy())
+    )
+
+
+class Client:
+    """Calls a server. Made by `connect`; a context manager that closes it.
+
+    Any number of threads may use one client at once; each call blocks its own thread. A client
+    belongs to the process that made it: gRPC does not survive a fork, so connect after forking;
+    a call in a forked child raises RuntimeError.
+
+    Tensors are numpy arrays of any strides, torch CPU tensors of any strides, `ResidentTensor`s, or
+    whatever `numpy.asarray` takes; float64, float32, float16 or bfloat16 (`ml_dtypes`), all of one
+    call alike. Shapes are [batch, heads, seq, head_dim]; heads of k and v may divide those of q
+    (grouped queries). Outputs are new arrays; torch tensors if `q` was one, detached from any graph
+    (`theria.torch` records graphs). Inputs and outputs that exceed the server's message size go
+    through its tensor store by themselves.
+
+    All calls take the keyword options of `CallOptions`, and raise `theria.Error`:
+
+    * InvalidArgument: shapes, dtypes or options do not fit; `.field` says which.
+    * Unimplemented: valid, but the server has no kernel for it.
+    * TensorMissing: a resident tensor is gone and its source with it.
+    * ResourceExhausted: queue, memory or quota is full; `.retry_delay` says when to come back.
+    * DeadlineExceeded, Cancelled, Unavailable, Internal.
+    """
+
+    def __init__(self, transport: Transport, session: Session | None = None):
+        self._transport = transport
+        self._session = session or Session()
+        self._process = os.getpid()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection. Calls under way, and later ones, raise Cancelled."""
+        self._transport.close()
+
+    def forward(
+        self, q: Operand, k: Operand, v: Operand, **options: Unpack[CallOptions]
+    ) -> ForwardResult:
+        """Scaled dot-product attention: ``o = (P * Z) v``, P the softmax of ``scale q k^T + B``.
+
+        Args:
+            q: [batch, heads_q, seq_q, head_dim].
+            k: [batch, heads_kv, seq_kv, head_dim].
+            v: [batch, heads_kv, seq_kv, head_dim_v].
+            **options: See `CallOptions`.
+
+        Returns:
+            `o`, and `lse`: the natural log of the sum of exponentials of each row's scores. A row
+            whose mask forbids every key has o = 0 and lse = -inf.
+        """
+        return self._run(attention(self._session, FORWARD, {"q": q, "k": k, "v": v}, options))
+
+    def vjp(
+        self,
+        q: Operand,
+        k: Operand,
+        v: Operand,
+        o_bar: Operand,
+        *,
+        o: Operand | None = None,
+        lse: Operand | None = None,
+        **options: Unpack[CallOptions],
+    ) -> VjpResult:
+        """Vector-Jacobian product: the cotangents of q, k and v for the cotangent `o_bar` of o.
+
+        Args:
+            q: As for `forward`.
+            k: As for `forward`.
+            v: As for `forward`.
+            o_bar: [batch, heads_q, seq_q, head_dim_v].
+            o: With `lse`, the results of `forward` on the same tensors and options, which saves
+                computing them again. Trusted.
+            lse: See `o`.
+            **options: See `CallOptions`.
+        """
+        inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "o": o, "lse": lse}
+        return self._run(attention(self._session, VJP, inputs, options))
+
+    def jvp(
+        self,
+        q: Operand,
+        k: Operand,
+        v: Operand,
+        q_dot: Operand | None = None,
+        k_dot: Operand | None = None,
+        v_dot: Operand | None = None,
+        *,
+        o: Operand | None = None,
+        lse: Operand | None = None,
+        **options: Unpack[CallOptions],
+    ) -> JvpResult:
+        """Jacobian-vector product: the tangent of o for tangents of q, k and v.
+
+        Args:
+            q: As for `forward`.
+            k: As for `forward`.
+            v: As for `forward`.
+            q_dot: Tangent, shaped as q; None for zero, whose products are then not computed.
+            k_dot: As `q_dot`, for k.
+            v_dot: As `q_dot`, for v.
+            o: As for `vjp`.
+            lse: As for `vjp`.
+            **options: See `CallOptions`.
+        """
+        inputs = {"q": q, "k": k, "v": v, "o": o, "lse": lse}
+        tangents = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot}
+        return self._run(attention(self._session, JVP, {**inputs, **tangents}, options))
+
+    def hvp(
+        self,
+        q: Operand,
+        k: Operand,
+        v: Operand,
+        o_bar: Operand,
+        q_dot: Operand | None = None,
+        k_dot: Operand | None = None,
+        v_dot: Operand | None = None,
+        o_bar_dot: Operand | None = None,
+        *,
+        o: Operand | None = None,
+        lse: Operand | None = None,
+        **options: Unpack[CallOptions],
+    ) -> HvpResult:
+        """Hessian-vector product, forward over reverse: the JVP of the VJP.
+
+        With `o_bar_dot` None this is the Hessian of <o_bar, o> times (q_dot, k_dot, v_dot).
+
+        Args:
+            q: As for `forward`.
+            k: As for `forward`.
+            v: As for `forward`.
+            o_bar: As for `vjp`.
+            q_dot: As for `jvp`.
+            k_dot: As for `jvp`.
+            v_dot: As for `jvp`.
+            o_bar_dot: Tangent of `o_bar`; None for zero.
+            o: As for `vjp`.
+            lse: As for `vjp`.
+            **options: See `CallOptions`.
+
+        Returns:
+            The cotangents `q_bar`, `k_bar`, `v_bar` and their tangents `q_bar_dot`, `k_bar_dot`,
+            `v_bar_dot`; `outputs={"q_bar": "skip"}` leaves out what is not wanted.
+        """
+        inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "o": o, "lse": lse}
+        tangents = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot, "o_bar_dot": o_bar_dot}
+        return self._run(attention(self._session, HVP, {**inputs, **tangents}, options))
+
+    def put(
+        self,
+        tensor: ArrayLike,
+        *,
+        ttl: float | None = None,
+        pin: float | None = None,
+        content_address: bool = False,
+        retain: Retain = "strong",
+        timeout: float | None = None,
+    ) -> ResidentTensor:
+        """Uploads a tensor, to be used wherever an array is.
+
+        If the server loses it (restart, eviction, end of lease), calls that need it upload it again
+        once, provided that the source is still there and still holds the same elements.
+
+        Args:
+            tensor: An array of up to 8 dimensions.
+            ttl: Seconds of lease; None for the server's default.
+            pin: Seconds for which it is neither evicted nor expires; None for not pinned.
+            content_address: Whether to name the content by its SHA-256, so that content which the
+                server already has is not transferred again.
+            retain: What to keep for a later upload: ``"strong"`` keeps the array alive as long as
+                the ResidentTensor, ``"weak"`` only refers to it, ``"none"`` forgets it.
+            timeout: Seconds for the whole call.
+        """
+        return self._run(
+            put(
+                self._session,
+                self._deadline(timeout),
+                tensor,
+                ttl=ttl,
+                pin=pin,
+                content_address=content_address,
+                retain=retain,
+            )
+        )
+
+    def get(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> Any:
+        """Downloads a resident tensor, or what a handle names.
+
+        Returns:
+            A new row-major array: of torch if the tensor was put as one (or came from a call whose
+            `q` was one), else of numpy.
+        """
+        return self._run(get(self._session, self._deadline(timeout), tensor))
+
+    def attach(self, handle: str, *, timeout: float | None = None) -> ResidentTensor:
+        """A tensor that somebody else made resident, by its handle. Without a source."""
+        return self._run(_store_flows.attach(self._session, self._deadline(timeout), handle))
+
+    def stat(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> TensorInfo:
+        """Describes a resident tensor; does not count as a use."""
+        return self._on_tensor(_store_flows.STAT, tensor, timeout)
+
+    def renew(
+        self,
+        tensor: ResidentTensor | str,
+        ttl: float | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> TensorInfo:
+        """Lets the lease end `ttl` seconds from now; None for the server's default."""
+        return self._on_tensor(
+            _store_flows.RENEW, tensor, timeout, repair=True, ttl_ms=milliseconds(ttl, "ttl")
+        )
+
+    def pin(
+        self,
+        tensor: ResidentTensor | str,
+        duration: float | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> TensorInfo:
+        """Protects from eviction and lease end for `duration` seconds; None for the default."""
+        return self._on_tensor(
+            _store_flows.PIN,
+            tensor,
+            timeout,
+            repair=True,
+            pin_ms=milliseconds(duration, "duration"),
+        )
+
+    def unpin(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> TensorInfo:
+        """Ends a pin; no error if there is none."""
+        return self._on_tensor(_store_flows.UNPIN, tensor, timeout)
+
+    def delete(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> None:
+        """Deletes a resident tensor. Calls that read it finish."""
+        self._run(_store_flows.delete(self._session, self._deadline(timeout), tensor))
+
+    def list(self, *, timeout: float | None = None) -> tuple[TensorInfo, ...]:
+        """All resident tensors of this tenant, oldest first."""
+        return self._run(_store_flows.list_tensors(self._session, self._deadline(timeout)))
+
+    def info(self, *, timeout: float | None = None) -> ServerInfo:
+        """Version, devices, kernels and limits of the server."""
+        return self._run(_server_flows.server_info(self._session, self._deadline(timeout)))
+
+    def health(self, service: str = "", *, timeout: float | None = None) -> str:
+        """One health check, without retries.
+
+        Args:
+            service: Full name of a service; empty for the server as a whole.
+            timeout: Seconds for the call.
+
+        Returns:
+            ``"serving"``, ``"not_serving"``, ``"service_unknown"`` or ``"unknown"``.
+        """
+        return self._run(_server_flows.health(service, self._deadline(timeout)))
+
+    def benchmark(
+        self,
+        operation: str,
+        *,
+        batch: int,
+        heads_q: int,
+        seq_q: int,
+        head_dim: int,
+        heads_kv: int = 0,
+        seq_kv: int = 0,
+        head_dim_v: int = 0,
+        dtype: npt.DTypeLike = "float32",
+        repetitions: int = 0,
+        preset: str = "",
+        **options: Unpack[CallOptions],
+    ) -> BenchmarkResult:
+        """Times a resident kernel on the server, on random data made there.
+
+        Args:
+            operation: ``"forward"``, ``"vjp"``, ``"jvp"`` or ``"hvp"``.
+            batch: Extent.
+            heads_q: Extent.
+            seq_q: Extent.
+            head_dim: Extent.
+            heads_kv: Extent; 0 for `heads_q`.
+            seq_kv: Extent; 0 for `seq_q`.
+            head_dim_v: Extent; 0 for `head_dim`.
+            dtype: Of all tensors.
+            repetitions: 0 for the server's default.
+            preset: Label of the server's gauges.
+            **options: See `CallOptions`; masks and outputs do not apply.
+        """
+        shape = {
+            "batch": batch,
+            "heads_q": heads_q,
+            "heads_kv": heads_kv,
+            "seq_q": seq_q,
+            "seq_kv": seq_kv,
+            "head_dim": head_dim,
+            "head_dim_v": head_dim_v,
+        }
+        return self._run(
+            _server_flows.benchmark(
+                self._session, operation, shape, dtype, repetitions, preset, options
+            )
+        )
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self._session.timeout if timeout is None else timeout)
+
+    def _on_tensor(
+        self,
+        method: Any,
+        tensor: ResidentTensor | str,
+        timeout: float | None,
+        *,
+        repair: bool = False,
+        **fields: int,
+    ) -> TensorInfo:
+        return self._run(
+            _store_flows.on_tensor(
+                self._session,
+                self._deadline(timeout),
+                method,
+                tensor,
+                repair=repair,
+                **fields,
+            )
+        )
+
+    def _run(self, flow: Flow[T]) -> T:
+        if os.getpid() != self._process:
+            raise RuntimeError("this client was made before a fork; connect in the child process")
+        return _run_flow(flow, self._transport)
+
+
+def _run_flow(flow: Flow[T], transport: Transport) -> T:
+    try:
+        step = next(flow)
+        while True:
+            result: Any = None
+            try:
+                if isinstance(step, Call):
+                    result = transport.call(step)
+                elif isinstance(step, Upload):
+                    result = transport.upload(step)
+                elif isinstance(step, Download):
+                    transport.download(step)
+                elif isinstance(step, Sleep):
+                    time.sleep(step.seconds)
+            except BaseException as error:  # also KeyboardInterrupt: the flow cleans up
+                step = flow.throw(error)
+            else:
+                step = flow.send(result)
+    except StopIteration as end:
+        value: T = end.value
+        return value

@@ -1,0 +1,78 @@
+"""The blocking gRPC transport."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from theria._grpc_channel import CHANNEL_OPTIONS, serialize, translated
+from theria._steps import Call, Download, Upload
+
+__all__ = ["GrpcTransport"]
+
+
+class GrpcTransport:
+    """A connection of its own to a server, made at the first call. Implements `Transport`.
+
+    Args:
+        target: host:port or unix:PATH.
+        credentials: For TLS; None for plain text.
+        metadata: Sent with every RPC.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ):
+        self._channel = (
+            grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+        )
+        self._metadata = metadata
+        self._stubs: dict[str, Any] = {}
+
+    def call(self, step: Call) -> Any:
+        """See `Transport`."""
+        request = serialize(step.request)
+        with translated():
+            return self._stub("unary_unary", step)(
+                request, timeout=step.timeout, metadata=self._metadata
+            )
+
+    def upload(self, step: Upload) -> Any:
+        """See `Transport`."""
+        with translated():
+            return self._stub("stream_unary", step)(
+                map(serialize, step.requests), timeout=step.timeout, metadata=self._metadata
+            )
+
+    def download(self, step: Download) -> None:
+        """See `Transport`."""
+        request = serialize(step.request)
+        with translated():
+            responses = self._stub("unary_stream", step)(
+                request, timeout=step.timeout, metadata=self._metadata
+            )
+            try:
+                for response in responses:
+                    step.receive(response)
+            finally:
+                responses.cancel()
+
+    def close(self) -> None:
+        """See `Transport`."""
+        self._channel.close()
+
+    def _stub(self, arity: str, step: Call | Upload | Download) -> Any:
+        method = step.method
+        stub = self._stubs.get(method.path)
+        if stub is None:
+            stub = getattr(self._channel, arity)(
+                method.path, response_deserializer=method.response.FromString
+            )
+            self._stubs[method.path] = stub
+        return stub

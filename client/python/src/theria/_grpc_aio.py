@@ -1,0 +1,79 @@
+"""The asyncio gRPC transport."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from theria._grpc_channel import CHANNEL_OPTIONS, serialize, translated
+from theria._steps import Call, Download, Upload
+
+__all__ = ["GrpcAioTransport"]
+
+
+class GrpcAioTransport:
+    """As `GrpcTransport`, for one asyncio event loop. Implements `AsyncTransport`."""
+
+    def __init__(
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ):
+        self._channel = (
+            grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+        )
+        self._metadata = metadata
+        self._stubs: dict[str, Any] = {}
+
+    async def call(self, step: Call) -> Any:
+        """See `AsyncTransport`."""
+        request = serialize(step.request)
+        with translated():
+            return await self._stub("unary_unary", step)(
+                request, timeout=step.timeout, metadata=self._metadata
+            )
+
+    async def upload(self, step: Upload) -> Any:
+        """See `AsyncTransport`."""
+
+        async def requests() -> AsyncIterator[bytes]:
+            for request in step.requests:
+                yield serialize(request)
+
+        with translated():
+            return await self._stub("stream_unary", step)(
+                requests(), timeout=step.timeout, metadata=self._metadata
+            )
+
+    async def download(self, step: Download) -> None:
+        """See `AsyncTransport`."""
+        request = serialize(step.request)
+        with translated():
+            responses = self._stub("unary_stream", step)(
+                request, timeout=step.timeout, metadata=self._metadata
+            )
+            try:
+                async for response in responses:
+                    step.receive(response)
+            finally:
+                responses.cancel()
+
+    async def close(self) -> None:
+        """See `AsyncTransport`."""
+        await self._channel.close()
+
+    def _stub(self, arity: str, step: Call | Upload | Download) -> Any:
+        method = step.method
+        stub = self._stubs.get(method.path)
+        if stub is None:
+            stub = getattr(self._channel, arity)(
+                method.path, response_deserializer=method.response.FromString
+            )
+            self._stubs[method.path] = stub
+        return stub

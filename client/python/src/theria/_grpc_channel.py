@@ -1,0 +1,70 @@
+"""What the two gRPC transports share: channel options and the translation of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.message import EncodeError, Message
+
+from theria import _errors as errors
+from theria._status import STATUS_DETAILS_KEY, error_from_status
+
+__all__ = ["CHANNEL_OPTIONS", "REQUEST_ID_KEY", "ChannelCredentials", "serialize", "translated"]
+
+ChannelCredentials = grpc.ChannelCredentials
+
+# Initial metadata that holds the id of the request in the server's log.
+REQUEST_ID_KEY = "theria-request-id"
+
+CHANNEL_OPTIONS: list[tuple[str, Any]] = [
+    # The server's own limit holds; the client asks for it and moves what is larger.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Retries are the client's, so that they count against its timeout and reach streams as well.
+    ("grpc.enable_retries", 0),
+    # gRPC's own waits between connection attempts grow to two minutes; a restart takes seconds.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Clients of one process would otherwise share one TCP connection.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+def serialize(message: Message) -> bytes:
+    """The bytes of a request.
+
+    Raises:
+        InvalidArgument: It is over 2 GiB, which protobuf cannot hold.
+    """
+    try:
+        return message.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise errors.InvalidArgument(f"the request cannot be serialised: {error}") from error
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turns gRPC's exceptions into `theria.Error`."""
+    try:
+        yield
+    except errors.Error:
+        raise
+    except grpc.RpcError as error:
+        raise _translate(error) from error
+    except (ValueError, grpc.aio.UsageError) as error:
+        if "closed" in str(error).lower():
+            raise errors.Cancelled("the client is closed") from error
+        raise
+
+
+def _translate(error: Any) -> errors.Error:
+    return error_from_status(
+        error.code().name,
+        error.details() or "",
+        dict(error.trailing_metadata() or ()).get(STATUS_DETAILS_KEY),
+        dict(error.initial_metadata() or ()).get(REQUEST_ID_KEY),
+    )

@@ -1,0 +1,149 @@
+"""Resident tensors: names of tensors in the server's store, usable wherever an array is."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from theria._arrays import Framework, HostTensor, host_tensor
+from theria._dtypes import decode_dtype
+from theria.v1 import tensor_store_pb2
+
+__all__ = ["ResidentTensor", "Retain", "Source", "TensorInfo", "decode_info"]
+
+# What `put` keeps of its argument: the array itself, a weak reference, or nothing.
+Retain = Literal["strong", "weak", "none"]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the server says about a resident tensor.
+
+    Attributes:
+        handle: Its opaque name.
+        dtype: Element type.
+        shape: Extents.
+        size_bytes: Bytes of the elements.
+        expires_in: Seconds until the lease ends.
+        pinned_for: Seconds until the pin ends by itself; 0 if not pinned.
+        sha256: Digest by which it is found again, or None if it is not content-addressed.
+        device: Where the bytes are: ``"host"``, ``"cuda:0"``.
+        readers: Requests that read it at the moment.
+    """
+
+    handle: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    size_bytes: int
+    expires_in: float
+    pinned_for: float
+    sha256: bytes | None
+    device: str
+    readers: int
+
+
+def decode_info(info: tensor_store_pb2.TensorInfo) -> TensorInfo:
+    """The message as a value; milliseconds become seconds."""
+    return TensorInfo(
+        handle=info.handle,
+        dtype=decode_dtype(info.dtype),
+        shape=tuple(info.shape),
+        size_bytes=info.size_bytes,
+        expires_in=info.expires_in_ms / 1e3,
+        pinned_for=info.pinned_for_ms / 1e3,
+        sha256=info.sha256 or None,
+        device=info.device,
+        readers=info.readers,
+    )
+
+
+class Source:
+    """What a lost resident tensor is uploaded from again.
+
+    Args:
+        tensor: What was uploaded.
+        original: The caller's own object, to refer to it weakly; None keeps `tensor` alive.
+        fingerprint: Of the row-major elements, so that an array that was changed meanwhile does
+            not take the place of what the resident tensor stands for; None if it cannot change.
+        ttl_ms: As given to `put`; 0 for the server's default.
+        pin_ms: As given to `put`; 0 for none.
+        content_address: As given to `put`.
+    """
+
+    def __init__(
+        self,
+        tensor: HostTensor,
+        original: Any = None,
+        *,
+        fingerprint: bytes | None = None,
+        ttl_ms: int = 0,
+        pin_ms: int = 0,
+        content_address: bool = False,
+    ):
+        self._tensor = tensor if original is None else None
+        self._original = None if original is None else weakref.ref(original)
+        self.fingerprint = fingerprint
+        self.ttl_ms = ttl_ms
+        self.pin_ms = pin_ms
+        self.content_address = content_address
+
+    def tensor(self) -> HostTensor | None:
+        """The array, unless it was referred to weakly and is gone."""
+        if self._original is None:
+            return self._tensor
+        original = self._original()
+        return None if original is None else host_tensor(original, "tensor")
+
+
+class ResidentTensor:
+    """A tensor in a server's store. Made by `Client.put`, `Client.attach`, or as an output.
+
+    Immutable but for its handle, which changes if a lost tensor is uploaded again. Thread-safe.
+    Not freed with this object: the server drops it when its lease ends, or `Client.delete` does.
+
+    Attributes:
+        dtype: Element type.
+        shape: Extents.
+        framework: What `Client.get`, and calls with this tensor as `q`, answer in: ``"numpy"`` or
+            ``"torch"``.
+    """
+
+    def __init__(
+        self,
+        handle: str,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        framework: Framework = "numpy",
+        source: Source | None = None,
+    ):
+        self._handle = handle
+        self._lock = threading.Lock()
+        self.dtype = dtype
+        self.shape = shape
+        self.framework = framework
+        self.source = source
+
+    @property
+    def handle(self) -> str:
+        """The opaque name under which the server knows the tensor."""
+        return self._handle
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def replace_handle(self, old: str, new: str) -> bool:
+        """Sets the handle if it still is `old`; False if another thread came first."""
+        with self._lock:
+            if self._handle != old:
+                return False
+            self._handle = new
+            return True
+
+    def __repr__(self) -> str:
+        return f"ResidentTensor({self._handle!r}, {self.dtype}, {list(self.shape)})"

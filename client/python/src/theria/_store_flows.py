@@ -1,0 +1,269 @@
+"""Flows of the tensor store: transfers, leases, and the repair of lost tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from theria._arrays import HostTensor, NumpyArray
+from theria._dtypes import decode_dtype
+from theria._errors import Error, Internal, TensorMissing
+from theria._resident import ResidentTensor, TensorInfo, decode_info
+from theria._session import Session
+from theria._steps import (
+    TENSOR_SERVICE,
+    Call,
+    Deadline,
+    Download,
+    Flow,
+    Method,
+    Step,
+    Upload,
+    retrying,
+)
+from theria.v1 import tensor_store_pb2 as pb
+
+__all__ = [
+    "attach",
+    "delete",
+    "discard",
+    "download",
+    "fingerprint",
+    "list_tensors",
+    "on_tensor",
+    "upload",
+    "with_repair",
+]
+
+UPLOAD = Method(f"/{TENSOR_SERVICE}/Upload", pb.UploadRequest, pb.UploadResponse)
+DOWNLOAD = Method(f"/{TENSOR_SERVICE}/Download", pb.DownloadRequest, pb.DownloadResponse)
+STAT = Method(f"/{TENSOR_SERVICE}/Stat", pb.StatRequest, pb.StatResponse)
+LIST = Method(f"/{TENSOR_SERVICE}/List", pb.ListRequest, pb.ListResponse)
+RENEW = Method(f"/{TENSOR_SERVICE}/Renew", pb.RenewRequest, pb.RenewResponse)
+PIN = Method(f"/{TENSOR_SERVICE}/Pin", pb.PinRequest, pb.PinResponse)
+UNPIN = Method(f"/{TENSOR_SERVICE}/Unpin", pb.UnpinRequest, pb.UnpinResponse)
+DELETE = Method(f"/{TENSOR_SERVICE}/Delete", pb.DeleteRequest, pb.DeleteResponse)
+
+# Cleaning up must not hold a caller for long; what it fails to delete goes with its lease.
+_DISCARD_SECONDS = 5.0
+
+
+def upload(
+    session: Session,
+    deadline: Deadline,
+    tensor: HostTensor,
+    *,
+    ttl_ms: int = 0,
+    pin_ms: int = 0,
+    content_address: bool = False,
+) -> Flow[ResidentTensor]:
+    """Makes `tensor` resident; the result has no source."""
+    header = pb.UploadHeader(
+        dtype=tensor.wire_dtype,
+        shape=tensor.array.shape,
+        ttl_ms=ttl_ms,
+        pin_ms=pin_ms,
+        sha256=fingerprint(tensor, content_address=True) if content_address else b"",
+    )
+
+    def requests() -> Iterator[pb.UploadRequest]:
+        yield pb.UploadRequest(header=header)
+        for chunk in tensor.chunks(session.chunk_bytes):
+            yield pb.UploadRequest(chunk=chunk)
+
+    response: pb.UploadResponse = yield from retrying(
+        session.retry, deadline, lambda timeout: Upload(UPLOAD, requests(), timeout)
+    )
+    return ResidentTensor(
+        response.info.handle, tensor.array.dtype, tensor.array.shape, tensor.framework
+    )
+
+
+def fingerprint(tensor: HostTensor, *, content_address: bool) -> bytes:
+    """Digest of the row-major elements: SHA-256 for content addressing, else CRC-32."""
+    if content_address:
+        digest = hashlib.sha256()
+        for chunk in tensor.chunks(1 << 20):
+            digest.update(chunk)
+        return digest.digest()
+    checksum = 0
+    for chunk in tensor.chunks(1 << 20):
+        checksum = zlib.crc32(chunk, checksum)
+    return checksum.to_bytes(4, "little")
+
+
+def download(
+    session: Session, deadline: Deadline, tensor: ResidentTensor | str
+) -> Flow[NumpyArray]:
+    """The elements of a resident tensor, or of what a handle names, as a new array."""
+    receiver = _Receiver()
+
+    def step(timeout: float | None) -> Step:
+        nonlocal receiver
+        receiver = _Receiver()  # a repeated download starts anew
+        request = pb.DownloadRequest(handle=_handle(tensor), chunk_bytes=session.chunk_bytes)
+        return Download(DOWNLOAD, request, receiver.receive, timeout)
+
+    yield from with_repair(
+        session, deadline, _residents(tensor), lambda: retrying(session.retry, deadline, step)
+    )
+    return receiver.finish()
+
+
+class _Receiver:
+    """Assembles the responses of one Download."""
+
+    def __init__(self) -> None:
+        self._array: NumpyArray | None = None
+        self._bytes: NumpyArray = np.empty(0, np.uint8)
+        self._received = 0
+
+    def receive(self, response: pb.DownloadResponse) -> None:
+        if self._array is None:
+            self._array = np.empty(tuple(response.info.shape), decode_dtype(response.info.dtype))
+            self._bytes = self._array.reshape(-1).view(np.uint8)
+        end = self._received + len(response.chunk)
+        if end > self._bytes.size:
+            raise Internal(f"the server sent over {self._bytes.size} bytes of a tensor")
+        self._bytes[self._received : end] = np.frombuffer(response.chunk, np.uint8)
+        self._received = end
+
+    def finish(self) -> NumpyArray:
+        if self._array is None or self._received != self._bytes.size:
+            raise Internal(f"the server sent {self._received} of {self._bytes.size} bytes")
+        return self._array
+
+
+def with_repair(
+    session: Session,
+    deadline: Deadline,
+    tensors: Iterable[ResidentTensor],
+    attempt: Callable[[], Flow[Any]],
+) -> Flow[Any]:
+    """Runs a flow; if resident tensors are gone, uploads them again and runs it once more.
+
+    Args:
+        session: Of the client.
+        deadline: Of the call.
+        tensors: Those that the flow refers to.
+        attempt: Makes the flow, with the tensors' handles of that moment.
+
+    Raises:
+        TensorMissing: A tensor has no source, its source was changed, or it was lost twice.
+    """
+    by_handle = {tensor.handle: tensor for tensor in tensors}
+    try:
+        return (yield from attempt())
+    except TensorMissing as error:
+        if not error.handles or not all(handle in by_handle for handle in error.handles):
+            raise
+        for handle in error.handles:
+            tensor = by_handle[handle]
+            if tensor.handle == handle and not (
+                yield from _upload_again(session, deadline, tensor, handle)
+            ):
+                raise
+    return (yield from attempt())
+
+
+def _upload_again(
+    session: Session, deadline: Deadline, tensor: ResidentTensor, lost: str
+) -> Flow[bool]:
+    """Gives `tensor` a new handle; False if its source is gone or is not what it was."""
+    source = tensor.source
+    host = source.tensor() if source is not None else None
+    if source is None or host is None:
+        return False
+    if source.fingerprint is not None and source.fingerprint != fingerprint(
+        host, content_address=source.content_address
+    ):
+        return False
+    fresh = yield from upload(
+        session,
+        deadline,
+        host,
+        ttl_ms=source.ttl_ms,
+        pin_ms=source.pin_ms,
+        content_address=source.content_address,
+    )
+    if not tensor.replace_handle(lost, fresh.handle):
+        yield from discard([fresh])
+    return True
+
+
+def discard(tensors: Iterable[ResidentTensor]) -> Flow[None]:
+    """Deletes what a call made for itself; failures are left to the leases."""
+    for tensor in tensors:
+        try:
+            yield Call(DELETE, pb.DeleteRequest(handle=tensor.handle), _DISCARD_SECONDS)
+        except Error:
+            continue
+
+
+def on_tensor(
+    session: Session,
+    deadline: Deadline,
+    method: Method[Any, Any],
+    tensor: ResidentTensor | str,
+    *,
+    repair: bool = False,
+    **fields: int,
+) -> Flow[TensorInfo]:
+    """An RPC on one handle that answers with its description.
+
+    Args:
+        session: Of the client.
+        deadline: Of the call.
+        method: STAT, RENEW, PIN or UNPIN.
+        tensor: The tensor, or its handle.
+        repair: Whether to upload the tensor again if it is gone.
+        **fields: Further fields of the request.
+    """
+
+    def attempt() -> Flow[Any]:
+        request = method.request(handle=_handle(tensor), **fields)
+        return retrying(session.retry, deadline, lambda timeout: Call(method, request, timeout))
+
+    residents = _residents(tensor) if repair else []
+    response = yield from with_repair(session, deadline, residents, attempt)
+    return decode_info(response.info)
+
+
+def attach(session: Session, deadline: Deadline, handle: str) -> Flow[ResidentTensor]:
+    """A tensor that another client made resident."""
+    info = yield from on_tensor(session, deadline, STAT, handle)
+    return ResidentTensor(info.handle, info.dtype, info.shape)
+
+
+def delete(session: Session, deadline: Deadline, tensor: ResidentTensor | str) -> Flow[None]:
+    """Deletes one tensor."""
+    request = pb.DeleteRequest(handle=_handle(tensor))
+    yield from retrying(session.retry, deadline, lambda timeout: Call(DELETE, request, timeout))
+
+
+def _handle(tensor: ResidentTensor | str) -> str:
+    return tensor if isinstance(tensor, str) else tensor.handle
+
+
+def _residents(tensor: ResidentTensor | str) -> list[ResidentTensor]:
+    return [] if isinstance(tensor, str) else [tensor]
+
+
+def list_tensors(session: Session, deadline: Deadline) -> Flow[tuple[TensorInfo, ...]]:
+    """All pages of List, oldest tensor first."""
+    tensors: list[TensorInfo] = []
+    request = pb.ListRequest()
+
+    def step(timeout: float | None) -> Step:
+        return Call(LIST, request, timeout)
+
+    while True:
+        response: pb.ListResponse = yield from retrying(session.retry, deadline, step)
+        tensors += [decode_info(info) for info in response.tensors]
+        if not response.next_page_token:
+            return tuple(tensors)
+        request.page_token = response.next_page_token

@@ -1,0 +1,46 @@
+"""Model-agnostic meta-learning with exact meta-gradients, for any PyTorch model.
+
+A model is a function ``loss(params, batch) -> scalar``; `from_module` makes one of a
+`torch.nn.Module`. With theta_{t+1} = theta_t - alpha * grad L_support(theta_t), `meta_gradient`
+gives d L_query(theta_K) / d theta_0
+
+* by the adjoint method (default): lambda_K = grad L_query(theta_K),
+  lambda_t = lambda_{t+1} - alpha * H_support(theta_t) lambda_{t+1}, one Hessian-vector product a
+  step by forward over reverse. No graph is kept: memory grows only by the parameters of each inner
+  step, or of every n-th of them;
+* by differentiating the unrolled loop, for comparison: the same value, with memory linear in the
+  activations of all steps.
+
+Attention by `theria.torch.sdpa` works inside both.
+
+    loss, params = theria.maml.from_module(model, torch.nn.functional.cross_entropy)
+    result = theria.maml.meta_gradient(loss, params, Task(support, query), InnerLoop(steps=5))
+    result.gradient["layer.weight"], result.loss
+
+`theria.maml.tasks` has the attention classifier and the synthetic task of the experiments.
+"""
+
+from theria.maml._adjoint import InnerLoop, Trajectory, adapt
+from theria.maml._diagnostics import Diagnostics, diagnose, rel_diff
+from theria.maml._meta_gradient import MetaGradient, Method, Mode, Task, meta_gradient
+from theria.maml._model import Loss, Params, from_module
+from theria.maml._train import OuterStep, meta_train
+
+__all__ = [
+    "Diagnostics",
+    "InnerLoop",
+    "Loss",
+    "MetaGradient",
+    "Method",
+    "Mode",
+    "OuterStep",
+    "Params",
+    "Task",
+    "Trajectory",
+    "adapt",
+    "diagnose",
+    "from_module",
+    "meta_gradient",
+    "meta_train",
+    "rel_diff",
+]

@@ -1,0 +1,133 @@
+"""The inner loop, and its transposed Jacobian: MAML without a graph.
+
+theta_{t+1} = theta_t - alpha * grad L(theta_t), and for a cotangent lambda_K of theta_K
+
+    lambda_t = lambda_{t+1} - alpha * H(theta_t) lambda_{t+1}
+
+is the cotangent of theta_t (the mixed-mode differentiation of MixFlow-MG, ICML 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from theria.maml._model import Loss, Params, hessian_vector, value_and_gradient
+from theria.maml._random_state import RandomState
+
+__all__ = ["InnerLoop", "Trajectory", "adapt"]
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """Gradient descent on a task's support set.
+
+    Attributes:
+        steps: Their number K, at least 0.
+        learning_rate: alpha.
+        checkpoint_every: The parameters of every n-th step are kept, those between recomputed on
+            the way back: memory K/n + n parameter sets, for one more gradient a step if n > 1.
+    """
+
+    steps: int = 5
+    learning_rate: float = 0.1
+    checkpoint_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.checkpoint_every < 1:
+            raise ValueError(f"{self}: steps must be at least 0, checkpoint_every at least 1")
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The inner loop's way from theta_0 to theta_K.
+
+    Attributes:
+        adapted: theta_K.
+        losses: The support loss at theta_0 .. theta_{K-1}, scalars.
+    """
+
+    loss: Loss
+    batch: Any
+    inner: InnerLoop
+    adapted: Params
+    losses: tuple[torch.Tensor, ...]
+    checkpoints: tuple[_Point, ...]
+
+    @torch.no_grad()
+    def pull_back(self, cotangent: Params, on_step: Callable[[], object] = _nothing) -> Params:
+        """lambda_0 for lambda_K = `cotangent`.
+
+        That is the transposed Jacobian of theta_K by theta_0, times `cotangent`.
+
+        Args:
+            cotangent: Of theta_K, by the names of the parameters.
+            on_step: Called after each step back.
+        """
+        for point in self._backwards():
+            with point.random.restored():
+                product = hessian_vector(self.loss, point.params, self.batch, cotangent)
+            cotangent = _descend(cotangent, product, self.inner.learning_rate)
+            on_step()
+        return cotangent
+
+    def _backwards(self) -> Iterator[_Point]:
+        end = self.inner.steps
+        for first in reversed(self.checkpoints):
+            segment = [first]
+            with first.random.restored():
+                while first.step + len(segment) < end:
+                    params = segment[-1].params
+                    _, gradient = value_and_gradient(self.loss, params, self.batch)
+                    params = _descend(params, gradient, self.inner.learning_rate)
+                    segment.append(_Point(first.step + len(segment), params, RandomState.now()))
+            yield from reversed(segment)
+            end = first.step
+
+
+@torch.no_grad()
+def adapt(
+    loss: Loss,
+    params: Params,
+    batch: Any,
+    inner: InnerLoop,
+    on_step: Callable[[], object] = _nothing,
+) -> Trajectory:
+    """Runs the inner loop on a support batch.
+
+    Args:
+        loss: Differentiated twice by `Trajectory.pull_back`. It may draw from PyTorch's random
+            generators (dropout); the way back sees the same draws.
+        params: theta_0; not changed.
+        batch: What `loss` takes.
+        inner: Number and size of the steps.
+        on_step: Called after each.
+    """
+    params = {name: value.detach() for name, value in params.items()}
+    losses, checkpoints = [], []
+    for step in range(inner.steps):
+        if step % inner.checkpoint_every == 0:
+            checkpoints.append(_Point(step, params, RandomState.now()))
+        value, gradient = value_and_gradient(loss, params, batch)
+        losses.append(value)
+        params = _descend(params, gradient, inner.learning_rate)
+        on_step()
+    return Trajectory(loss, batch, inner, params, tuple(losses), tuple(checkpoints))
+
+
+def _descend(point: Params, direction: Params, rate: float) -> Params:
+    return {name: value.sub(direction[name], alpha=rate) for name, value in point.items()}
+
+
+@dataclass(frozen=True)
+class _Point:
+    step: int
+    params: Params
+    random: RandomState

@@ -1,0 +1,122 @@
+"""The meta-gradient of one task, by mode and method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+import torch
+from tqdm.auto import tqdm
+
+from theria.maml._adjoint import InnerLoop, adapt
+from theria.maml._model import Loss, Params, value_and_gradient
+
+__all__ = ["MetaGradient", "Method", "Mode", "Task", "check_choices", "meta_gradient"]
+
+Mode = Literal["full", "fo", "fo_strict"]
+Method = Literal["adjoint", "unrolled"]
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Task(Generic[Batch]):
+    """A batch to adapt to, and a batch to judge the adapted parameters by."""
+
+    support: Batch
+    query: Batch
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """What one task says about the initial parameters.
+
+    Attributes:
+        gradient: As the mode defines it, by the names of the parameters.
+        loss: L_query(theta_K), a scalar.
+        adapted: theta_K.
+        support_losses: L_support(theta_0) .. L_support(theta_{K-1}), scalars.
+    """
+
+    gradient: Params
+    loss: torch.Tensor
+    adapted: Params
+    support_losses: tuple[torch.Tensor, ...]
+
+
+def meta_gradient(
+    loss: Loss,
+    params: Params,
+    task: Task[Any],
+    inner: InnerLoop | None = None,
+    *,
+    mode: Mode = "full",
+    method: Method = "adjoint",
+    progress: bool = False,
+) -> MetaGradient:
+    """The gradient of L_query(theta_K) with respect to the initial parameters theta_0.
+
+    Args:
+        loss: ``loss(params, batch)``, a scalar; differentiable twice for mode ``"full"``.
+        params: theta_0, by name. Not changed.
+        task: Support and query batches, as `loss` takes them.
+        inner: Default: 5 steps of 0.1.
+        mode: ``"full"``: exact, lambda_0. ``"fo"``: first-order MAML, lambda_K; the inner gradients
+            count as constants. ``"fo_strict"``: lambda_K, and theta_K counts as a constant too;
+            nothing leads back to theta_0 (see `diagnose`).
+        method: ``"adjoint"`` or ``"unrolled"``; the results are equal up to rounding.
+        progress: Shows a bar over the inner steps, there and back.
+
+    Raises:
+        ValueError: An unknown mode or method.
+        theria.Error: What attention by `theria.torch.sdpa` raises.
+    """
+    check_choices(mode, method)
+    inner = inner or InnerLoop()
+    compute = _adjoint if method == "adjoint" else _unrolled
+    steps = inner.steps * (2 if mode == "full" and method == "adjoint" else 1)
+    with tqdm(total=steps, desc="inner steps", disable=not progress) as bar:
+        return compute(loss, params, task, inner, mode, bar)
+
+
+def check_choices(mode: str, method: str = "adjoint") -> None:
+    """Raises ValueError for a mode or a method that there is not."""
+    for name, value, choices in (("mode", mode, Mode), ("method", method, Method)):
+        if value not in get_args(choices):
+            raise ValueError(f"{name} is {value!r}, must be one of {', '.join(get_args(choices))}")
+
+
+@torch.no_grad()
+def _adjoint(
+    loss: Loss, params: Params, task: Task[Any], inner: InnerLoop, mode: Mode, bar: Any
+) -> MetaGradient:
+    trajectory = adapt(loss, params, task.support, inner, bar.update)
+    value, gradient = value_and_gradient(loss, trajectory.adapted, task.query)
+    if mode == "full":
+        gradient = trajectory.pull_back(gradient, bar.update)
+    return MetaGradient(gradient, value, trajectory.adapted, trajectory.losses)
+
+
+@torch.enable_grad()
+def _unrolled(
+    loss: Loss, params: Params, task: Task[Any], inner: InnerLoop, mode: Mode, bar: Any
+) -> MetaGradient:
+    def gradient_of(value: torch.Tensor, point: Params, create_graph: bool = False) -> Params:
+        gradients = torch.autograd.grad(
+            value, list(point.values()), create_graph=create_graph, materialize_grads=True
+        )
+        return dict(zip(point, gradients, strict=True))
+
+    initial = {name: value.detach().requires_grad_() for name, value in params.items()}
+    adapted, losses = initial, []
+    for _ in range(inner.steps):
+        value = loss(adapted, task.support)
+        gradient = gradient_of(value, adapted, create_graph=mode == "full")
+        adapted = {n: p - inner.learning_rate * gradient[n] for n, p in adapted.items()}
+        losses.append(value.detach())
+        bar.update()
+    if mode == "fo_strict":
+        initial = adapted = {n: p.detach().requires_grad_() for n, p in adapted.items()}
+    value = loss(adapted, task.query)
+    gradient = gradient_of(value, initial)
+    detached = {name: p.detach() for name, p in adapted.items()}
+    return MetaGradient(gradient, value.detach(), detached, tuple(losses))

@@ -1,0 +1,68 @@
+"""A model as the meta-learner sees it: a loss of named parameters and a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch.func import functional_call, grad, grad_and_value, jvp, vjp
+
+from theria.maml._random_state import RandomState
+
+__all__ = ["Loss", "Params", "from_module", "hessian_vector", "value_and_gradient"]
+
+Params: TypeAlias = dict[str, torch.Tensor]
+Loss: TypeAlias = Callable[[Params, Any], torch.Tensor]
+
+
+def from_module(
+    module: torch.nn.Module, criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> tuple[Loss, Params]:
+    """The loss of a module and its present parameters.
+
+    Args:
+        module: Called with a batch's inputs. It is never changed; its buffers and the parameters
+            that do not require a gradient are used as they are at each call.
+        criterion: ``criterion(module(inputs), targets)`` is a scalar.
+
+    Returns:
+        ``loss(params, (inputs, targets))``, and params: the parameters that require a gradient, by
+        their names in the module, detached but not copied.
+    """
+
+    def loss(params: Params, batch: tuple[Any, torch.Tensor]) -> torch.Tensor:
+        inputs, targets = batch
+        return criterion(functional_call(module, params, (inputs,)), targets)
+
+    named = module.named_parameters()
+    return loss, {name: value.detach() for name, value in named if value.requires_grad}
+
+
+def value_and_gradient(loss: Loss, params: Params, batch: Any) -> tuple[torch.Tensor, Params]:
+    """The loss, and its gradient by the names of `params`."""
+    gradient, value = grad_and_value(loss)(params, batch)
+    return value, gradient
+
+
+def hessian_vector(loss: Loss, params: Params, batch: Any, vector: Params) -> Params:
+    """The loss's Hessian times `vector`, by forward over reverse.
+
+    Where PyTorch lacks the forward mode of an operation in the loss (its own fused attention on the
+    CPU, `mse_loss`), by reverse over reverse: the same value, with the graph of one gradient.
+    """
+
+    def gradient(point: Params) -> Params:
+        result: Params = grad(loss)(point, batch)
+        return result
+
+    product: Params
+    random = RandomState.now()
+    try:
+        product = jvp(gradient, (params,), (vector,))[1]
+    except RuntimeError as error:
+        if not isinstance(error, NotImplementedError) and "ZeroTensors" not in str(error):
+            raise
+        with random.restored():
+            product = vjp(gradient, params)[1](vector)[0]
+    return product

@@ -1,0 +1,95 @@
+"""The outer loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from theria.maml._adjoint import InnerLoop
+from theria.maml._meta_gradient import Method, Mode, Task, check_choices, meta_gradient
+from theria.maml._model import Loss, Params
+
+__all__ = ["OuterStep", "meta_train"]
+
+MakeOptimizer = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class OuterStep:
+    """Means over one meta-batch.
+
+    Attributes:
+        loss: L_query after adaptation.
+        gradient_norm: Of the mean meta-gradient.
+    """
+
+    loss: float
+    gradient_norm: float
+
+
+def meta_train(
+    loss: Loss,
+    params: Params,
+    batches: Iterable[Sequence[Task[Any]]],
+    inner: InnerLoop | None = None,
+    *,
+    mode: Mode = "full",
+    method: Method = "adjoint",
+    make_optimizer: MakeOptimizer | None = None,
+    on_step: Callable[[OuterStep], None] | None = None,
+    progress: bool = True,
+) -> tuple[Params, list[OuterStep]]:
+    """Trains the initial parameters with the mean meta-gradient of each batch of tasks.
+
+    Args:
+        loss: As for `meta_gradient`.
+        params: theta_0 to start from; not changed.
+        batches: One meta-batch of at least one task for each outer step.
+        inner: Default: 5 steps of 0.1.
+        mode: As for `meta_gradient`.
+        method: As for `meta_gradient`.
+        make_optimizer: Given the tensors to train; default: Adam with a learning rate of 1e-3.
+        on_step: Called after each outer step.
+        progress: Shows a bar over tasks, with the loss of the last step.
+
+    Returns:
+        The trained parameters, and one `OuterStep` a step.
+
+    Raises:
+        ValueError: An unknown mode or method.
+        FloatingPointError: A loss or a gradient is no longer finite.
+        theria.Error: What attention by `theria.torch.sdpa` raises.
+    """
+    check_choices(mode, method)
+    trained = {name: value.detach().clone() for name, value in params.items()}
+    make_optimizer = make_optimizer or (lambda tensors: torch.optim.Adam(tensors, lr=1e-3))
+    optimizer = make_optimizer(list(trained.values()))
+    history: list[OuterStep] = []
+    with tqdm(desc="tasks", unit="task", disable=not progress) as bar:
+        for tasks in batches:
+            gradients = {name: torch.zeros_like(value) for name, value in trained.items()}
+            total = 0.0
+            for task in tasks:
+                result = meta_gradient(loss, trained, task, inner, mode=mode, method=method)
+                total += float(result.loss)
+                for name, gradient in result.gradient.items():
+                    gradients[name] += gradient / len(tasks)
+                bar.update()
+            norm = float(
+                torch.linalg.vector_norm(torch.cat([g.ravel() for g in gradients.values()]))
+            )
+            step = OuterStep(total / len(tasks), norm)
+            if not (torch.tensor(step.loss).isfinite() and torch.tensor(norm).isfinite()):
+                raise FloatingPointError(f"outer step {len(history)}: {step}")
+            for name, value in trained.items():
+                value.grad = gradients[name]
+            optimizer.step()
+            history.append(step)
+            bar.set_postfix(step=len(history), loss=f"{step.loss:.4f}")
+            if on_step is not None:
+                on_step(step)
+    return {name: value.detach() for name, value in trained.items()}, history

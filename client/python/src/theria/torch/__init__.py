@@ -1,0 +1,36 @@
+"""Attention for PyTorch, computed by a Theria server, differentiable twice and exactly.
+
+`sdpa` takes the arguments of `torch.nn.functional.scaled_dot_product_attention`. Its derivatives
+are RPCs of their own, so every way of composing two of them is exact:
+
+===========================  =======================================================
+what PyTorch asks for        what is called
+===========================  =======================================================
+forward                      Forward
+backward                     Vjp
+forward mode                 Jvp
+double backward              Hvp (its `o_dot` is the gradient of the cotangent)
+forward over reverse         Hvp
+reverse over forward         Hvp
+===========================  =======================================================
+
+`torch.autograd` (`create_graph=True`, `forward_ad`) and `torch.func` (`grad`, `vjp`, `jvp`,
+`vmap`, `jacfwd`, `jacrev`, `hessian`) all work. A third derivative, and forward over forward, are
+refused with `DerivativeOrderError`.
+
+Errors: `theria.Error` and its subclasses, from the server or the client; here also
+`DerivativeOrderError`, `MaskGradientError` and `NoClientError`.
+"""
+
+from theria.torch._default_client import default_client, set_default_client
+from theria.torch._errors import DerivativeOrderError, MaskGradientError, NoClientError
+from theria.torch._sdpa import sdpa
+
+__all__ = [
+    "DerivativeOrderError",
+    "MaskGradientError",
+    "NoClientError",
+    "default_client",
+    "sdpa",
+    "set_default_client",
+]

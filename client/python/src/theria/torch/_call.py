@@ -1,0 +1,93 @@
+"""One call site of attention: its options and its client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from theria._operations import OPERATIONS
+from theria._options import CallOptions
+
+__all__ = ["AttentionClient", "Call"]
+
+
+class AttentionClient(Protocol):
+    """What is needed of `theria.Client`. Results have their outputs, torch tensors, by name."""
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """See `theria.Client.forward`."""
+
+    @property
+    def vjp(self) -> Callable[..., Any]:
+        """See `theria.Client.vjp`."""
+
+    @property
+    def jvp(self) -> Callable[..., Any]:
+        """See `theria.Client.jvp`."""
+
+    @property
+    def hvp(self) -> Callable[..., Any]:
+        """See `theria.Client.hvp`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The options that the forward and all its derivatives share, and who computes them.
+
+    Attributes:
+        client: Who computes.
+        options: All but the mask and the dropout's seed, which are tensors of their own.
+        outputs: What the HVP returns; the others return all they have.
+    """
+
+    client: AttentionClient
+    options: CallOptions
+    outputs: tuple[str, ...] = ()
+
+    def returning(self, *outputs: str) -> Call:
+        """This call site, with the outputs of its HVP chosen."""
+        return replace(self, outputs=outputs)
+
+    def run(
+        self,
+        operation: str,
+        outputs: Sequence[str],
+        mask: torch.Tensor | None,
+        seed: torch.Tensor | None,
+        tensors: Sequence[torch.Tensor | None],
+        o: torch.Tensor | None = None,
+        lse: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Calls `operation` of the client and returns `outputs`, on the device of the inputs.
+
+        Args:
+            operation: ``"forward"``, ``"vjp"``, ``"jvp"`` or ``"hvp"``.
+            outputs: Names of the symbol table.
+            mask: bool or floating point, broadcasts to [batch, heads_q, seq_q, seq_kv], or None.
+            seed: int64 [], the dropout's seed, or None without dropout.
+            tensors: The operation's positional arguments, q first; an absent tangent is None.
+            o: What the forward of the same q, k and v gave.
+            lse: The same.
+        """
+        options: dict[str, Any] = dict(self.options)
+        options["outputs"] = {
+            name: "inline" if name in outputs else "skip" for name in OPERATIONS[operation].outputs
+        }
+        if mask is not None:
+            options["attn_mask"] = _on_cpu(mask)
+        if seed is not None:
+            options["dropout_seed"] = int(seed) & 0xFFFFFFFFFFFFFFFF
+        if o is not None:
+            options.update(o=_on_cpu(o), lse=_on_cpu(lse))
+        result = getattr(self.client, operation)(*map(_on_cpu, tensors), **options)
+        query = tensors[0]
+        assert query is not None
+        return tuple(getattr(result, name).to(query.device) for name in outputs)
+
+
+def _on_cpu(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.detach().cpu()
