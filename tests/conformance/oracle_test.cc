@@ -1,0 +1,53 @@
+// Every operation, dtype and problem of the table against the dense oracle.
+
+#include "tests/conformance/conformance_test.h"
+#include "tests/conformance/dense_oracle.h"
+
+namespace theria::conformance {
+namespace {
+
+class OracleTest : public ProblemTest {};
+
+TEST_P(OracleTest, AllOutputsOfAllOperations) {
+  for (const DType dtype : kDTypes) {
+    const Problem problem = MakeProblem(problem_case(), dtype);
+    const Arrays expected = DenseOracle(problem);
+    for (const Operation operation : kOperations) {
+      SCOPED_TRACE(std::string(OperationName(operation)) + " " + std::string(DTypeName(dtype)));
+      const Arrays actual = RunArrays(target(), operation, problem);
+      for (const OutputField& field : kOutputFields) {
+        const std::string name(field.name);
+        ASSERT_EQ(actual.count(name) == 1, HasOutput(operation, name)) << name;
+        if (!HasOutput(operation, name)) continue;
+        const bool is_statistic = name == "lse" || name == "lse_dot";
+        const DType out_dtype = is_statistic ? StatisticsDType(dtype) : dtype;
+        EXPECT_TRUE(Near(actual.at(name), expected.at(name),
+                         AgainstOracle(target().arithmetic, out_dtype), HalfSmallest(out_dtype)))
+            << name;
+      }
+    }
+  }
+}
+
+// A single output, alone, is bitwise what it is among all others.
+TEST_P(OracleTest, OneOutputAtATime) {
+  const Problem problem = MakeProblem(problem_case(), DType::kFloat32);
+  for (const Operation operation : kOperations) {
+    const absl::StatusOr<HostTensors> all = RunTensors(target(), operation, problem);
+    ASSERT_TRUE(all.ok()) << all.status();
+    for (const auto& [name, tensor] : *all) {
+      const absl::StatusOr<HostTensors> alone = RunTensors(target(), operation, problem, {name});
+      ASSERT_TRUE(alone.ok()) << alone.status();
+      EXPECT_EQ(alone->size(), 1u);
+      EXPECT_EQ(alone->at(name).bytes, tensor.bytes) << OperationName(operation) << " " << name;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Conformance, OracleTest,
+                         testing::Combine(testing::ValuesIn(Targets()),
+                                          testing::ValuesIn(ProblemCases())),
+                         ProblemTestName);
+
+}  // namespace
+}  // namespace theria::conformance

@@ -1,0 +1,82 @@
+#ifndef THERIA_TESTS_CONFORMANCE_TOLERANCES_H_
+#define THERIA_TESTS_CONFORMANCE_TOLERANCES_H_
+
+#include "kernels/api/dtype.h"
+#include "tests/conformance/target.h"
+
+// Every tolerance of the suite, with its reason.
+//
+// An output x passes against the oracle's y if |x - y| <= relative * |y| + of_largest * max(1,
+// max|y|), where max is over the tensor. The 1 stands for the inputs, which are of order one: a
+// result that cancels to zero keeps the rounding errors of what cancelled.
+
+namespace theria::conformance {
+
+struct Tolerance {
+  double relative;
+  double of_largest;
+};
+
+// Half a unit in the last place: what one correct rounding leaves. The hair on top is for sums that
+// lie within float64's own error of a tie.
+constexpr double HalfUlp(DType dtype) {
+  constexpr double kHair = 1.0 + 1e-6;
+  switch (dtype) {
+    case DType::kFloat64:
+      return 0x1p-53 * kHair;
+    case DType::kFloat32:
+      return 0x1p-24 * kHair;
+    case DType::kFloat16:
+      return 0x1p-11 * kHair;
+    case DType::kBFloat16:
+      return 0x1p-8 * kHair;
+    case DType::kBool:
+      return 0.0;
+  }
+  return 0.0;
+}
+
+// Smallest distance of neighbouring numbers, halved: the rounding of subnormal results.
+constexpr double HalfSmallest(DType dtype) {
+  return dtype == DType::kFloat16 ? 0x1p-25 : 0.0;  // other formats reach below any of our values
+}
+
+// Against the dense oracle in long double. Sums of up to 1100 terms, chained up to four deep in the
+// HVP, with scores up to a few hundred in the peaked cases, whose rounding error exp amplifies by
+// as much: a few hundred units of 2^-53.
+constexpr Tolerance AgainstOracle(Arithmetic arithmetic, DType dtype) {
+  switch (arithmetic) {
+    case Arithmetic::kFloat64:
+      return {HalfUlp(dtype), 1e-13};
+  }
+  return {0.0, 0.0};
+}
+
+// Central differences of fourth order in float64, step h = 1e-3: h^4 / 30 = 3e-14 of the fifth
+// derivative, which is up to some 1e4 times the first where scores reach ten and dropout scales
+// what is left, and rounding errors of 1e-13.
+inline constexpr double kDifferenceStep = 1e-3;
+inline constexpr Tolerance kAgainstDifferences = {0.0, 1e-9};
+
+// Identities of inner products in float64: both sides are sums of up to 1e5 products of elements
+// that are themselves off by about 1e-14; relative to the sum of the products' magnitudes, or to 1
+// where those vanish.
+inline constexpr double kIdentity = 1e-13;
+
+// The same sums, taken in another order: linearity, permuted keys, more heads in a call.
+inline constexpr Tolerance kReordered = {0.0, 1e-13};
+
+// With a saved lse: it was rounded to its dtype, and P inherits that relative error times |lse|,
+// which stays below 16 in the table; the HVP takes P to the third power.
+constexpr Tolerance WithSavedStatistics(DType dtype) {
+  return {HalfUlp(dtype),
+          StatisticsDType(dtype) == DType::kFloat64 ? 1e-13 : 3 * 16 * HalfUlp(DType::kFloat32)};
+}
+
+// Peak growth of the process during an HVP at (1, 1, 8192, 64) beyond inputs and outputs, the
+// product's promise.
+inline constexpr std::int64_t kHvpGrowthBytes = std::int64_t{64} << 20;
+
+}  // namespace theria::conformance
+
+#endif  // THERIA_TESTS_CONFORMANCE_TOLERANCES_H_

@@ -1,0 +1,122 @@
+#include "client/cli/command_line.h"
+
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "client/cli/exit_code.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/unit/client/cli/naive_server.h"
+
+namespace theria::cli {
+namespace {
+
+using testing::HasSubstr;
+using testing::internal::CaptureStderr;
+using testing::internal::CaptureStdout;
+using testing::internal::GetCapturedStderr;
+using testing::internal::GetCapturedStdout;
+
+struct Finished {
+  int exit_code;
+  std::string output;
+  std::string errors;
+};
+
+Finished RunTheria(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "theria");
+  CaptureStdout();
+  CaptureStderr();
+  const int exit_code = RunCommandLine(static_cast<int>(arguments.size()), arguments.data());
+  std::fflush(stdout);
+  return {exit_code, GetCapturedStdout(), GetCapturedStderr()};
+}
+
+// Nobody listens on the reserved port 1.
+constexpr char kNobody[] = "127.0.0.1:1";
+
+TEST(CommandLineTest, ParityOfEqualsHolds) {
+  const NaiveServer server;
+  const std::string json = testing::TempDir() + "/parity.json";
+  const Finished run = RunTheria({"parity", server.target().c_str(), "--reference",
+                                  server.target().c_str(), "--json", json.c_str()});
+  EXPECT_EQ(run.exit_code, kHeld) << run.output << run.errors;
+  EXPECT_THAT(run.output, HasSubstr(" held, 0 failed, 0 skipped"));
+  EXPECT_EQ(run.errors, "");  // no progress bar where there is no terminal
+  const nlohmann::json document = nlohmann::json::parse(std::ifstream(json));
+  EXPECT_EQ(document["target_version"], "1.2.3");
+  EXPECT_EQ(document["cases"].size(), document["held"]);
+  std::remove(json.c_str());
+}
+
+TEST(CommandLineTest, ParityWithADefectFails) {
+  const NaiveServer target(Defect::kFrozenStatistics);
+  const NaiveServer reference;
+  const Finished run =
+      RunTheria({"parity", target.target().c_str(), "--reference", reference.target().c_str()});
+  EXPECT_EQ(run.exit_code, kFailed) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("FAILED reference float64 jvp plain"));
+  EXPECT_THAT(run.output, HasSubstr("FAILED reference float64 hvp finite differences plain"));
+}
+
+TEST(CommandLineTest, Info) {
+  const NaiveServer server;
+  const Finished run = RunTheria({"info", server.target().c_str()});
+  EXPECT_EQ(run.exit_code, kHeld);
+  EXPECT_THAT(run.output, HasSubstr("theria 1.2.3"));
+  const Finished json = RunTheria({"info", server.target().c_str(), "--json", "-"});
+  EXPECT_EQ(json.exit_code, kHeld);
+  EXPECT_EQ(nlohmann::json::parse(json.output)["kernels"].size(), 16u);
+}
+
+TEST(CommandLineTest, Bench) {
+  const NaiveServer server;
+  const Finished run = RunTheria({"bench", server.target().c_str(), "--preset", "maml", "--window",
+                                  "0.01", "--max-windows", "1", "--json", "-"});
+  EXPECT_EQ(run.exit_code, kHeld) << run.errors;
+  const nlohmann::json document = nlohmann::json::parse(run.output);
+  ASSERT_EQ(document["operations"].size(), 4u);
+  EXPECT_EQ(document["operations"][3]["operation"], "hvp");
+  EXPECT_EQ(document["operations"][0]["device"]["median_seconds"], 0.5);
+  EXPECT_GT(document["operations"][0]["client"]["windows"][0]["calls"], 0);
+}
+
+TEST(CommandLineTest, UnreachableTargets) {
+  const NaiveServer server;
+  for (const std::vector<const char*>& arguments : std::vector<std::vector<const char*>>{
+           {"info", kNobody},
+           {"bench", kNobody},
+           {"parity", kNobody, "--reference", server.target().c_str()},
+           {"parity", server.target().c_str(), "--reference", kNobody}}) {
+    const Finished run = RunTheria(arguments);
+    EXPECT_EQ(run.exit_code, kUnusable) << arguments[0];
+    EXPECT_THAT(run.errors, HasSubstr("127.0.0.1:1: cannot be reached: UNAVAILABLE"));
+  }
+}
+
+TEST(CommandLineTest, WrongUsage) {
+  for (const std::vector<const char*>& arguments : std::vector<std::vector<const char*>>{
+           {},
+           {"no-such-command"},
+           {"info"},
+           {"parity", kNobody},
+           {"parity", kNobody, "--reference", kNobody, "--suite", "huge"},
+           {"bench", kNobody, "--preset", "none"},
+           {"bench", kNobody, "--concurrency", "0"}}) {
+    EXPECT_EQ(RunTheria(arguments).exit_code, kUnusable);
+  }
+  EXPECT_EQ(RunTheria({"--help"}).exit_code, kHeld);
+}
+
+TEST(CommandLineTest, AFileThatCannotBeWritten) {
+  const NaiveServer server;
+  const Finished run = RunTheria({"info", server.target().c_str(), "--json", "/no/such/folder/x"});
+  EXPECT_EQ(run.exit_code, kUnusable);
+  EXPECT_THAT(run.errors, HasSubstr("cannot be written"));
+}
+
+}  // namespace
+}  // namespace theria::cli

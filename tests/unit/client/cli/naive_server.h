@@ -1,0 +1,28 @@
+#ifndef THERIA_TESTS_UNIT_CLIENT_CLI_NAIVE_SERVER_H_
+#define THERIA_TESTS_UNIT_CLIENT_CLI_NAIVE_SERVER_H_
+
+#include <memory>
+#include <string>
+
+#include "tests/unit/client/cli/naive_attention.h"
+
+namespace theria::cli {
+
+// A gRPC server in this process that answers from a NaiveAttention: GetServerInfo, RunBenchmark and
+// the four operations, with inline tensors.
+class NaiveServer {
+ public:
+  explicit NaiveServer(Defect defect = Defect::kNone);
+  ~NaiveServer();
+
+  const std::string& target() const { return target_; }
+
+ private:
+  class Services;
+  std::unique_ptr<Services> services_;
+  std::string target_;
+};
+
+}  // namespace theria::cli
+
+#endif  // THERIA_TESTS_UNIT_CLIENT_CLI_NAIVE_SERVER_H_

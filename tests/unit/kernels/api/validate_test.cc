@@ -1,0 +1,270 @@
+// Every mistake that Validate finds, with the field and the message that it gives.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+
+#include "kernels/api/attention.h"
+
+namespace theria {
+namespace {
+
+TensorView View(DType dtype, std::initializer_list<std::int64_t> shape) {
+  return RowMajorView<const void>(nullptr, dtype, shape);
+}
+
+// batch 2, heads_q 6, heads_kv 3, seq_q 5, seq_kv 7, head_dim 64, head_dim_v 32; all inputs of the
+// operation.
+AttentionInputs ValidInputs(Operation operation, DType dtype = DType::kFloat32) {
+  AttentionInputs inputs;
+  inputs.q = View(dtype, {2, 6, 5, 64});
+  inputs.k = View(dtype, {2, 3, 7, 64});
+  inputs.v = View(dtype, {2, 3, 7, 32});
+  if (operation == Operation::kForward) return inputs;
+  inputs.o = View(dtype, {2, 6, 5, 32});
+  inputs.lse = View(StatisticsDType(dtype), {2, 6, 5});
+  if (operation != Operation::kJvp) inputs.o_bar = inputs.o;
+  if (operation != Operation::kVjp) {
+    inputs.q_dot = inputs.q;
+    inputs.k_dot = inputs.k;
+    inputs.v_dot = inputs.v;
+  }
+  if (operation == Operation::kHvp) inputs.o_bar_dot = inputs.o;
+  return inputs;
+}
+
+TEST(ValidateTest, SizesOfAValidProblem) {
+  for (const Operation operation :
+       {Operation::kForward, Operation::kVjp, Operation::kJvp, Operation::kHvp}) {
+    for (const DType dtype :
+         {DType::kFloat64, DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+      const auto problem = Validate(operation, ValidInputs(operation, dtype));
+      ASSERT_TRUE(problem.ok()) << problem.status();
+      EXPECT_EQ(problem->operation, operation);
+      EXPECT_EQ(problem->dtype, dtype);
+      EXPECT_EQ(problem->batch, 2);
+      EXPECT_EQ(problem->heads_q, 6);
+      EXPECT_EQ(problem->heads_kv, 3);
+      EXPECT_EQ(problem->group(), 2);
+      EXPECT_EQ(problem->seq_q, 5);
+      EXPECT_EQ(problem->seq_kv, 7);
+      EXPECT_EQ(problem->head_dim, 64);
+      EXPECT_EQ(problem->head_dim_v, 32);
+      EXPECT_EQ(problem->scale, 0.125);
+    }
+  }
+}
+
+TEST(ValidateTest, ValidOptions) {
+  AttentionInputs inputs = ValidInputs(Operation::kForward);
+  inputs.options.scale = -0.5;
+  inputs.options.window = Window{0, std::nullopt};
+  inputs.options.dropout.probability = 0.999;
+  inputs.options.precision = Precision::kFast;
+  inputs.options.implementation = Implementation::kFused;
+  for (const TensorView& mask :
+       {View(DType::kBool, {}), View(DType::kBool, {7}), View(DType::kFloat16, {5, 1}),
+        View(DType::kFloat64, {6, 5, 7}), View(DType::kBFloat16, {2, 1, 1, 7})}) {
+    inputs.options.mask = mask;
+    const auto problem = Validate(Operation::kForward, inputs);
+    ASSERT_TRUE(problem.ok()) << problem.status();
+    EXPECT_EQ(problem->scale, -0.5);
+  }
+}
+
+TEST(ValidateTest, BroadcastInputs) {
+  AttentionInputs inputs = ValidInputs(Operation::kForward);
+  inputs.k->strides = {0, 0, 0, 0};
+  EXPECT_TRUE(Validate(Operation::kForward, inputs).ok());
+}
+
+struct Mistake {
+  const char* name;
+  Operation operation;
+  std::function<void(AttentionInputs&)> make;
+  std::string field;
+  std::string message;  // after the field
+};
+
+void PrintTo(const Mistake& mistake, std::ostream* out) { *out << mistake.name; }
+
+class ValidateMistakeTest : public testing::TestWithParam<Mistake> {};
+
+TEST_P(ValidateMistakeTest, IsFound) {
+  const Mistake& mistake = GetParam();
+  AttentionInputs inputs = ValidInputs(mistake.operation);
+  ASSERT_TRUE(Validate(mistake.operation, inputs).ok());
+  mistake.make(inputs);
+  const absl::Status status = Validate(mistake.operation, inputs).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::string(status.message()), mistake.field + " " + mistake.message);
+  EXPECT_EQ(FieldOf(status), mistake.field);
+}
+
+constexpr std::int64_t kHuge = std::int64_t{1} << 40;
+
+const Mistake kMistakes[] = {
+    {"q_missing", Operation::kForward, [](auto& i) { i.q.reset(); }, "q",
+     "is missing, must be given for forward"},
+    {"v_missing", Operation::kHvp, [](auto& i) { i.v.reset(); }, "v",
+     "is missing, must be given for hvp"},
+    {"o_bar_missing", Operation::kVjp, [](auto& i) { i.o_bar.reset(); }, "o_bar",
+     "is missing, must be given for vjp"},
+    {"o_bar_not_read", Operation::kForward, [](auto& i) { i.o_bar = i.q; }, "o_bar",
+     "is given, must be absent: it is no input of forward"},
+    {"q_dot_not_read", Operation::kVjp, [](auto& i) { i.q_dot = i.q; }, "q_dot",
+     "is given, must be absent: it is no input of vjp"},
+    {"o_bar_dot_not_read", Operation::kJvp, [](auto& i) { i.o_bar_dot = i.o; }, "o_bar_dot",
+     "is given, must be absent: it is no input of jvp"},
+    {"o_without_lse", Operation::kVjp, [](auto& i) { i.lse.reset(); }, "lse",
+     "is missing, must be given together with o"},
+    {"lse_without_o", Operation::kHvp, [](auto& i) { i.o.reset(); }, "o",
+     "is missing, must be given together with lse"},
+    {"q_bool", Operation::kForward, [](auto& i) { i.q->dtype = DType::kBool; }, "q.dtype",
+     "is bool, must be float64, float32, float16 or bfloat16"},
+    {"q_unknown_dtype", Operation::kForward, [](auto& i) { i.q->dtype = DType{77}; }, "q.dtype",
+     "is unknown, must be float64, float32, float16 or bfloat16"},
+    {"k_dtype", Operation::kForward, [](auto& i) { i.k->dtype = DType::kFloat64; }, "k.dtype",
+     "is float64, must be float32, the dtype of q"},
+    {"v_dot_dtype", Operation::kJvp, [](auto& i) { i.v_dot->dtype = DType::kFloat16; },
+     "v_dot.dtype", "is float16, must be float32, the dtype of q"},
+    {"lse_dtype", Operation::kVjp, [](auto& i) { i.lse->dtype = DType::kFloat64; }, "lse.dtype",
+     "is float64, must be float32, the dtype of statistics for this q"},
+    {"q_rank", Operation::kForward, [](auto& i) { i.q->rank = 3; }, "q.shape",
+     "has 3 dimensions, must have 4: [batch, heads_q, seq_q, head_dim]"},
+    {"v_rank", Operation::kForward, [](auto& i) { i.v->rank = 0; }, "v.shape",
+     "has 0 dimensions, must have 4: [batch, heads_kv, seq_kv, head_dim_v]"},
+    {"lse_rank", Operation::kVjp, [](auto& i) { i.lse->rank = 4; }, "lse.shape",
+     "has 4 dimensions, must have 3: [batch, heads_q, seq_q]"},
+    {"o_bar_rank", Operation::kVjp, [](auto& i) { i.o_bar->rank = 2; }, "o_bar.shape",
+     "has 2 dimensions, must have 4: [batch, heads, seq, head_dim]"},
+    {"q_empty", Operation::kForward, [](auto& i) { i.q->shape[2] = 0; }, "q.shape[2]",
+     "is 0, must be at least 1"},
+    {"k_negative", Operation::kForward, [](auto& i) { i.k->shape[1] = -3; }, "k.shape[1]",
+     "is -3, must be at least 1"},
+    {"v_negative_stride", Operation::kForward, [](auto& i) { i.v->strides[2] = -32; },
+     "v.strides[2]", "is -32, must not be negative"},
+    {"q_overflows", Operation::kForward,
+     [](auto& i) {
+       i.q->shape = {kHuge, kHuge, 1, 64};
+       i.q->strides = {0, 0, 0, 0};
+     },
+     "q.shape",
+     "overflows at shape[1] = 1099511627776: the size must be at most 9223372036854775807 bytes"},
+    {"k_span_overflows", Operation::kForward,
+     [](auto& i) { i.k->strides[2] = std::numeric_limits<std::int64_t>::max() / 2; }, "k.strides",
+     "overflows at strides[2] = 4611686018427387903: the span must be at most "
+     "9223372036854775807 bytes"},
+    {"scores_overflow", Operation::kForward,
+     [](auto& i) {
+       i.q = View(DType::kFloat32, {1, 1, kHuge, 1});
+       i.k = View(DType::kFloat32, {1, 1, kHuge, 1});
+       i.v = View(DType::kFloat32, {1, 1, kHuge, 1});
+     },
+     "k.shape[2]",
+     "is 1099511627776, batch * heads_q * seq_q * seq_kv must be at most 9223372036854775807"},
+    {"o_overflows", Operation::kForward,
+     [](auto& i) {
+       i.q = View(DType::kFloat32, {1 << 20, 1, kHuge / 4, 1});
+       i.k = View(DType::kFloat32, {1 << 20, 1, 1, 1});
+       i.v = View(DType::kFloat32, {1 << 20, 1, 1, 512});
+     },
+     "v.shape[3]", "is 512, the size of o must be at most 9223372036854775807 bytes"},
+    {"head_dim_too_large", Operation::kForward, [](auto& i) { i.q->shape[3] = 513; }, "q.shape[3]",
+     "is 513, must be at most 512"},
+    {"head_dim_v_too_large", Operation::kForward, [](auto& i) { i.v->shape[3] = 1024; },
+     "v.shape[3]", "is 1024, must be at most 512"},
+    {"k_batch", Operation::kForward, [](auto& i) { i.k->shape[0] = 3; }, "k.shape[0]",
+     "is 3, must equal q.shape[0] = 2"},
+    {"heads", Operation::kForward, [](auto& i) { i.k->shape[1] = 4; }, "k.shape[1]",
+     "is 4, must divide q.shape[1] = 6"},
+    {"more_key_heads", Operation::kForward, [](auto& i) { i.k->shape[1] = 12; }, "k.shape[1]",
+     "is 12, must divide q.shape[1] = 6"},
+    {"k_head_dim", Operation::kForward, [](auto& i) { i.k->shape[3] = 48; }, "k.shape[3]",
+     "is 48, must equal q.shape[3] = 64"},
+    {"v_heads", Operation::kForward, [](auto& i) { i.v->shape[1] = 1; }, "v.shape[1]",
+     "is 1, must equal k.shape[1] = 3"},
+    {"v_seq", Operation::kForward, [](auto& i) { i.v->shape[2] = 8; }, "v.shape[2]",
+     "is 8, must equal k.shape[2] = 7"},
+    {"o_shape", Operation::kHvp, [](auto& i) { i.o->shape[3] = 64; }, "o.shape[3]",
+     "is 64, must equal v.shape[3] = 32"},
+    {"o_bar_shape", Operation::kVjp, [](auto& i) { i.o_bar->shape[2] = 6; }, "o_bar.shape[2]",
+     "is 6, must equal q.shape[2] = 5"},
+    {"k_dot_shape", Operation::kJvp, [](auto& i) { i.k_dot->shape[1] = 6; }, "k_dot.shape[1]",
+     "is 6, must equal k.shape[1] = 3"},
+    {"o_bar_dot_shape", Operation::kHvp, [](auto& i) { i.o_bar_dot->shape[0] = 1; },
+     "o_bar_dot.shape[0]", "is 1, must equal q.shape[0] = 2"},
+    {"lse_shape", Operation::kJvp, [](auto& i) { i.lse->shape[1] = 3; }, "lse.shape[1]",
+     "is 3, must equal q.shape[1] = 6"},
+    {"scale_nan", Operation::kForward, [](auto& i) { i.options.scale = std::nan(""); },
+     "options.scale", "is nan, must be finite"},
+    {"scale_infinite", Operation::kForward,
+     [](auto& i) { i.options.scale = -std::numeric_limits<double>::infinity(); }, "options.scale",
+     "is -inf, must be finite"},
+    {"window_left", Operation::kForward,
+     [](auto& i) {
+       i.options.window = Window{-1, 2};
+     },
+     "options.window.left", "is -1, must not be negative"},
+    {"window_right", Operation::kForward,
+     [](auto& i) {
+       i.options.window = Window{1, -2};
+     },
+     "options.window.right", "is -2, must not be negative"},
+    {"mask_dtype", Operation::kForward, [](auto& i) { i.options.mask = View(DType{9}, {7}); },
+     "options.mask.dtype", "is unknown, must be bool, float64, float32, float16 or bfloat16"},
+    {"mask_rank", Operation::kForward,
+     [](auto& i) {
+       i.options.mask = View(DType::kBool, {7});
+       i.options.mask->rank = 5;
+     },
+     "options.mask.shape", "has 5 dimensions, must have at most 4"},
+    {"mask_keys", Operation::kForward,
+     [](auto& i) {
+       i.options.mask = View(DType::kBool, {1, 6, 5, 9});
+     },
+     "options.mask.shape[3]", "is 9, must be 1 or k.shape[2] = 7"},
+    {"mask_queries", Operation::kForward,
+     [](auto& i) {
+       i.options.mask = View(DType::kBool, {7, 7});
+     },
+     "options.mask.shape[0]", "is 7, must be 1 or q.shape[2] = 5"},
+    {"mask_heads", Operation::kForward,
+     [](auto& i) {
+       i.options.mask = View(DType::kFloat32, {2, 3, 5, 7});
+     },
+     "options.mask.shape[1]", "is 3, must be 1 or q.shape[1] = 6"},
+    {"mask_stride", Operation::kForward,
+     [](auto& i) {
+       i.options.mask = View(DType::kBool, {5, 7});
+       i.options.mask->strides[1] = -1;
+     },
+     "options.mask.strides[1]", "is -1, must not be negative"},
+    {"dropout_one", Operation::kForward, [](auto& i) { i.options.dropout.probability = 1.0; },
+     "options.dropout.probability", "is 1, must be at least 0 and below 1"},
+    {"dropout_negative", Operation::kForward, [](auto& i) { i.options.dropout.probability = -0.1; },
+     "options.dropout.probability", "is -0.1, must be at least 0 and below 1"},
+    {"dropout_nan", Operation::kForward,
+     [](auto& i) { i.options.dropout.probability = std::nan(""); }, "options.dropout.probability",
+     "is nan, must be at least 0 and below 1"},
+    {"precision", Operation::kForward, [](auto& i) { i.options.precision = Precision{7}; },
+     "options.precision", "is 7, must be strict or fast"},
+    {"implementation", Operation::kForward,
+     [](auto& i) { i.options.implementation = Implementation{9}; }, "options.implementation",
+     "is 9, must be auto, fused, unfused or reference"},
+};
+
+INSTANTIATE_TEST_SUITE_P(All, ValidateMistakeTest, testing::ValuesIn(kMistakes),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(ValidateTest, UnknownOperation) {
+  const absl::Status status = Validate(Operation{42}, ValidInputs(Operation::kForward)).status();
+  EXPECT_EQ(std::string(status.message()), "operation is 42, must be forward, vjp, jvp or hvp");
+  EXPECT_EQ(FieldOf(status), "operation");
+}
+
+}  // namespace
+}  // namespace theria

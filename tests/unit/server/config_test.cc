@@ -1,0 +1,135 @@
+#include "server/config.h"
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace theria::server {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+CommandLine Parse(std::vector<const char*> flags) {
+  flags.insert(flags.begin(), "theria-server");
+  return ParseCommandLine(static_cast<int>(flags.size()), flags.data());
+}
+
+TEST(ConfigTest, HasDefaults) {
+  const CommandLine line = Parse({});
+  ASSERT_TRUE(line.is_to_serve) << line.text;
+  EXPECT_THAT(line.config.listen, ElementsAre("127.0.0.1:50051"));
+  EXPECT_EQ(line.config.backend, "cpu");
+  EXPECT_GE(line.config.compute_slots, 1);
+  EXPECT_EQ(line.config.tenant_quota_bytes, line.config.cache_bytes);
+  EXPECT_EQ(line.config.max_tensor_bytes, line.config.cache_bytes);
+  EXPECT_GT(line.config.max_transport_bytes, line.config.max_message_bytes);
+}
+
+TEST(ConfigTest, TakesFlags) {
+  const CommandLine line = Parse({"--listen",
+                                  "0.0.0.0:1,unix:/tmp/a.sock",
+                                  "--metrics-listen",
+                                  "none",
+                                  "--cache-bytes",
+                                  "3GiB",
+                                  "--max-tensor-bytes",
+                                  "4096",
+                                  "--drain-timeout",
+                                  "1.5s",
+                                  "--default-ttl",
+                                  "7",
+                                  "--max-call-time",
+                                  "10m",
+                                  "--log-level",
+                                  "debug",
+                                  "--log-format",
+                                  "json",
+                                  "--channelz",
+                                  "--port-file",
+                                  "p"});
+  ASSERT_TRUE(line.is_to_serve) << line.text;
+  EXPECT_THAT(line.config.listen, ElementsAre("0.0.0.0:1", "unix:/tmp/a.sock"));
+  EXPECT_EQ(line.config.metrics_listen, kNone);
+  EXPECT_EQ(line.config.cache_bytes, std::size_t{3} << 30);
+  EXPECT_EQ(line.config.max_tensor_bytes, 4096u);
+  EXPECT_EQ(line.config.drain_timeout, absl::Milliseconds(1500));
+  EXPECT_EQ(line.config.default_ttl, absl::Seconds(7));
+  EXPECT_EQ(line.config.max_call_time, absl::Minutes(10));
+  EXPECT_EQ(line.config.log_level, "debug");
+  EXPECT_EQ(line.config.log_format, "json");
+  EXPECT_TRUE(line.config.channelz);
+  EXPECT_EQ(line.config.port_file, "p");
+}
+
+TEST(ConfigTest, ReadsAFileThatFlagsOverride) {
+  const std::string path = testing::TempDir() + "theria-config-test.toml";
+  std::ofstream(path) << "listen = [\"127.0.0.1:0\", \"[::1]:0\"]\n"
+                         "cache-bytes = \"64MiB\"\n"
+                         "max-queued-requests = 5\n"
+                         "drain-timeout = \"2s\"\n";
+  const CommandLine line = Parse({"--config", path.c_str(), "--max-queued-requests", "6"});
+  std::filesystem::remove(path);
+  ASSERT_TRUE(line.is_to_serve) << line.text;
+  EXPECT_THAT(line.config.listen, ElementsAre("127.0.0.1:0", "[::1]:0"));
+  EXPECT_EQ(line.config.cache_bytes, std::size_t{64} << 20);
+  EXPECT_EQ(line.config.max_queued_requests, 6u);
+  EXPECT_EQ(line.config.drain_timeout, absl::Seconds(2));
+}
+
+TEST(ConfigTest, HelpAndVersionEndWell) {
+  const CommandLine help = Parse({"--help"});
+  EXPECT_FALSE(help.is_to_serve);
+  EXPECT_EQ(help.exit_status, 0);
+  EXPECT_THAT(help.text, HasSubstr("--metrics-listen"));
+  const CommandLine version = Parse({"--version"});
+  EXPECT_FALSE(version.is_to_serve);
+  EXPECT_EQ(version.exit_status, 0);
+  EXPECT_THAT(version.text, testing::MatchesRegex("[0-9]+.[0-9]+.[0-9]+\n"));
+}
+
+struct WrongUsage {
+  std::string name;
+  std::vector<const char*> flags;
+  std::string named;  // in the message
+};
+
+class WrongUsageTest : public testing::TestWithParam<WrongUsage> {};
+
+TEST_P(WrongUsageTest, EndsWithTwoAndNamesTheFlag) {
+  const CommandLine line = Parse(GetParam().flags);
+  EXPECT_FALSE(line.is_to_serve);
+  EXPECT_EQ(line.exit_status, 2);
+  EXPECT_THAT(line.text, HasSubstr(GetParam().named));
+  EXPECT_EQ(line.text.back(), '\n');
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, WrongUsageTest,
+    testing::Values(
+        WrongUsage{"UnknownFlag", {"--nonsense"}, "--nonsense"},
+        WrongUsage{"Backend", {"--backend", "tpu"}, "--backend"},
+        WrongUsage{"NoPort", {"--listen", "localhost"}, "--listen is 'localhost'"},
+        WrongUsage{"BadPort", {"--listen", "localhost:70000"}, "--listen"},
+        WrongUsage{"BadMetrics", {"--metrics-listen", "x:y"}, "--metrics-listen"},
+        WrongUsage{"UnixMetrics", {"--metrics-listen", "unix:/a"}, "--metrics-listen"},
+        WrongUsage{"Duration", {"--drain-timeout", "soon"}, "--drain-timeout"},
+        WrongUsage{"NegativeDuration", {"--drain-timeout", "-1s"}, "--drain-timeout"},
+        WrongUsage{"Bytes", {"--cache-bytes", "many"}, "--cache-bytes"},
+        WrongUsage{"SmallCache", {"--cache-bytes", "10"}, "--cache-bytes is 10, must be"},
+        WrongUsage{"LargeMessage", {"--max-message-bytes", "4GiB"}, "--max-message-bytes"},
+        WrongUsage{"TensorOverCache",
+                   {"--cache-bytes", "2MiB", "--max-tensor-bytes", "3MiB"},
+                   "--max-tensor-bytes"},
+        WrongUsage{"TtlOverMaximum", {"--default-ttl", "25h"}, "--default-ttl"},
+        WrongUsage{"NoQueue", {"--max-queued-requests", "0"}, "--max-queued-requests"},
+        WrongUsage{"LogLevel", {"--log-level", "loud"}, "--log-level"},
+        WrongUsage{"NoConfigFile", {"--config", "/nowhere/at/all"}, "/nowhere/at/all"}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace theria::server
