@@ -54,7 +54,7 @@ bench: $(VENV)/.complete  ## Benchmarks against peers in the same run; JSON unde
 	@$(BIN)/python tests/bench/run_all.py --build build/bench
 
 .PHONY: sanitize
-sanitize: $(VENV)/.complete  ## The C++ tests under asan, ubsan and tsan
+sanitize: $(VENV)/.complete  ## The C++ tests under asan with ubsan, then tsan
 	@scripts/sanitize.sh
 
 .PHONY: clean
