@@ -95,7 +95,7 @@ grpc::ServerUnaryReactor* AttentionService::Handle(const AttentionMethod& method
                                                    grpc::CallbackServerContext* context,
                                                    const Message& request, Message& response) {
   RequestContext& request_context = RequestContext::Of(context);
-  request_context.request_bytes = request.ByteSizeLong();
+  request_context.record()->request_bytes = request.ByteSizeLong();
   if (absl::Status open = parts_.gate.Check(); !open.ok()) return FinishNow(context, open);
   absl::StatusOr<std::unique_ptr<AttentionTask>> task =
       method.Decode(request, parts_.store, TenantId{}, limits_);

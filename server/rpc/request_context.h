@@ -11,13 +11,19 @@
 #include "grpcpp/support/server_callback.h"
 
 // gRPC's context of one callback RPC, with what interceptor and method tell each other: the id of
-// the request, and for the log what it moved and cost. The fields are written by the method before
-// it finishes the call and read by the interceptor after that.
+// the request, and for the log what it moved and cost.
 
 namespace theria::server {
 
 // 16 hexadecimal digits, unique in the process and, all but certainly, among servers.
 std::string NewRequestId();
+
+// Written by the method before it finishes the call, read by the interceptor after that.
+struct RequestRecord {
+  std::uint64_t request_bytes = 0;
+  std::optional<absl::Duration> queue_time;
+  std::optional<absl::Duration> compute_time;
+};
 
 class RequestContext : public grpc::CallbackServerContext {
  public:
@@ -28,12 +34,12 @@ class RequestContext : public grpc::CallbackServerContext {
 
   const std::string& id() const { return id_; }
 
-  std::uint64_t request_bytes = 0;
-  std::optional<absl::Duration> queue_time;
-  std::optional<absl::Duration> compute_time;
+  // Shared, because gRPC destroys the interceptors when this class's part of the context is gone.
+  const std::shared_ptr<RequestRecord>& record() const { return record_; }
 
  private:
   const std::string id_ = NewRequestId();
+  const std::shared_ptr<RequestRecord> record_ = std::make_shared<RequestRecord>();
 };
 
 // For grpc::ServerBuilder::SetContextAllocator.

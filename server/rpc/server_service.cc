@@ -40,7 +40,7 @@ ServerService::ServerService(const ServerServiceParts& parts, ServerServiceOptio
 grpc::ServerUnaryReactor* ServerService::GetServerInfo(grpc::CallbackServerContext* context,
                                                        const v1::GetServerInfoRequest* request,
                                                        v1::GetServerInfoResponse* response) {
-  RequestContext::Of(context).request_bytes = request->ByteSizeLong();
+  RequestContext::Of(context).record()->request_bytes = request->ByteSizeLong();
   if (absl::Status open = parts_.gate.Check(); !open.ok()) return FinishNow(context, open);
   response->set_version(options_.version);
   response->set_commit(options_.commit);
@@ -70,7 +70,7 @@ grpc::ServerUnaryReactor* ServerService::RunBenchmark(grpc::CallbackServerContex
                                                       const v1::RunBenchmarkRequest* request,
                                                       v1::RunBenchmarkResponse* response) {
   RequestContext& request_context = RequestContext::Of(context);
-  request_context.request_bytes = request->ByteSizeLong();
+  request_context.record()->request_bytes = request->ByteSizeLong();
   if (absl::Status open = parts_.gate.Check(); !open.ok()) return FinishNow(context, open);
   const BenchmarkLimits limits = {options_.max_benchmark_repetitions, options_.max_tensor_bytes,
                                   parts_.executor.options().max_accepted_bytes};

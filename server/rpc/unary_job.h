@@ -41,7 +41,7 @@ class UnaryJob : public grpc::ServerUnaryReactor, private Job {
 
  private:
   void Run(absl::Duration queue_time) final {
-    context_.queue_time = queue_time;
+    context_.record()->queue_time = queue_time;
     Finish(ToGrpcStatus(Answer()));
   }
   void Drop(const absl::Status& why) final { Finish(ToGrpcStatus(why)); }
