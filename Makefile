@@ -25,7 +25,7 @@ $(VENV)/.complete: client/python/pyproject.toml client/python/constraints.txt | 
 	  { echo "theria: Python 3.10 or newer is needed, $(PYTHON) is older" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(THERIA_TORCH_INDEX),--extra-index-url $(THERIA_TORCH_INDEX)) \
-	  --constraint client/python/constraints.txt --editable 'client/python[torch,demo,dev]'
+	  --constraint client/python/constraints.txt --editable 'client/python[torch,demo,dev,deploy]'
 	@touch $@
 
 .PHONY: build
