@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -31,6 +31,8 @@ from theria.safety._problem import Attention, Problem
 __all__ = ["Classification", "Finding", "Verdict", "classify"]
 
 Verdict = Literal["exact", "lost", "wrong", "missing"]
+
+_MeasureHolding: TypeAlias = Callable[[tuple[str, ...], Problem], Measured]
 
 # Of a unit roundoff: sums of some 64 products, in whatever order, chained up to four deep.
 ROUNDING_FLOOR = 64
@@ -180,10 +182,11 @@ def _candidates(
 
     Where the VJP is exact, nothing is lost in the forward, only in how the VJP was computed.
     """
-    ways: list[tuple[tuple[str, ...], Callable[..., Measured]]]
-    ways = [(parts, _holding_in_forward) for parts in losses(FORWARD_PARTS)]
+    in_forward: _MeasureHolding = _holding_in_forward
+    in_backward: _MeasureHolding = _holding_in_backward
+    ways = [(parts, in_forward) for parts in losses(FORWARD_PARTS)]
     if operation in ("hvp", "double_backward"):
-        written = [(parts, _holding_in_backward) for parts in losses(BACKWARD_PARTS)]
+        written = [(parts, in_backward) for parts in losses(BACKWARD_PARTS)]
         ways = written if vjp_is_exact else ways + written
     for parts, measure_holding in ways:
         values = measure_holding(parts, problem)[operation]
@@ -209,8 +212,8 @@ def _holding_in_backward(parts: tuple[str, ...], problem: Problem) -> Measured:
         return explicit_vjp(*point, parts=parts)  # type: ignore[misc]
 
     tangents = [x[f"{name}_dot"] for name in ("q", "k", "v", "o_bar")]
-    _, hvp = torch.func.jvp(vjp, tuple(inputs), tuple(tangents))
-    _, pull_back = torch.func.vjp(vjp, *inputs)
+    hvp = torch.func.jvp(vjp, tuple(inputs), tuple(tangents))[1]
+    pull_back = torch.func.vjp(vjp, *inputs)[1]
     double = pull_back(tuple(x[f"g_{name}"] for name in "qkv"))
     return {
         "hvp": dict(zip(OUTPUTS["hvp"], hvp, strict=True)),

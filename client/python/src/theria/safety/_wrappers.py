@@ -34,7 +34,8 @@ def under_no_grad(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Te
 def logit_statistics_detached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """The row statistics of the softmax come from detached logits."""
     scores = q @ k.mT / q.shape[-1] ** 0.5
-    return (scores - scores.detach().logsumexp(-1, keepdim=True)).exp() @ v
+    p: torch.Tensor = (scores - scores.detach().logsumexp(-1, keepdim=True)).exp()
+    return p @ v
 
 
 def probabilities_detached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
