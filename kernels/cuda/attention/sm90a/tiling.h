@@ -1,0 +1,99 @@
+#ifndef THERIA_KERNELS_CUDA_ATTENTION_SM90A_TILING_H_
+#define THERIA_KERNELS_CUDA_ATTENTION_SM90A_TILING_H_
+
+#include "kernels/cuda/attention/tile_config.h"
+
+// The tile sizes of the kernels for compute capability 9.0.
+//
+// A block has one warpgroup that starts copies and `consumers` warpgroups that compute, each of
+// them 64 rows of the stationary side. Past these stream tiles of `columns` rows of the moving
+// tensors, through two rings of buffers: those that the scores S come from (k or q, and their
+// tangents), and those of P_bar or of the output (v or o_bar, and theirs).
+
+namespace theria::cuda::sm90a {
+
+struct TileConfig {
+  int consumers;
+  int columns;
+  int score_stages;
+  int value_stages;
+
+  constexpr int rows() const { return consumers * 64; }
+  constexpr int threads() const { return (consumers + 1) * 128; }
+};
+
+constexpr TileConfig TileConfigOf(KernelKind kind, int dim) {
+  switch (kind) {
+    case KernelKind::kForward:
+      if (dim <= 64) return {3, 128, 2, 2};
+      return {2, 128, 2, 2};
+    case KernelKind::kJvp:
+      if (dim <= 64) return {2, 64, 2, 2};
+      return {2, 64, 2, 2};
+    case KernelKind::kVjpQueries:
+      if (dim <= 64) return {2, 128, 3, 2};
+      return {2, 96, 3, 2};
+    case KernelKind::kVjpKeys:
+      if (dim <= 64) return {2, 64, 3, 3};
+      return {2, 64, 3, 3};
+    case KernelKind::kHvpQueries:
+      if (dim <= 64) return {2, 64, 2, 2};
+      return {2, 32, 2, 2};
+    case KernelKind::kHvpKeys:
+      if (dim <= 64) return {2, 32, 3, 3};
+      return {2, 32, 2, 2};
+  }
+  return {};
+}
+
+// Everything about one instantiation that is known before it runs.
+template <KernelKind kKindT, typename MmaT, int kDimT,
+          TileConfig kConfigT = TileConfigOf(kKindT, kDimT)>
+struct Tiling {
+  using Mma = MmaT;
+  using Element = typename Mma::Element;
+  using Accumulator = float;
+
+  static constexpr KernelKind kKind = kKindT;
+  static constexpr int kDim = kDimT;
+  static constexpr TileConfig kConfig = kConfigT;
+  static constexpr int kConsumers = kConfig.consumers;
+  static constexpr int kRows = kConfig.rows();
+  static constexpr int kThreads = kConfig.threads();
+  static constexpr int kColumns = kConfig.columns;
+  static constexpr bool kKeyRows = kKind == KernelKind::kVjpKeys || kKind == KernelKind::kHvpKeys;
+
+  // Tensors: stationary, and in each ring. In shared memory a row takes kDim * 2 bytes.
+  static constexpr int kRowTensors = StationaryTensors(kKind);
+  static constexpr int kRingTensors = MovingTensors(kKind) / 2;
+  static constexpr int kRowPanelBytes = kRows * 128;
+  static constexpr int kRowTileBytes = kRows * kDim * 2;
+  static constexpr int kColumnPanelBytes = kColumns * 128;
+  static constexpr int kColumnTileBytes = kColumns * kDim * 2;
+  static constexpr int kStatisticsBytes = kKeyRows ? kColumns * 16 : 0;
+  static constexpr int kScoreCopyBytes = kRingTensors * kColumnTileBytes + kStatisticsBytes;
+  static constexpr int kScoreStageBytes = (kScoreCopyBytes + 1023) / 1024 * 1024;
+  static constexpr int kValueStageBytes = kRingTensors * kColumnTileBytes;
+
+  // A kilobyte to align the tiles, one for the barriers, the stationary tiles, the rings.
+  static constexpr int kScoreRingOffset = 1024 + kRowTensors * kRowTileBytes;
+  static constexpr int kValueRingOffset =
+      kScoreRingOffset + kConfig.score_stages * kScoreStageBytes;
+  static constexpr int kSharedBytes =
+      1024 + kValueRingOffset + kConfig.value_stages * kValueStageBytes;
+
+  // Of a thread of the copying warpgroup and of the others, of 65536 in all.
+  static constexpr int kCopyRegisters = kConsumers == 2 ? 24 : 32;
+  static constexpr int kComputeRegisters = kConsumers == 2 ? 240 : 160;
+
+  static_assert(kConsumers == 2 || kConsumers == 3);
+  static_assert(kDim % 64 == 0 && kColumns % 16 == 0);
+  static_assert(!kKeyRows || kStatisticsRowMultiple % kColumns == 0,
+                "tiles would read past the padded row statistics");
+  static_assert(kRows <= 256 && kColumns <= 256, "a box of the copy engine has at most 256 rows");
+  static_assert(kSharedBytes <= 227 * 1024, "the tiles exceed an H100's shared memory");
+};
+
+}  // namespace theria::cuda::sm90a
+
+#endif  // THERIA_KERNELS_CUDA_ATTENTION_SM90A_TILING_H_
