@@ -118,7 +118,7 @@ def _train(experiment: Experiment, names: Sequence[str]) -> list[Row]:
         for name, model in models.items():
             optimizers[name].zero_grad()
             loss = cross_entropy(model(tokens.to(options.device)), labels.to(options.device))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizers[name].step()
             rows.append(Row(name, step, float(loss.detach())))
             if options.verbose:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import pi
-from statistics import fmean, pstdev
+from statistics import fmean, median, pstdev
 from typing import Any, get_args
 
 import numpy as np
@@ -42,8 +42,17 @@ from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from theria.maml import InnerLoop, Loss, Mode, Params, adapt, from_module, meta_train
-from theria.maml.tasks import Task
+from theria.maml import (
+    InnerLoop,
+    Loss,
+    Mode,
+    OuterStep,
+    Params,
+    Task,
+    adapt,
+    from_module,
+    meta_train,
+)
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 HELD_OUT = 10**6  # tasks are numbered; those from here on are never trained on
@@ -67,7 +76,7 @@ class Outcome:
     """One run. Losses are means over held-out tasks, after adaptation.
 
     `spread` is the standard deviation of the training loss over the last half of the outer steps;
-    `seconds` are those of one outer step; `baseline` is the loss of least squares.
+    `seconds` is the median time of an outer step; `baseline` is the loss of least squares.
     """
 
     problem: str
@@ -158,7 +167,12 @@ def _measure(
             loss, params = from_module(model, problem.criterion)
             held_out = _tasks(problem, seed, HELD_OUT, options.held_out, options.device)
             before = _judge(loss, params, problem.inner, held_out)
-            began = time.perf_counter()
+            times = [time.perf_counter()]
+
+            def on_step(_: OuterStep, times: list[float] = times) -> None:
+                times.append(time.perf_counter())
+                bar.update()
+
             trained, history = meta_train(
                 loss,
                 params,
@@ -166,10 +180,10 @@ def _measure(
                 problem.inner,
                 mode=mode,
                 make_optimizer=lambda x, rate=problem.outer_rate: torch.optim.Adam(x, lr=rate),  # type: ignore[misc]
-                on_step=lambda _: bar.update(),
+                on_step=on_step,
                 progress=False,
             )
-            seconds = (time.perf_counter() - began) / options.outer_steps
+            seconds = median(np.diff(times).tolist())
             rows += [
                 Row(problem.name, mode, seed, i, step.loss, step.gradient_norm)
                 for i, step in enumerate(history)
@@ -304,9 +318,7 @@ class _Digits:
     """
 
     def __init__(self) -> None:
-        from sklearn.datasets import load_digits
-
-        bundle = load_digits()
+        bundle = importlib.import_module("sklearn.datasets").load_digits()
         self._by_digit = [bundle.images[bundle.target == digit] / 16.0 for digit in range(10)]
 
     def __call__(self, seed: int, index: int) -> Task[Any]:
@@ -328,7 +340,7 @@ class _Digits:
 def _draw(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> Figure:
     names = list(dict.fromkeys(outcome.problem for outcome in outcomes))
     figure, panels = new_figure(
-        2.9 * len(names) + 0.4, 4.6, 2, len(names), height_ratios=[2, 1], squeeze=False
+        2.9 * len(names) + 0.8, 4.3, 2, len(names), height_ratios=[3, 1], squeeze=False
     )
     styles: dict[str, dict[str, Any]] = {
         "full": {"color": BLUE, "label": "FULL"},
@@ -337,6 +349,7 @@ def _draw(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> Figure:
     }
     for column, name in enumerate(names):
         above, below = panels[0, column], panels[1, column]
+        some = [outcome for outcome in outcomes if outcome.problem == name]
         for mode, style in styles.items():
             runs: dict[int, list[float]] = {}
             for row in rows:
@@ -344,30 +357,26 @@ def _draw(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> Figure:
                     runs.setdefault(row.seed, []).append(row.loss)
             curves = np.array([_smooth(run) for run in runs.values()])
             band(above, range(curves.shape[1]), curves, **style)
-        some = [outcome for outcome in outcomes if outcome.problem == name]
         if some[0].baseline is not None:
-            above.axhline(some[0].baseline, color=GREY, linewidth=0.8, label="least squares")
+            above.axhline(some[0].baseline, color=GREY, linewidth=0.8)
+            above.annotate(
+                "least squares: 0", (1, 0), (0, 4), "axes fraction", "offset points", ha="right"
+            )
         above.set_title(name)
         above.set_xlabel("outer step")
         above.set_ylim(bottom=0)
         cost = {mode: fmean(o.seconds for o in some if o.mode == mode) for mode in styles}
         for place, (mode, style) in enumerate(styles.items()):
             after = [outcome.held_out_after for outcome in some if outcome.mode == mode]
-            below.plot([cost[mode] / cost["fo"]] * len(after), after, "o", color=style["color"])
-            below.annotate(
-                f"{cost[mode] / cost['fo']:.1f} x",
-                (cost[mode] / cost["fo"], fmean(after)),
-                (0, 9 if place < 2 else -14),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7.5,
-                color=style["color"],
-            )
-        below.margins(0.25, 0.5)
-        below.set_xlabel("time of a step / FO")
+            below.plot(after, [place] * len(after), "o", color=style["color"])
+        labels = [f"{s['label']} ({cost[m] / cost['fo']:.1f} x)" for m, s in styles.items()]
+        below.set_yticks(range(len(labels)), labels)
+        below.invert_yaxis()
+        below.margins(0.1, 0.35)
+        below.set_xlabel("loss on held-out tasks, each seed")
     panels[0, 0].set_ylabel("query loss after adaptation")
-    panels[1, 0].set_ylabel("on held-out tasks")
-    panels[0, 0].legend(loc="lower left")
+    panels[1, 0].set_ylabel("(time / FO)")
+    panels[0, 0].legend(loc="lower left", title="mean and range over seeds", alignment="left")
     return figure
 
 

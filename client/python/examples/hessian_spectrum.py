@@ -140,7 +140,7 @@ def _train(loss: Loss, params: Params, batch: Any, steps: int) -> Params:
     optimizer = torch.optim.Adam(list(point.values()), lr=1e-2)
     for _ in tqdm(range(steps), desc="training"):
         optimizer.zero_grad()
-        loss(point, batch).backward()  # type: ignore[no-untyped-call]
+        loss(point, batch).backward()
         optimizer.step()
     return {name: x.detach() for name, x in point.items()}
 
@@ -208,7 +208,7 @@ def _dense(loss: Loss, params: Params, batch: Any) -> Reals:
         return _flatten(grad(loss)(_unflatten(flat, params), batch))
 
     flat = _flatten(params)
-    _, pull_back = vjp(gradient, flat)
+    pull_back = vjp(gradient, flat)[1]
     (matrix,) = vmap(pull_back)(torch.eye(flat.numel(), dtype=flat.dtype, device=flat.device))
     return np.linalg.eigvalsh(matrix.cpu().numpy())
 

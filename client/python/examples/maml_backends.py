@@ -37,12 +37,13 @@ from theria.maml import (
     Method,
     Mode,
     Params,
+    Task,
     diagnose,
     from_module,
     meta_gradient,
     rel_diff,
 )
-from theria.maml.tasks import AttentionClassifier, Task, TaskSpec, initial_parameters, make_task
+from theria.maml.tasks import AttentionClassifier, TaskSpec, initial_parameters, make_task
 from theria.safety import WRAPPERS
 
 SPEC = TaskSpec()

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from theria.maml import InnerLoop, Method, from_module, meta_gradient, rel_diff
-from theria.maml.tasks import AttentionClassifier, Task, TaskSpec, initial_parameters, make_task
+from theria.maml import InnerLoop, Method, Task, from_module, meta_gradient, rel_diff
+from theria.maml.tasks import AttentionClassifier, TaskSpec, initial_parameters, make_task
 from theria.safety import WRAPPERS
 
 SPEC = TaskSpec()
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     with running("maml_depth", options) as experiment:
         steps = options.steps or ([*range(1, 21)] if experiment.on_gpu else [1, 5, 10, 20])
         rows = _measure(experiment, steps)
-        summary = {"monotone": _monotone(rows, steps)}
+        summary: dict[str, Any] = {"monotone": _monotone(rows, steps)}
         summary["largest_error"] = max(row.error for row in rows if row.attention == EXACT)
         experiment.write(summary, rows, _draw(rows, steps))
     for finding in summary["monotone"]:
@@ -90,7 +90,7 @@ def _gradients(
             Task(support, query),
             inner,
             mode=mode,
-            method=method,  # type: ignore[arg-type]
+            method=method,
         )
         results.append({name: gradient.cpu() for name, gradient in result.gradient.items()})
     return results[0], results[1]

@@ -31,7 +31,6 @@ SHORT = {
     "o_bar": r"$\bar{o}$",
     "delta": r"$\delta$",
 }
-GROUPS = {"PyTorch": "PyTorch", "Theria": "Theria", "wrapper": "Code around", "given": "Given"}
 INK, FAINT, BAR = "#202124", "#5F6368", "#D55E00"
 STYLE: dict[Any, Any] = {"font.family": "DejaVu Sans", "font.size": 8.5, "svg.hashsalt": "theria"}
 
@@ -71,6 +70,8 @@ def _draw_cells(axes: Axes, rows: Sequence[Row], places: Sequence[float]) -> Non
             axes.text(column + 0.5, place, _text(finding), ha="center", va="center", color=INK)
     labels = [row.classification.name for row in rows]
     axes.set_yticks(places, labels)
+    for row, label in zip(rows, axes.get_yticklabels(), strict=True):
+        label.set_fontweight("bold" if row.group == "Theria" else "normal")
     for row, place in zip(rows, places, strict=True):
         axes.text(5.04, place, row.classification.dtype, va="center", color=FAINT, fontsize=7)
     axes.set_xlim(0, 5.75)
@@ -86,7 +87,7 @@ def _text(finding: Finding) -> str:
         return "raises"
     if finding.verdict == "lost":
         return ", ".join(SHORT.get(part, part) for part in finding.lost)
-    return f"{finding.error:.0e}"
+    return f"{finding.error:.0e}" if finding.error else "0"
 
 
 def _draw_bars(axes: Axes, rows: Sequence[Row], places: Sequence[float]) -> None:
@@ -97,7 +98,7 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], places: Sequence[float]) -> None
             continue
         shown = 100 * error
         axes.barh(place, shown, height=0.62, color=BAR if error > 1e-2 else COLOURS["exact"])
-        text = f"{shown:.0f} %" if error > 1e-2 else f"{error:.0e}"
+        text = f"{shown:.0f} %" if error > 1e-2 else f"{error:.0e}" if error else "0"
         axes.text(shown + 1.5, place, text, va="center", color=INK)
     largest = max([10.0, *(100 * row.meta.error for row in rows if row.meta and row.meta.error)])
     axes.set_xlim(0, 1.3 * largest)

@@ -96,7 +96,7 @@ def _cell(finding: Finding) -> str:
         return "raises"
     if finding.verdict == "lost":
         return f"**lost: {_parts(finding.lost)}** {finding.error:.2f}"
-    text = f"{finding.verdict} {finding.error:.0e}"
+    text = f"{finding.verdict} {finding.error:.0e}" if finding.error else finding.verdict
     return text if finding.verdict == "exact" else f"**{text}**"
 
 
@@ -108,4 +108,4 @@ def _meta_cell(row: Row) -> str:
     if row.meta is None or row.meta.error is None:
         return "raises"
     error = row.meta.error
-    return f"{error:.0e}" if error < 1e-2 else f"**{100 * error:.0f} % off**"
+    return (f"{error:.0e}" if error else "0") if error < 1e-2 else f"**{100 * error:.0f} % off**"
