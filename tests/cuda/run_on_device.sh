@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds, checks and times the CUDA backend where a GPU is: the steps named, logs under $OUT.
-#   tests/cuda/run_on_device.sh build check large tune smoke sanitize bench
+#   tests/cuda/run_on_device.sh build registry check large tune smoke sanitize bench
 set -uo pipefail
 OUT=${OUT:-build/cuda/out}
 BUILD=${BUILD:-build/cuda}
@@ -29,11 +29,13 @@ for step in "$@"; do
     large)
       timeout 120 python3 tests/cuda/device_large.py "$shim" --json "$OUT/large.json" 2>&1 | tail -20
       ;;
+    registry) "$BUILD/bin/theria_cuda_registry_test" | tail -20 ;;
     smoke) timeout 120 "$BUILD/bin/theria_cuda_smoke" 2>&1 | tail -20 ;;
     sanitize)
       for tool in ${SANITIZE_TOOLS:-memcheck racecheck initcheck synccheck}; do
         for operation in ${SANITIZE_OPERATIONS:-forward vjp jvp hvp}; do
-          timeout 300 compute-sanitizer --tool "$tool" "$BUILD/bin/theria_cuda_smoke" "$operation" \
+          timeout 300 compute-sanitizer --tool "$tool" "$BUILD/bin/theria_cuda_smoke" \
+            "$operation" "${SANITIZE_DTYPE:-}" \
             >"$OUT/sanitize.log" 2>&1
           echo "$tool $operation rc=$?: $(tail -2 "$OUT/sanitize.log" | tr '\n' ' ')" |
             tee -a "$OUT/sanitize.txt"

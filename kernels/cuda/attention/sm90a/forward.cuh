@@ -41,12 +41,10 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     for (int step = 0; step < steps; ++step) {
       const int column = first + step * Tiling::kColumns;
       tiles.scores.BeginFill(Tiling::kScoreCopyBytes);
-      LoadTile<Tiling::kColumns, Tiling::kDim>(tiles.scores.tile(), all.k, tiles.scores.full(),
-                                               work.batch, head_kv, column);
+      LoadMovingTile<Tiling>(tiles.scores, 0, all.k, work.batch, head_kv, column);
       tiles.scores.Advance();
       tiles.values.BeginFill(Tiling::kValueStageBytes);
-      LoadTile<Tiling::kColumns, Tiling::kDim>(tiles.values.tile(), all.v, tiles.values.full(),
-                                               work.batch, head_kv, column);
+      LoadMovingTile<Tiling>(tiles.values, 0, all.v, work.batch, head_kv, column);
       tiles.values.Advance();
     }
     return;
@@ -84,7 +82,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     return softmax.Exponentiate(s, factor);
   };
 
+  Turns<Tiling::kConfig.turns ? Tiling::kConsumers : 1> turns(warpgroup - 1);
   WaitForPhase(tiles.rows_full, 0);
+  if (steps > 1) turns.Begin();
   float factor[1][2];
   if (steps > 0) {
     FenceProducts();
@@ -95,10 +95,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   }
 #pragma unroll 1
   for (int step = 1; step < steps; ++step) {
+    turns.Wait();
     PinAccumulators(o);
     FenceProducts();
     start_scores();
     start_output();
+    turns.Pass(step + 1 == steps);
     WaitFor<1>(s);
     const bool grew = exponentiate(step, factor);
     WaitFor<0>(o);

@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   using Mma = typename Tiling::Mma;
   constexpr bool kHasOBarDot = kTangents == TangentSet::kAll;
   constexpr int kBlocks = Tiling::kColumns / 8;
-  constexpr int kTile = Tiling::kColumnTileBytes;
+  constexpr int kTangent = Tiling::kTensorBytes;  // from a moving tile to its tangent
   constexpr float kLog2E = 1.4426950408889634f;
   const AttentionParams& params = all.attention;
 
@@ -53,17 +53,13 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     if (kHasOBarDot) load_rows(3, all.o_bar_dot);
     for (int step = 0; step < steps; ++step) {
       const int column = first + step * Tiling::kColumns;
-      const auto load = [&](const auto& ring, int index, const CUtensorMap& map) {
-        LoadTile<Tiling::kColumns, Tiling::kDim>(ring.tile() + index * kTile, map, ring.full(),
-                                                 work.batch, head_kv, column);
-      };
       tiles.scores.BeginFill(Tiling::kScoreCopyBytes);
-      load(tiles.scores, 0, all.k);
-      load(tiles.scores, 1, all.k_dot);
+      LoadMovingTile<Tiling>(tiles.scores, 0, all.k, work.batch, head_kv, column);
+      LoadMovingTile<Tiling>(tiles.scores, 1, all.k_dot, work.batch, head_kv, column);
       tiles.scores.Advance();
       tiles.values.BeginFill(Tiling::kValueStageBytes);
-      load(tiles.values, 0, all.v);
-      load(tiles.values, 1, all.v_dot);
+      LoadMovingTile<Tiling>(tiles.values, 0, all.v, work.batch, head_kv, column);
+      LoadMovingTile<Tiling>(tiles.values, 1, all.v_dot, work.batch, head_kv, column);
       tiles.values.Advance();
     }
     return;
@@ -99,11 +95,11 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     const std::uint32_t k = tiles.scores.tile();
     MultiplyRowTiles<Tiling>(s, q, k);
     MultiplyRowTiles<Tiling>(s_dot, q_dot, k);
-    MultiplyRowTiles<Tiling, true>(s_dot, q, k + kTile);
+    MultiplyRowTiles<Tiling, true>(s_dot, q, k + kTangent);
     tiles.values.WaitUntilFull();
     const std::uint32_t v = tiles.values.tile();
     MultiplyRowTiles<Tiling>(p_bar, o_bar, v);
-    MultiplyRowTiles<Tiling>(p_bar_dot, o_bar, v + kTile);
+    MultiplyRowTiles<Tiling>(p_bar_dot, o_bar, v + kTangent);
     if constexpr (kHasOBarDot) MultiplyRowTiles<Tiling, true>(p_bar_dot, o_bar_dot, v);
     CommitProducts();
     WaitFor<0>(s, s_dot, p_bar, p_bar_dot);
@@ -131,7 +127,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     MakeFragments<Mma>(s_bar_dot, s_dot);
     FenceProducts();
     AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(q_bar_dot, s_bar_dot, k);
-    AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(q_bar_dot, s_bar, k + kTile);
+    AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(q_bar_dot, s_bar, k + kTangent);
     if (wants_primal) AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(q_bar, s_bar, k);
     CommitProducts();
     WaitFor<0>(q_bar, q_bar_dot);
@@ -159,7 +155,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   constexpr bool kHasOBarDot = kTangents == TangentSet::kAll;
   constexpr bool kPrimal = HvpKeysHasPrimal(sizeof(typename Tiling::Element), Tiling::kDim);
   constexpr int kBlocks = Tiling::kColumns / 8;
-  constexpr int kTile = Tiling::kColumnTileBytes;
+  constexpr int kTangent = Tiling::kTensorBytes;  // from a moving tile to its tangent
   constexpr float kLog2E = 1.4426950408889634f;
   const AttentionParams& params = all.attention;
 
@@ -190,20 +186,17 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
       const int head = work.head * params.group + of_group;
       for (int step = 0; step < steps_per_head; ++step) {
         const int column = first + step * Tiling::kColumns;
-        const auto load = [&](const auto& ring, int index, const CUtensorMap& map) {
-          LoadTile<Tiling::kColumns, Tiling::kDim>(ring.tile() + index * kTile, map, ring.full(),
-                                                   work.batch, head, column);
-        };
         tiles.scores.BeginFill(Tiling::kScoreCopyBytes);
-        load(tiles.scores, 0, all.q);
-        load(tiles.scores, 1, all.q_dot);
-        CopyBytes(tiles.scores.tile() + 2 * kTile,
+        LoadMovingTile<Tiling>(tiles.scores, 0, all.q, work.batch, head, column);
+        LoadMovingTile<Tiling>(tiles.scores, 1, all.q_dot, work.batch, head, column);
+        CopyBytes(tiles.scores.tile() + Tiling::kStatisticsOffset,
                   StatisticsOfHead<float>(params, work.batch, head) + column, tiles.scores.full(),
                   Tiling::kStatisticsBytes);
         tiles.scores.Advance();
-        tiles.values.BeginFill((kHasOBarDot ? 2 : 1) * kTile);
-        load(tiles.values, 0, all.o_bar);
-        if (kHasOBarDot) load(tiles.values, 1, all.o_bar_dot);
+        tiles.values.BeginFill((kHasOBarDot ? 2 : 1) * Tiling::kColumnTileBytes);
+        LoadMovingTile<Tiling>(tiles.values, 0, all.o_bar, work.batch, head, column);
+        if (kHasOBarDot)
+          LoadMovingTile<Tiling>(tiles.values, 1, all.o_bar_dot, work.batch, head, column);
         tiles.values.Advance();
       }
     }
@@ -244,12 +237,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     const std::uint32_t q = tiles.scores.tile();
     MultiplyRowTiles<Tiling>(s, k, q);
     MultiplyRowTiles<Tiling>(s_dot, k_dot, q);
-    MultiplyRowTiles<Tiling, true>(s_dot, k, q + kTile);
+    MultiplyRowTiles<Tiling, true>(s_dot, k, q + kTangent);
     tiles.values.WaitUntilFull();
     const std::uint32_t o_bar = tiles.values.tile();
     MultiplyRowTiles<Tiling>(p_bar, v, o_bar);
     MultiplyRowTiles<Tiling>(p_bar_dot, v_dot, o_bar);
-    if constexpr (kHasOBarDot) MultiplyRowTiles<Tiling, true>(p_bar_dot, v, o_bar + kTile);
+    if constexpr (kHasOBarDot) MultiplyRowTiles<Tiling, true>(p_bar_dot, v, o_bar + kTangent);
     CommitProducts();
     WaitFor<0>(s, s_dot, p_bar, p_bar_dot);
 
@@ -258,19 +251,19 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     ModifyScores<false, true>(params, {work.batch, 0, row + warp_row, column}, whole, s);
     column += Tiling::kColumns;
     if (column >= queries.end) column = first;
-    ForEachColumn<true, kBlocks>(
-        q + 2 * kTile, 0.0f, [&](int block, int side, const RowStatistics<float>& of_row) {
+    ForEachColumn<true, kBlocks>(q + Tiling::kStatisticsOffset, 0.0f,
+                                 [&](int block, int side, const RowStatistics<float>& of_row) {
 #pragma unroll
-          for (int e = side; e < 4; e += 2) {
-            const auto score =
-                Differentiate<Mma>(s[0][block][e], s_dot[0][block][e], p_bar[0][block][e],
-                                   p_bar_dot[0][block][e], log2_scale, scale, of_row);
-            s[0][block][e] = score.p;
-            s_dot[0][block][e] = score.p_dot;
-            p_bar[0][block][e] = score.s_bar;
-            p_bar_dot[0][block][e] = score.s_bar_dot;
-          }
-        });
+                                   for (int e = side; e < 4; e += 2) {
+                                     const auto score = Differentiate<Mma>(
+                                         s[0][block][e], s_dot[0][block][e], p_bar[0][block][e],
+                                         p_bar_dot[0][block][e], log2_scale, scale, of_row);
+                                     s[0][block][e] = score.p;
+                                     s_dot[0][block][e] = score.p_dot;
+                                     p_bar[0][block][e] = score.s_bar;
+                                     p_bar_dot[0][block][e] = score.s_bar_dot;
+                                   }
+                                 });
     typename Mma::A p[kBlocks / 2];
     typename Mma::A p_dot[kBlocks / 2];
     typename Mma::A s_bar[kBlocks / 2];
@@ -282,10 +275,10 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     FenceProducts();
     AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(v_bar_dot, p_dot, o_bar);
     if constexpr (kHasOBarDot) {
-      AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(v_bar_dot, p, o_bar + kTile);
+      AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(v_bar_dot, p, o_bar + kTangent);
     }
     AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(k_bar_dot, s_bar_dot, q);
-    AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(k_bar_dot, s_bar, q + kTile);
+    AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(k_bar_dot, s_bar, q + kTangent);
     if constexpr (kPrimal) {
       AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(v_bar, p, o_bar);
       AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(k_bar, s_bar, q);

@@ -16,9 +16,12 @@
 
 namespace theria::cuda::sm90a {
 
-template <Arithmetic kArithmetic, KernelKind kKind, int kDim, TangentSet kTangents>
-void AddVariant(std::vector<KernelVariant>* variants) {
-  using Tiles = Tiling<kKind, typename MmaOf<kArithmetic>::Type, kDim>;
+template <Arithmetic kArithmetic, KernelKind kKind, int kDim, TangentSet kTangents,
+          int kCandidate = 0>
+void AddCandidates(std::vector<KernelVariant>* variants) {
+  constexpr TileConfigs kConfigs = TileConfigsOf(kKind, kDim);
+  constexpr TileConfig kConfig = kConfigs.configs[kCandidate];
+  using Tiles = Tiling<kKind, typename MmaOf<kArithmetic>::Type, kDim, kConfig>;
   const void* function = nullptr;
   if constexpr (kKind == KernelKind::kForward) {
     function = reinterpret_cast<const void*>(&ForwardKernel<Tiles>);
@@ -37,16 +40,19 @@ void AddVariant(std::vector<KernelVariant>* variants) {
   const std::string group = GroupName(key);
   variants->push_back({key, Generation::kSm90a, group,
                        Message("sm90a_", group, '_', Tiles::kRows, 'x', Tiles::kColumns, 'x',
-                               Tiles::kConfig.score_stages),
+                               kConfig.score_stages, kConfig.turns ? "_turns" : ""),
                        function, Tiles::kRows, Tiles::kColumns, Tiles::kKeyRows, 1, Tiles::kThreads,
                        Tiles::kSharedBytes});
+  if constexpr (kCandidate + 1 < kConfigs.count) {
+    AddCandidates<kArithmetic, kKind, kDim, kTangents, kCandidate + 1>(variants);
+  }
 }
 
 template <Arithmetic kArithmetic, KernelKind kKind, int kDim>
 void AddVariants(std::vector<KernelVariant>* variants) {
-  AddVariant<kArithmetic, kKind, kDim, TangentSet::kAll>(variants);
+  AddCandidates<kArithmetic, kKind, kDim, TangentSet::kAll>(variants);
   if constexpr (kKind == KernelKind::kHvpQueries || kKind == KernelKind::kHvpKeys) {
-    AddVariant<kArithmetic, kKind, kDim, TangentSet::kInputs>(variants);
+    AddCandidates<kArithmetic, kKind, kDim, TangentSet::kInputs>(variants);
   }
 }
 

@@ -17,7 +17,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     JvpKernel(const __grid_constant__ Params all) {
   using Mma = typename Tiling::Mma;
   constexpr int kBlocks = Tiling::kColumns / 8;
-  constexpr int kTile = Tiling::kColumnTileBytes;
   constexpr float kLog2E = 1.4426950408889634f;
   const AttentionParams& params = all.attention;
 
@@ -43,17 +42,13 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
                                           tiles.rows_full, work.batch, work.head, row);
     for (int step = 0; step < steps; ++step) {
       const int column = first + step * Tiling::kColumns;
-      const auto load = [&](const auto& ring, int index, const CUtensorMap& map) {
-        LoadTile<Tiling::kColumns, Tiling::kDim>(ring.tile() + index * kTile, map, ring.full(),
-                                                 work.batch, head_kv, column);
-      };
       tiles.scores.BeginFill(Tiling::kScoreCopyBytes);
-      load(tiles.scores, 0, all.k);
-      load(tiles.scores, 1, all.k_dot);
+      LoadMovingTile<Tiling>(tiles.scores, 0, all.k, work.batch, head_kv, column);
+      LoadMovingTile<Tiling>(tiles.scores, 1, all.k_dot, work.batch, head_kv, column);
       tiles.scores.Advance();
       tiles.values.BeginFill(Tiling::kValueStageBytes);
-      load(tiles.values, 0, all.v);
-      load(tiles.values, 1, all.v_dot);
+      LoadMovingTile<Tiling>(tiles.values, 0, all.v, work.batch, head_kv, column);
+      LoadMovingTile<Tiling>(tiles.values, 1, all.v_dot, work.batch, head_kv, column);
       tiles.values.Advance();
     }
     return;
@@ -84,10 +79,10 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     MultiplyRowTiles<Tiling>(s, q, k);
     CommitProducts();
     MultiplyRowTiles<Tiling>(s_dot, q_dot, k);
-    MultiplyRowTiles<Tiling, true>(s_dot, q, k + kTile);
+    MultiplyRowTiles<Tiling, true>(s_dot, q, k + Tiling::kTensorBytes);
     CommitProducts();
-
     WaitFor<1>(s);
+
     const int column = first + step * Tiling::kColumns;
     const bool whole =
         whole_rows && column >= keys.full_begin && column + Tiling::kColumns <= keys.full_end;
@@ -127,7 +122,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     const std::uint32_t v = tiles.values.tile();
     AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(o, p, v);
     AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(o_dot, p_dot, v);
-    AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(o_dot, p, v + kTile);
+    AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(o_dot, p, v + Tiling::kTensorBytes);
     CommitProducts();
     WaitFor<0>(o, o_dot);
     tiles.values.Release(tiles.values.index());

@@ -13,15 +13,23 @@
 
 namespace theria::cuda::sm90a {
 
-// Starts the copy of a [kRows, kDim] tile from row `row` of one head.
-template <int kRows, int kDim>
+// Starts the copy of a [kRows, kDim] tile from row `row` of one head, to panels kPanelBytes apart.
+template <int kRows, int kDim, int kPanelBytes = kRows* kPanelRowBytes>
 __device__ __forceinline__ void LoadTile(std::uint32_t destination, const CUtensorMap& map,
                                          std::uint32_t barrier, int batch, int head, int row) {
 #pragma unroll
   for (int column = 0; column < kDim; column += kPanelColumns) {
-    CopyBox(destination + column / kPanelColumns * kRows * kPanelRowBytes, &map, barrier, column,
-            row, head, batch);
+    CopyBox(destination + column / kPanelColumns * kPanelBytes, &map, barrier, column, row, head,
+            batch);
   }
+}
+
+// The same for a moving tile, the `index`-th tensor of a ring's next buffer.
+template <typename Tiling, typename Ring>
+__device__ __forceinline__ void LoadMovingTile(const Ring& ring, int index, const CUtensorMap& map,
+                                               int batch, int head, int row) {
+  LoadTile<Tiling::kColumns, Tiling::kDim, Tiling::kColumnPanelBytes>(
+      ring.tile() + index * Tiling::kTensorBytes, map, ring.full(), batch, head, row);
 }
 
 // A ring of buffers: one thread fills them, all computing warps empty them, in the same order.

@@ -45,12 +45,10 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     for (int step = 0; step < steps; ++step) {
       const int column = first + step * Tiling::kColumns;
       tiles.scores.BeginFill(Tiling::kScoreCopyBytes);
-      LoadTile<Tiling::kColumns, Tiling::kDim>(tiles.scores.tile(), all.k, tiles.scores.full(),
-                                               work.batch, head_kv, column);
+      LoadMovingTile<Tiling>(tiles.scores, 0, all.k, work.batch, head_kv, column);
       tiles.scores.Advance();
       tiles.values.BeginFill(Tiling::kValueStageBytes);
-      LoadTile<Tiling::kColumns, Tiling::kDim>(tiles.values.tile(), all.v, tiles.values.full(),
-                                               work.batch, head_kv, column);
+      LoadMovingTile<Tiling>(tiles.values, 0, all.v, work.batch, head_kv, column);
       tiles.values.Advance();
     }
     return;
@@ -171,15 +169,13 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
       for (int step = 0; step < steps_per_head; ++step) {
         const int column = first + step * Tiling::kColumns;
         tiles.scores.BeginFill(Tiling::kScoreCopyBytes);
-        LoadTile<Tiling::kColumns, Tiling::kDim>(tiles.scores.tile(), all.q, tiles.scores.full(),
-                                                 work.batch, head, column);
-        CopyBytes(tiles.scores.tile() + Tiling::kColumnTileBytes,
+        LoadMovingTile<Tiling>(tiles.scores, 0, all.q, work.batch, head, column);
+        CopyBytes(tiles.scores.tile() + Tiling::kStatisticsOffset,
                   StatisticsOfHead<float>(params, work.batch, head) + column, tiles.scores.full(),
                   Tiling::kStatisticsBytes);
         tiles.scores.Advance();
         tiles.values.BeginFill(Tiling::kValueStageBytes);
-        LoadTile<Tiling::kColumns, Tiling::kDim>(tiles.values.tile(), all.o_bar,
-                                                 tiles.values.full(), work.batch, head, column);
+        LoadMovingTile<Tiling>(tiles.values, 0, all.o_bar, work.batch, head, column);
         tiles.values.Advance();
       }
     }
@@ -234,7 +230,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     column += Tiling::kColumns;
     if (column >= queries.end) column = first;
     ForEachColumn<false, kBlocks>(
-        q + Tiling::kColumnTileBytes, 0.0f,
+        q + Tiling::kStatisticsOffset, 0.0f,
         [&](int block, int side, const RowStatistics<float>& of_row) {
 #pragma unroll
           for (int e = side; e < 4; e += 2) {
@@ -246,7 +242,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(v_bar, p, o_bar);
     CommitProducts();
     WaitFor<1>(p_bar);
-    ForEachColumn<false, kBlocks>(q + Tiling::kColumnTileBytes, 0.0f,
+    ForEachColumn<false, kBlocks>(q + Tiling::kStatisticsOffset, 0.0f,
                                   [&](int block, int side, const RowStatistics<float>& of_row) {
 #pragma unroll
                                     for (int e = side; e < 4; e += 2) {

@@ -43,6 +43,36 @@ __device__ __forceinline__ void WaitForPhase(std::uint32_t barrier, std::uint32_
   }
 }
 
+// Turns that `kCount` warpgroups take, each as often as the others: Begin once, then Wait and Pass
+// in pairs, the last Pass marked. All threads of the warpgroups take part. With one there is no
+// order.
+template <int kCount>
+class Turns {
+ public:
+  __device__ __forceinline__ explicit Turns(int index) : index_(index) {}
+
+  __device__ __forceinline__ void Begin() const {
+    if (kCount > 1 && index_ == kCount - 1) ArriveAt(0);
+  }
+  __device__ __forceinline__ void Wait() const {
+    if (kCount > 1) asm volatile("bar.sync %0, 256;" ::"r"(kFirstBarrier + index_) : "memory");
+  }
+  __device__ __forceinline__ void Pass(bool last) const {
+    if (kCount > 1 && !(last && index_ == kCount - 1)) {
+      ArriveAt(index_ == kCount - 1 ? 0 : index_ + 1);
+    }
+  }
+
+ private:
+  static constexpr int kFirstBarrier = 1;  // 0 is the block's own
+
+  static __device__ __forceinline__ void ArriveAt(int index) {
+    asm volatile("bar.arrive %0, 256;" ::"r"(kFirstBarrier + index) : "memory");
+  }
+
+  int index_;
+};
+
 // Registers of each thread of the calling warpgroup. REQUIRES: all its warps call it; the kernel
 // has launch bounds.
 template <int kCount>

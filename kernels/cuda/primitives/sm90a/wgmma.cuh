@@ -72,6 +72,12 @@ struct Wgmma;
 #define THERIA_WGMMA_C64(k) THERIA_WGMMA_C32(k), THERIA_WGMMA_C8(k, 4), THERIA_WGMMA_C8(k, 6)
 #define THERIA_WGMMA_C96(k) THERIA_WGMMA_C64(k), THERIA_WGMMA_C8(k, 8), THERIA_WGMMA_C8(k, 10)
 #define THERIA_WGMMA_C128(k) THERIA_WGMMA_C96(k), THERIA_WGMMA_C8(k, 12), THERIA_WGMMA_C8(k, 14)
+#define THERIA_WGMMA_C160(k) THERIA_WGMMA_C128(k), THERIA_WGMMA_C8(k, 16), THERIA_WGMMA_C8(k, 18)
+#define THERIA_WGMMA_C176(k) THERIA_WGMMA_C160(k), THERIA_WGMMA_C8(k, 20)
+#define THERIA_WGMMA_C192(k) THERIA_WGMMA_C176(k), THERIA_WGMMA_C8(k, 22)
+#define THERIA_WGMMA_C256(k)                                                                    \
+  THERIA_WGMMA_C192(k), THERIA_WGMMA_C8(k, 24), THERIA_WGMMA_C8(k, 26), THERIA_WGMMA_C8(k, 28), \
+      THERIA_WGMMA_C8(k, 30)
 
 #define THERIA_WGMMA_STRUCT(columns)                                                              \
   template <>                                                                                     \
@@ -195,11 +201,95 @@ THERIA_WGMMA_STRUCT(128);
 #undef THERIA_WGMMA_SHARED
 #undef THERIA_WGMMA_FRAGMENTS
 
+#define THERIA_WGMMA_LIST                                                            \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87"
+#define THERIA_WGMMA_SHARED(type, constraint, scale_d)                                    \
+  asm volatile(                                                                           \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %90, 0;\n"                                        \
+      "wgmma.mma_async.sync.aligned.m64n176k16.f32." type "." type " {" THERIA_WGMMA_LIST \
+      "}, %88, %89, p, 1, 1, 0, 0;\n}"                                                    \
+      : THERIA_WGMMA_C176(constraint)                                                     \
+      : "l"(a), "l"(b), "n"(scale_d))
+#define THERIA_WGMMA_FRAGMENTS(type)                                                      \
+  asm volatile(                                                                           \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %93, 0;\n"                                        \
+      "wgmma.mma_async.sync.aligned.m64n176k16.f32." type "." type " {" THERIA_WGMMA_LIST \
+      "}, {%88, %89, %90, %91}, %92, p, 1, 1, 1;\n}"                                      \
+      : THERIA_WGMMA_C176("+f")                                                           \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(1))
+THERIA_WGMMA_STRUCT(176);
+#undef THERIA_WGMMA_LIST
+#undef THERIA_WGMMA_SHARED
+#undef THERIA_WGMMA_FRAGMENTS
+
+#define THERIA_WGMMA_LIST                                                            \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define THERIA_WGMMA_SHARED(type, constraint, scale_d)                                    \
+  asm volatile(                                                                           \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"                                        \
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type " {" THERIA_WGMMA_LIST \
+      "}, %96, %97, p, 1, 1, 0, 0;\n}"                                                    \
+      : THERIA_WGMMA_C192(constraint)                                                     \
+      : "l"(a), "l"(b), "n"(scale_d))
+#define THERIA_WGMMA_FRAGMENTS(type)                                                      \
+  asm volatile(                                                                           \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %101, 0;\n"                                       \
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type " {" THERIA_WGMMA_LIST \
+      "}, {%96, %97, %98, %99}, %100, p, 1, 1, 1;\n}"                                     \
+      : THERIA_WGMMA_C192("+f")                                                           \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(1))
+THERIA_WGMMA_STRUCT(192);
+#undef THERIA_WGMMA_LIST
+#undef THERIA_WGMMA_SHARED
+#undef THERIA_WGMMA_FRAGMENTS
+
+#define THERIA_WGMMA_LIST                                                                        \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                       \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "             \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "             \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "             \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "             \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define THERIA_WGMMA_SHARED(type, constraint, scale_d)                                    \
+  asm volatile(                                                                           \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"                                       \
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {" THERIA_WGMMA_LIST \
+      "}, %128, %129, p, 1, 1, 0, 0;\n}"                                                  \
+      : THERIA_WGMMA_C256(constraint)                                                     \
+      : "l"(a), "l"(b), "n"(scale_d))
+#define THERIA_WGMMA_FRAGMENTS(type)                                                      \
+  asm volatile(                                                                           \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %133, 0;\n"                                       \
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {" THERIA_WGMMA_LIST \
+      "}, {%128, %129, %130, %131}, %132, p, 1, 1, 1;\n}"                                 \
+      : THERIA_WGMMA_C256("+f")                                                           \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(1))
+THERIA_WGMMA_STRUCT(256);
+#undef THERIA_WGMMA_LIST
+#undef THERIA_WGMMA_SHARED
+#undef THERIA_WGMMA_FRAGMENTS
+
 #undef THERIA_WGMMA_C8
 #undef THERIA_WGMMA_C32
 #undef THERIA_WGMMA_C64
 #undef THERIA_WGMMA_C96
 #undef THERIA_WGMMA_C128
+#undef THERIA_WGMMA_C160
+#undef THERIA_WGMMA_C176
+#undef THERIA_WGMMA_C192
+#undef THERIA_WGMMA_C256
 #undef THERIA_WGMMA_STRUCT
 
 }  // namespace theria::cuda::sm90a
