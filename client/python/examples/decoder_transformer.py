@@ -189,7 +189,7 @@ def _draw(rows: Sequence[Row], summary: dict[str, Any]) -> Figure:
     left.legend(loc="lower left")
     right.set_xlabel("step")
     right.set_ylabel("|loss - loss of explicit attention|")
-    right.set_ylim(1e-9, 1e-3)
+    right.set_ylim(1e-9, max(1e-5, 3 * summary["largest_difference"]))
     right.set_title("Agreement step by step (no mark: equal)")
     return figure
 

@@ -6,7 +6,6 @@ from functools import partial
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 import theria
@@ -28,9 +27,17 @@ def torch_backends(device: str) -> dict[str, Attention]:
     backends: dict[str, Attention] = {
         name: partial(_with_kernel, backend) for name, backend in _TORCH.items()
     }
-    backends["FlexAttention"] = _flex
+    try:
+        from torch.nn.attention.flex_attention import flex_attention
+    except ImportError:  # before PyTorch 2.5
+        return backends
+
+    def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return flex_attention(q, k, v)  # type: ignore[return-value]
+
+    backends["FlexAttention"] = flex
     if torch.device(device).type == "cuda":
-        backends["FlexAttention, compiled"] = torch.compile(_flex, dynamic=False)
+        backends["FlexAttention, compiled"] = torch.compile(flex, dynamic=False)
     return backends
 
 
@@ -46,10 +53,6 @@ def _with_kernel(
 ) -> torch.Tensor:
     with sdpa_kernel(backend):
         return scaled_dot_product_attention(q, k, v)
-
-
-def _flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return flex_attention(q, k, v)  # type: ignore[return-value]
 
 
 def _on_server(

@@ -35,7 +35,7 @@ class Problem:
     batch: int = 2
     heads: int = 2
     seq_q: int = 64
-    seq_kv: int = 64
+    seq_kv: int = 48
     head_dim: int = 32
     seed: int = 0
     dtype: torch.dtype = torch.float64
