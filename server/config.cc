@@ -92,6 +92,8 @@ void AddLimitFlags(CLI::App& app, Config& config) {
   AddDuration(app, "--max-call-time", config.max_call_time,
               "Deadline of calls that have none or a later one");
   AddDuration(app, "--drain-timeout", config.drain_timeout, "Time for accepted work after SIGTERM");
+  AddDuration(app, "--max-connection-age", config.max_connection_age,
+              "After which a client is asked to connect anew; 0s: never");
   app.add_option("--max-benchmark-repetitions", config.max_benchmark_repetitions,
                  "Of one RunBenchmark")
       ->capture_default_str();
@@ -216,6 +218,8 @@ absl::StatusOr<Config> Resolve(Config config) {
   checks.Update(CheckDuration("max-pin", config.max_pin, absl::Milliseconds(1), year));
   checks.Update(CheckDuration("max-call-time", config.max_call_time, absl::Milliseconds(1), year));
   checks.Update(CheckDuration("drain-timeout", config.drain_timeout, absl::ZeroDuration(), year));
+  checks.Update(CheckDuration("max-connection-age", config.max_connection_age, absl::ZeroDuration(),
+                              absl::Hours(24)));
   if (!checks.ok()) return checks;
   return config;
 }

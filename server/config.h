@@ -38,6 +38,7 @@ struct Config {
   std::size_t max_queued_bytes = std::size_t{2} << 30;
   absl::Duration max_call_time = absl::Hours(1);
   absl::Duration drain_timeout = absl::Seconds(30);
+  absl::Duration max_connection_age;  // 0: none
   std::uint32_t max_benchmark_repetitions = 1000;
 
   std::string log_level = "info";     // trace, debug, info, warn, error, off

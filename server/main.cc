@@ -174,7 +174,8 @@ absl::Status Serve(const Config& config, const Signals& signals) {
       {std::string(kVersion), std::string(kCommit), config.max_message_bytes,
        config.max_tensor_bytes, config.max_benchmark_repetitions, config.max_call_time});
   absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
-      {config.listen, config.max_message_bytes, config.max_transport_bytes, config.channelz},
+      {config.listen, config.max_message_bytes, config.max_transport_bytes, config.channelz,
+       config.max_connection_age},
       {&attention, &tensors, &info},
       {v1::AttentionService::service_full_name(), v1::TensorService::service_full_name(),
        v1::ServerService::service_full_name()},

@@ -45,6 +45,11 @@ void Configure(const GrpcServer::Options& options, grpc::ServerBuilder& builder)
   builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
   builder.SetContextAllocator(MakeContextAllocator());
+  if (options.max_connection_age > absl::ZeroDuration()) {
+    builder.AddChannelArgument(
+        GRPC_ARG_MAX_CONNECTION_AGE_MS,
+        static_cast<int>(absl::ToInt64Milliseconds(options.max_connection_age)));
+  }
   if (options.channelz) {
     builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, 1);
   }

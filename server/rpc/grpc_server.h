@@ -24,6 +24,7 @@ class GrpcServer {
     std::size_t max_message_bytes;    // of one request or response; at most 2^31 - 1
     std::size_t max_transport_bytes;  // what gRPC may hold in buffers for all connections
     bool channelz = false;
+    absl::Duration max_connection_age;  // a client then connects anew, calls finish; 0: never
   };
 
   // Starts to serve `services`. They, `metrics` and `gate` must outlive the server.

@@ -1,7 +1,9 @@
 #include "server/rpc/rpc_interceptor.h"
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -9,6 +11,7 @@
 #include "grpcpp/generic/async_generic_service.h"
 #include "server/rpc/request_context.h"
 #include "server/telemetry/log.h"
+#include "server/telemetry/trace_context.h"
 
 namespace theria::server {
 namespace {
@@ -23,6 +26,13 @@ const char* MethodOf(ServerRpcInfo& info) {
   const bool is_registered =
       dynamic_cast<grpc::GenericCallbackServerContext*>(info.server_context()) == nullptr;
   return is_registered ? info.method() : "unknown";
+}
+
+std::optional<TraceContext> TraceOf(
+    const std::multimap<grpc::string_ref, grpc::string_ref>& metadata) {
+  const auto found = metadata.find("traceparent");
+  if (found == metadata.end()) return std::nullopt;
+  return ParseTraceparent({found->second.data(), found->second.size()});
 }
 
 class RpcInterceptor : public grpc::experimental::Interceptor {
@@ -53,6 +63,9 @@ class RpcInterceptor : public grpc::experimental::Interceptor {
   }
 
   void Intercept(InterceptorBatchMethods* batch) override {
+    if (batch->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_INITIAL_METADATA)) {
+      trace_ = TraceOf(*batch->GetRecvInitialMetadata());
+    }
     if (batch->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_MESSAGE) &&
         type_ == ServerRpcInfo::Type::UNARY && batch->GetRecvMessage() == nullptr) {
       is_malformed_ = true;
@@ -101,6 +114,10 @@ class RpcInterceptor : public grpc::experimental::Interceptor {
       }
     }
     line.Add("response_bytes", response_bytes_);
+    if (trace_.has_value()) {
+      line.Add("trace_id", trace_->trace_id).Add("parent_id", trace_->parent_id);
+      line.Add("sampled", trace_->is_sampled ? "true" : "false");
+    }
   }
 
   const ServerRpcInfo::Type type_;
@@ -114,6 +131,7 @@ class RpcInterceptor : public grpc::experimental::Interceptor {
   RpcMetrics::Method& metrics_;
   DrainGate* const gate_;
   const absl::Time start_ = absl::Now();
+  std::optional<TraceContext> trace_;
   absl::Duration time_;
   std::uint64_t response_bytes_ = 0;
   grpc::StatusCode code_ = grpc::StatusCode::UNKNOWN;

@@ -9,7 +9,8 @@
 
 // The one place that sees every RPC of every service, health and reflection included: counts and
 // times it, gives the client its id as the initial metadata `theria-request-id`, writes the log
-// line, and turns request bytes that are no message into INVALID_ARGUMENT.
+// line, with the trace that a `traceparent` of
+// the call names, and turns request bytes that are no message into INVALID_ARGUMENT.
 
 namespace theria::server {
 
