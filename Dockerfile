@@ -1,0 +1,66 @@
+# Images of the server with the `theria` command:
+#
+#   docker build --target cpu  -t theria:cpu .
+#   docker build --target cuda -t theria:cuda .
+#   docker run -p 50051:50051 -p 9464:9464 theria:cpu
+#
+# Each is built into Debian packages, and the runtime image is its base with those installed: what
+# they depend on is read from their binaries. podman and buildah take the same arguments; theirs
+# need `--format docker` to keep the health check.
+ARG CPU_BASE=debian:bookworm-slim
+ARG CUDA_BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04
+ARG CUDA_BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
+
+FROM ${CPU_BASE} AS cpu-build
+WORKDIR /src
+COPY scripts/install_packages.sh scripts/
+RUN scripts/install_packages.sh
+COPY client/python/constraints.txt client/python/
+RUN python3 -m venv .venv && .venv/bin/pip install --no-cache-dir \
+      --constraint client/python/constraints.txt googleapis-common-protos
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/ccache deploy/container/build_packages.sh OFF
+
+FROM ${CUDA_BUILD_BASE} AS cuda-build
+WORKDIR /src
+COPY scripts/install_packages.sh scripts/
+RUN scripts/install_packages.sh
+COPY client/python/constraints.txt client/python/
+RUN python3 -m venv .venv && .venv/bin/pip install --no-cache-dir \
+      --constraint client/python/constraints.txt googleapis-common-protos
+# NVIDIA's packages do not say which of them holds a library.
+RUN printf '%s 13 libcublas-13-0\n' libcublas libcublasLt > /etc/dpkg/shlibs.override
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/ccache deploy/container/build_packages.sh ON
+
+FROM ${CPU_BASE} AS cpu
+RUN --mount=type=bind,from=cpu-build,source=/src/build/packages,target=/packages \
+    apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+      /packages/theria-server_*.deb /packages/theria_*.deb && \
+    rm -rf /var/lib/apt/lists/* && \
+    useradd --system --uid 10001 --user-group --no-create-home theria && \
+    install -d -o theria -g theria /run/theria
+COPY deploy/container/server.toml /etc/theria/server.toml
+USER 10001:10001
+EXPOSE 50051 9464
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
+  CMD ["theria", "info", "unix:/run/theria/server.sock"]
+ENTRYPOINT ["theria-server", "--config", "/etc/theria/server.toml"]
+
+FROM ${CUDA_BASE} AS cuda
+RUN --mount=type=bind,from=cuda-build,source=/src/build/packages,target=/packages \
+    apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+      /packages/theria-server_*.deb /packages/theria_*.deb && \
+    rm -rf /var/lib/apt/lists/* && \
+    useradd --system --uid 10001 --user-group --no-create-home theria && \
+    install -d -o theria -g theria /run/theria
+COPY deploy/container/server.toml /etc/theria/server.toml
+USER 10001:10001
+EXPOSE 50051 9464
+STOPSIGNAL SIGTERM
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
+  CMD ["theria", "info", "unix:/run/theria/server.sock"]
+ENTRYPOINT ["theria-server", "--config", "/etc/theria/server.toml"]
+CMD ["--backend", "cuda"]
