@@ -226,8 +226,11 @@ int Main(const std::string& only, const std::string& only_dtype) {
                              {DType::kFloat32, Precision::kStrict, 2e-5},
                              {DType::kFloat32, Precision::kFast, 0.02},
                              {DType::kFloat64, Precision::kStrict, 1e-12}};
-  constexpr Shape kShapes[] = {
-      {1, 2, 1, 70, 45, 64, 64}, {1, 1, 1, 33, 90, 128, 120}, {1, 1, 1, 20, 37, 13, 7}};
+  // The last goes around every ring of buffers more than once.
+  constexpr Shape kShapes[] = {{1, 2, 1, 70, 45, 64, 64},
+                               {1, 1, 1, 33, 90, 128, 120},
+                               {1, 1, 1, 20, 37, 13, 7},
+                               {1, 2, 1, 260, 330, 64, 64}};
   int cases = 0;
   int failures = 0;
   for (const auto operation :

@@ -11,7 +11,8 @@
 namespace theria::cuda::sm90a {
 
 // o = P v and lse = logsumexp_j S of one tile of queries; keys and values stream past. The scores
-// of a tile are multiplied while the output of the tile before is.
+// of a tile are multiplied while the output of the tile before is, and warpgroups take turns: one
+// exponentiates while the products of another run.
 template <typename Tiling>
 __global__ void __launch_bounds__(Tiling::kThreads, 1)
     ForwardKernel(const __grid_constant__ Params all) {
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     return softmax.Exponentiate(s, factor);
   };
 
-  Turns<Tiling::kConfig.turns ? Tiling::kConsumers : 1> turns(warpgroup - 1);
+  Turns<Tiling::kConsumers> turns(warpgroup - 1);
   WaitForPhase(tiles.rows_full, 0);
   if (steps > 1) turns.Begin();
   float factor[1][2];

@@ -38,11 +38,11 @@ void AddCandidates(std::vector<KernelVariant>* variants) {
   }
   const KernelKey key = {kKind, kArithmetic, kDim, false, kTangents};
   const std::string group = GroupName(key);
-  variants->push_back({key, Generation::kSm90a, group,
-                       Message("sm90a_", group, '_', Tiles::kRows, 'x', Tiles::kColumns, 'x',
-                               kConfig.score_stages, kConfig.turns ? "_turns" : ""),
-                       function, Tiles::kRows, Tiles::kColumns, Tiles::kKeyRows, 1, Tiles::kThreads,
-                       Tiles::kSharedBytes});
+  variants->push_back(
+      {key, Generation::kSm90a, group,
+       Message("sm90a_", group, '_', Tiles::kRows, 'x', Tiles::kColumns, 'x', kConfig.score_stages),
+       function, Tiles::kRows, Tiles::kColumns, Tiles::kKeyRows, 1, Tiles::kThreads,
+       Tiles::kSharedBytes});
   if constexpr (kCandidate + 1 < kConfigs.count) {
     AddCandidates<kArithmetic, kKind, kDim, kTangents, kCandidate + 1>(variants);
   }

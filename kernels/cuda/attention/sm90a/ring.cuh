@@ -62,6 +62,7 @@ class Ring {
 
   // A computing warp no longer reads the buffer of that number, as index() gave it.
   __device__ __forceinline__ void Release(int index) const {
+    __syncwarp();  // after the reads of the other lanes
     if (threadIdx.x % 32 == 0) Arrive(barriers_ + (kStages + index) * 8);
   }
 

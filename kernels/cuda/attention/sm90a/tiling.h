@@ -17,7 +17,6 @@ struct TileConfig {
   int columns = 0;
   int score_stages = 0;
   int value_stages = 0;
-  bool turns = false;  // warpgroups take turns at the tensor cores (forward only)
 
   constexpr int rows() const { return consumers * 64; }
   constexpr int threads() const { return (consumers + 1) * 128; }
@@ -26,22 +25,23 @@ struct TileConfig {
 // The configurations that are compiled, the default first, see registry.h.
 struct TileConfigs {
   int count = 0;
-  TileConfig configs[3] = {};
+  TileConfig configs[2] = {};
 };
 
 constexpr TileConfigs TileConfigsOf(KernelKind kind, int dim) {
   switch (kind) {
     case KernelKind::kForward:
-      if (dim <= 64) return {3, {{3, 128, 2, 2, true}, {3, 128, 2, 2}, {2, 192, 2, 2, true}}};
-      if (dim <= 128) return {3, {{2, 128, 2, 2, true}, {2, 128, 2, 2}, {2, 176, 2, 2, true}}};
-      if (dim <= 192) return {1, {{2, 96, 2, 2, true}}};
-      return {1, {{2, 64, 2, 2, true}}};
+      if (dim <= 64) return {1, {{3, 128, 2, 2}}};
+      if (dim <= 128) return {1, {{2, 128, 2, 2}}};
+      if (dim <= 192) return {1, {{2, 96, 2, 2}}};
+      return {1, {{2, 64, 2, 2}}};
     case KernelKind::kJvp:
-      if (dim <= 64) return {2, {{2, 64, 2, 2}, {2, 96, 2, 2}}};
+      if (dim <= 64) return {2, {{2, 96, 2, 2}, {2, 64, 2, 2}}};
       return {1, {{2, 64, 2, 2}}};
     case KernelKind::kVjpQueries:
-      if (dim <= 64) return {2, {{2, 128, 3, 2}, {3, 64, 3, 3}}};
-      if (dim <= 128) return {2, {{2, 96, 3, 2}, {2, 64, 4, 3}}};
+      if (dim <= 64) return {1, {{3, 64, 3, 3}}};
+      if (dim <= 96) return {1, {{2, 96, 3, 2}}};
+      if (dim <= 128) return {1, {{2, 64, 4, 3}}};
       if (dim <= 192) return {1, {{2, 64, 3, 2}}};
       return {1, {{2, 32, 3, 2}}};
     case KernelKind::kVjpKeys:
@@ -102,7 +102,6 @@ struct Tiling {
   static constexpr int kComputeRegisters = kConsumers == 2 ? 240 : 160;
 
   static_assert(kConsumers == 2 || kConsumers == 3);
-  static_assert(!kConfig.turns || kKind == KernelKind::kForward);
   static_assert(kDim % 32 == 0 && kColumns % 16 == 0);
   static_assert(!kKeyRows || kStatisticsRowMultiple % kColumns == 0,
                 "tiles would read past the padded row statistics");

@@ -52,14 +52,16 @@ class Turns {
   __device__ __forceinline__ explicit Turns(int index) : index_(index) {}
 
   __device__ __forceinline__ void Begin() const {
-    if (kCount > 1 && index_ == kCount - 1) ArriveAt(0);
+    if (index_ == kCount - 1) ArriveAt(0);
   }
   __device__ __forceinline__ void Wait() const {
-    if (kCount > 1) asm volatile("bar.sync %0, 256;" ::"r"(kFirstBarrier + index_) : "memory");
+    asm volatile("bar.sync %0, 256;" ::"r"(kFirstBarrier + index_) : "memory");
   }
   __device__ __forceinline__ void Pass(bool last) const {
-    if (kCount > 1 && !(last && index_ == kCount - 1)) {
-      ArriveAt(index_ == kCount - 1 ? 0 : index_ + 1);
+    if (index_ < kCount - 1) {
+      ArriveAt(index_ + 1);
+    } else if (!last) {
+      ArriveAt(0);
     }
   }
 
