@@ -68,7 +68,9 @@ class PrometheusProcess:
     def watch(self, targets: Sequence[str]) -> None:
         """From now on these metrics addresses, and no others."""
         partial = self._targets.with_suffix(".partial")
-        partial.write_text(yaml.safe_dump([{"targets": [*targets]}]))
+        # Labels as in Kubernetes, where the targets come from a ServiceMonitor.
+        group = {"targets": [*targets], "labels": {"namespace": "theria", "pod": "theria-0"}}
+        partial.write_text(yaml.safe_dump([group]))
         partial.replace(self._targets)
 
     def log(self) -> str:

@@ -8,14 +8,16 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from prometheus_process import PrometheusProcess
+import yaml
+from prometheus_process import DEPLOYED, PrometheusProcess
 from server_process import ServerProcess
 
 
 def test_the_server_is_scraped(prometheus: PrometheusProcess, server: ServerProcess) -> None:
     (target,) = prometheus.get("targets", state="active")["activeTargets"]
     assert target["health"] == "up", target["lastError"]
-    assert target["labels"] == {"job": "theria", "instance": server.metrics_target}
+    assert target["labels"]["job"] == "theria"
+    assert target["labels"]["instance"] == server.metrics_target
 
 
 @pytest.mark.usefixtures("prometheus")
@@ -44,6 +46,22 @@ def test_every_rule_has_been_evaluated(prometheus: PrometheusProcess) -> None:
 def test_a_healthy_server_raises_no_critical_alert(prometheus: PrometheusProcess) -> None:
     firing = prometheus.get("alerts")["alerts"]
     assert [a for a in firing if a["labels"]["severity"] == "critical"] == []
+
+
+def test_the_autoscalers_metric_is_there(prometheus: PrometheusProcess) -> None:
+    """The query of deploy/prometheus/adapter.yml, filled in as the adapter does."""
+    (rule,) = yaml.safe_load((DEPLOYED / "adapter.yml").read_text())["rules"]
+    assert prometheus.query(rule["seriesQuery"])
+    query = rule["metricsQuery"]
+    for name, value in {
+        "<<.Series>>": rule["seriesQuery"].split('"')[1],
+        "<<.LabelMatchers>>": 'namespace="theria",pod=~"theria-0"',
+        "<<.GroupBy>>": "pod",
+    }.items():
+        query = query.replace(name, value)
+    ((labels, seconds),) = prometheus.query(query)
+    assert labels == {"pod": "theria-0"}
+    assert 0 <= seconds < 10
 
 
 @pytest.mark.parametrize(
