@@ -11,7 +11,10 @@ gives d L_query(theta_K) / d theta_0
 * by differentiating the unrolled loop, for comparison: the same value, with memory linear in the
   activations of all steps.
 
-Attention by `theria.torch.sdpa` works inside both.
+Attention by `theria.torch.sdpa` works inside both. Beyond these: `meta_batch_gradient` for several
+tasks, one after the other or together; `InnerLoop(backward_steps=n)` for truncated meta-gradients;
+`implicit_meta_gradient` for those of the inner optimum, by conjugate gradients; `meta_train`, in
+which first-order steps may go before exact ones.
 
     loss, params = theria.maml.from_module(model, torch.nn.functional.cross_entropy)
     result = theria.maml.meta_gradient(loss, params, Task(support, query), InnerLoop(steps=5))
@@ -22,14 +25,23 @@ Attention by `theria.torch.sdpa` works inside both.
 
 from theria.maml._adjoint import InnerLoop, Trajectory, adapt
 from theria.maml._diagnostics import Diagnostics, diagnose, rel_diff
+from theria.maml._implicit import (
+    ConjugateGradients,
+    ImplicitMetaGradient,
+    implicit_meta_gradient,
+)
+from theria.maml._meta_batch import MetaBatchGradient, meta_batch_gradient
 from theria.maml._meta_gradient import MetaGradient, Method, Mode, Task, meta_gradient
 from theria.maml._model import Loss, Params, from_module
 from theria.maml._train import OuterStep, meta_train
 
 __all__ = [
+    "ConjugateGradients",
     "Diagnostics",
+    "ImplicitMetaGradient",
     "InnerLoop",
     "Loss",
+    "MetaBatchGradient",
     "MetaGradient",
     "Method",
     "Mode",
@@ -40,6 +52,8 @@ __all__ = [
     "adapt",
     "diagnose",
     "from_module",
+    "implicit_meta_gradient",
+    "meta_batch_gradient",
     "meta_gradient",
     "meta_train",
     "rel_diff",

@@ -34,15 +34,28 @@ class InnerLoop:
         learning_rate: alpha.
         checkpoint_every: The parameters of every n-th step are kept, those between recomputed on
             the way back: memory K/n + n parameter sets, for one more gradient a step if n > 1.
+        backward_steps: Of the way back, the last ones alone are gone; the steps before count as
+            constants, and nothing is kept of them: truncated back-propagation (Shaban et al.,
+            AISTATS 2019). None for all; 0 gives first-order MAML.
     """
 
     steps: int = 5
     learning_rate: float = 0.1
     checkpoint_every: int = 1
+    backward_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.checkpoint_every < 1:
             raise ValueError(f"{self}: steps must be at least 0, checkpoint_every at least 1")
+        if self.backward_steps is not None and self.backward_steps < 0:
+            raise ValueError(f"{self}: backward_steps must be at least 0")
+
+    @property
+    def first_differentiated(self) -> int:
+        """The number of the first step through which the way back leads."""
+        if self.backward_steps is None:
+            return 0
+        return max(0, self.steps - self.backward_steps)
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,8 @@ class Trajectory:
     def pull_back(self, cotangent: Params, on_step: Callable[[], object] = _nothing) -> Params:
         """lambda_0 for lambda_K = `cotangent`.
 
-        That is the transposed Jacobian of theta_K by theta_0, times `cotangent`.
+        That is the transposed Jacobian of theta_K by theta_0, times `cotangent`; by theta_{K-n}
+        where `backward_steps` is n.
 
         Args:
             cotangent: Of theta_K, by the names of the parameters.
@@ -113,7 +127,8 @@ def adapt(
     params = {name: value.detach() for name, value in params.items()}
     losses, checkpoints = [], []
     for step in range(inner.steps):
-        if step % inner.checkpoint_every == 0:
+        since_first = step - inner.first_differentiated
+        if since_first >= 0 and since_first % inner.checkpoint_every == 0:
             checkpoints.append(_Point(step, params, RandomState.now()))
         value, gradient = value_and_gradient(loss, params, batch)
         losses.append(value)

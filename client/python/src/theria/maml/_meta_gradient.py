@@ -60,7 +60,8 @@ def meta_gradient(
         params: theta_0, by name. Not changed.
         task: Support and query batches, as `loss` takes them.
         inner: Default: 5 steps of 0.1.
-        mode: ``"full"``: exact, lambda_0. ``"fo"``: first-order MAML, lambda_K; the inner gradients
+        mode: ``"full"``: exact, lambda_0, or lambda_{K-n} with the loop's `backward_steps` n.
+            ``"fo"``: first-order MAML, lambda_K; the inner gradients
             count as constants. ``"fo_strict"``: lambda_K, and theta_K counts as a constant too;
             nothing leads back to theta_0 (see `diagnose`).
         method: ``"adjoint"`` or ``"unrolled"``; the results are equal up to rounding.
@@ -73,7 +74,8 @@ def meta_gradient(
     check_choices(mode, method)
     inner = inner or InnerLoop()
     compute = _adjoint if method == "adjoint" else _unrolled
-    steps = inner.steps * (2 if mode == "full" and method == "adjoint" else 1)
+    back = inner.steps - inner.first_differentiated
+    steps = inner.steps + (back if mode == "full" and method == "adjoint" else 0)
     with tqdm(total=steps, desc="inner steps", disable=not progress) as bar:
         return compute(loss, params, task, inner, mode, bar)
 
@@ -108,13 +110,16 @@ def _unrolled(
 
     initial = {name: value.detach().requires_grad_() for name, value in params.items()}
     adapted, losses = initial, []
-    for _ in range(inner.steps):
+    for step in range(inner.steps):
+        if step == inner.first_differentiated > 0:
+            initial = adapted = {n: p.detach().requires_grad_() for n, p in adapted.items()}
         value = loss(adapted, task.support)
-        gradient = gradient_of(value, adapted, create_graph=mode == "full")
+        through = mode == "full" and step >= inner.first_differentiated
+        gradient = gradient_of(value, adapted, create_graph=through)
         adapted = {n: p - inner.learning_rate * gradient[n] for n, p in adapted.items()}
         losses.append(value.detach())
         bar.update()
-    if mode == "fo_strict":
+    if mode == "fo_strict" or inner.first_differentiated == inner.steps > 0:
         initial = adapted = {n: p.detach().requires_grad_() for n, p in adapted.items()}
     value = loss(adapted, task.query)
     gradient = gradient_of(value, initial)

@@ -10,7 +10,8 @@ import torch
 from tqdm.auto import tqdm
 
 from theria.maml._adjoint import InnerLoop
-from theria.maml._meta_gradient import Method, Mode, Task, check_choices, meta_gradient
+from theria.maml._meta_batch import meta_batch_gradient
+from theria.maml._meta_gradient import Method, Mode, Task, check_choices
 from theria.maml._model import Loss, Params
 
 __all__ = ["OuterStep", "meta_train"]
@@ -37,8 +38,9 @@ def meta_train(
     batches: Iterable[Sequence[Task[Any]]],
     inner: InnerLoop | None = None,
     *,
-    mode: Mode = "full",
+    mode: Mode | Callable[[int], Mode] = "full",
     method: Method = "adjoint",
+    vectorize: bool = False,
     make_optimizer: MakeOptimizer | None = None,
     on_step: Callable[[OuterStep], None] | None = None,
     progress: bool = True,
@@ -50,8 +52,11 @@ def meta_train(
         params: theta_0 to start from; not changed.
         batches: One meta-batch of at least one task for each outer step.
         inner: Default: 5 steps of 0.1.
-        mode: As for `meta_gradient`.
+        mode: As for `meta_gradient`; or a function of the number of the outer step, from 0, such as
+            ``lambda step: "fo" if step < 50 else "full"``: cheap first, exact later, which also
+            steadies the beginning (Antoniou, Edwards, Storkey, "How to train your MAML", 2019).
         method: As for `meta_gradient`.
+        vectorize: As for `meta_batch_gradient`: the tasks of a step together.
         make_optimizer: Given the tensors to train; default: Adam with a learning rate of 1e-3.
         on_step: Called after each outer step.
         progress: Shows a bar over tasks, with the loss of the last step.
@@ -64,29 +69,32 @@ def meta_train(
         FloatingPointError: A loss or a gradient is no longer finite.
         theria.Error: What attention by `theria.torch.sdpa` raises.
     """
-    check_choices(mode, method)
+    mode_of = mode if callable(mode) else lambda _step: mode
+    check_choices(mode_of(0), method)
     trained = {name: value.detach().clone() for name, value in params.items()}
     make_optimizer = make_optimizer or (lambda tensors: torch.optim.Adam(tensors, lr=1e-3))
     optimizer = make_optimizer(list(trained.values()))
     history: list[OuterStep] = []
     with tqdm(desc="tasks", unit="task", disable=not progress) as bar:
         for tasks in batches:
-            gradients = {name: torch.zeros_like(value) for name, value in trained.items()}
-            total = 0.0
-            for task in tasks:
-                result = meta_gradient(loss, trained, task, inner, mode=mode, method=method)
-                total += float(result.loss)
-                for name, gradient in result.gradient.items():
-                    gradients[name] += gradient / len(tasks)
-                bar.update()
-            norm = float(
-                torch.linalg.vector_norm(torch.cat([g.ravel() for g in gradients.values()]))
+            result = meta_batch_gradient(
+                loss,
+                trained,
+                tasks,
+                inner,
+                mode=mode_of(len(history)),
+                method=method,
+                vectorize=vectorize,
+                on_tasks=bar.update,
             )
-            step = OuterStep(total / len(tasks), norm)
+            norm = float(
+                torch.linalg.vector_norm(torch.cat([g.ravel() for g in result.gradient.values()]))
+            )
+            step = OuterStep(float(result.loss), norm)
             if not (torch.tensor(step.loss).isfinite() and torch.tensor(norm).isfinite()):
                 raise FloatingPointError(f"outer step {len(history)}: {step}")
             for name, value in trained.items():
-                value.grad = gradients[name]
+                value.grad = result.gradient[name]
             optimizer.step()
             history.append(step)
             bar.set_postfix(step=len(history), loss=f"{step.loss:.4f}")
