@@ -30,6 +30,7 @@
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/server_service.h"
 #include "server/rpc/tensor_service.h"
+#include "server/telemetry/gpu_metrics.h"
 #include "server/telemetry/log.h"
 #include "server/telemetry/metrics_endpoint.h"
 #include "server/telemetry/process_metrics.h"
@@ -152,6 +153,7 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   if (!backend.ok()) return backend.status();
   MetricRegistry registry;
   AddProcessMetrics(registry, {std::string(kVersion), std::string(kCommit), config.backend});
+  AddGpuMetrics(registry);
   ComputeMetrics compute_metrics(registry);
   RpcMetrics rpc_metrics(registry);
   TensorStore store((*backend)->memory(), StoreOptions(config));

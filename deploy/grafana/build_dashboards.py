@@ -290,6 +290,63 @@ BENCHMARKS = [
     ),
 ]
 
+_GPU_LEGEND = "{{instance}} GPU {{device}}"
+GPUS = [
+    Panel(
+        "GPUs",
+        "none",
+        {"{{name}}": "count by (name) (theria_gpu_info{SELECTED})"},
+        "stat",
+        width=6,
+    ),
+    Panel(
+        "Lost",
+        "none",
+        {
+            "lost": "count(theria_gpu_info{SELECTED}) "
+            "- count(theria_gpu_memory_used_bytes{SELECTED})"
+        },
+        "stat",
+        "GPUs that the driver lists and that answer no more.",
+        width=6,
+    ),
+    Panel(
+        "Power of all", "watt", {"power": "sum(theria_gpu_power_watts{SELECTED})"}, "stat", width=6
+    ),
+    Panel(
+        "Energy of a call",
+        "joule",
+        {
+            "energy": "sum(rate(theria_gpu_energy_joules_total{SELECTED}[$__rate_interval])) "
+            "/ sum(rate(theria_compute_seconds_count{SELECTED}[$__rate_interval]))"
+        },
+        "stat",
+        "All that the GPUs used over the computations that ended, idle time included.",
+        width=6,
+    ),
+    Panel(
+        "Utilisation",
+        "percentunit",
+        {_GPU_LEGEND: "theria_gpu_utilization_ratio{SELECTED}"},
+        description="Share of time with a kernel running, however small.",
+        width=12,
+    ),
+    Panel(
+        "Memory",
+        "percentunit",
+        {_GPU_LEGEND: "instance_device:theria_gpu_memory_used:ratio{SELECTED}"},
+        description="By all processes.",
+        width=12,
+    ),
+    Panel(
+        "Temperature",
+        "celsius",
+        {_GPU_LEGEND: "theria_gpu_temperature_celsius{SELECTED}"},
+        width=12,
+    ),
+    Panel("Power", "watt", {_GPU_LEGEND: "theria_gpu_power_watts{SELECTED}"}, width=12),
+]
+
 
 def panel_json(panel: Panel, number: int, column: int, row: int) -> dict[str, Any]:
     """A panel as Grafana stores it, at its place in the grid."""
@@ -381,6 +438,7 @@ def dashboards() -> dict[str, str]:
         "service.json": dashboard_json("theria-service", "Theria: service", SERVICE),
         "store.json": dashboard_json("theria-store", "Theria: tensor store", STORE),
         "benchmarks.json": dashboard_json("theria-benchmarks", "Theria: benchmarks", BENCHMARKS),
+        "gpus.json": dashboard_json("theria-gpus", "Theria: GPUs", GPUS),
     }
     return {name: json.dumps(content, indent=2) + "\n" for name, content in made.items()}
 

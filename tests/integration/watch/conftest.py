@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -15,7 +16,7 @@ sys.path.insert(0, str(ROOT / "tests/integration/python"))
 
 from load import put_load_on  # noqa: E402
 from prometheus_process import PrometheusProcess  # noqa: E402
-from server_process import ServerProcess  # noqa: E402
+from server_process import ServerProcess, server_binary  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +30,11 @@ def prometheus_binary() -> str:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """With a store so small that a load makes it evict."""
-    process = ServerProcess(tmp_path_factory.mktemp("server"), "--cache-bytes=4MiB")
+    """With a store so small that a load makes it evict, and the fake GPUs of the unit tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        fake_driver = server_binary().resolve().parents[1] / "tests" / "fake_nvml"
+        patch.setenv("LD_LIBRARY_PATH", str(fake_driver), prepend=os.pathsep)
+        process = ServerProcess(tmp_path_factory.mktemp("server"), "--cache-bytes=4MiB")
     try:
         yield process
         assert process.stop() == 0, process.log()[-4000:]

@@ -70,6 +70,8 @@ def test_the_autoscalers_metric_is_there(prometheus: PrometheusProcess) -> None:
         ('sum(grpc_server_handled_total{grpc_code="InvalidArgument"})', 5),
         ('sum(theria_store_evictions_total{reason="watermark"})', 1),
         ('sum(theria_compute_seconds_count{op="hvp"})', 5),
+        ("count(theria_gpu_memory_used_bytes)", 2),
+        ('max(instance_device:theria_gpu_memory_used:ratio{device="0"})', 0.26),
     ],
 )
 def test_the_load_is_seen(prometheus: PrometheusProcess, expression: str, floor: int) -> None:
