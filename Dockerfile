@@ -6,7 +6,10 @@
 #
 # Each is built into Debian packages, and the runtime image is its base with those installed: what
 # they depend on is read from their binaries. podman and buildah take the same arguments; theirs
-# need `--format docker` to keep the health check.
+# need `--format docker` to keep the health check. Arguments beside the bases:
+#
+#   THERIA_CMAKE_ARGS   for CMake, such as -DCMAKE_CUDA_ARCHITECTURES=90: for these GPUs alone
+#   THERIA_JOBS         compilers at once; all cores' worth otherwise
 ARG CPU_BASE=debian:bookworm-slim
 ARG CUDA_BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04
 ARG CUDA_BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
@@ -19,19 +22,9 @@ COPY client/python/constraints.txt client/python/
 RUN python3 -m venv .venv && .venv/bin/pip install --no-cache-dir \
       --constraint client/python/constraints.txt googleapis-common-protos
 COPY . .
+ARG THERIA_CMAKE_ARGS
+ARG THERIA_JOBS
 RUN --mount=type=cache,target=/root/.cache/ccache deploy/container/build_packages.sh OFF
-
-FROM ${CUDA_BUILD_BASE} AS cuda-build
-WORKDIR /src
-COPY scripts/install_packages.sh scripts/
-RUN scripts/install_packages.sh
-COPY client/python/constraints.txt client/python/
-RUN python3 -m venv .venv && .venv/bin/pip install --no-cache-dir \
-      --constraint client/python/constraints.txt googleapis-common-protos
-# NVIDIA's packages do not say which of them holds a library.
-RUN printf '%s 13 libcublas-13-0\n' libcublas libcublasLt > /etc/dpkg/shlibs.override
-COPY . .
-RUN --mount=type=cache,target=/root/.cache/ccache deploy/container/build_packages.sh ON
 
 FROM ${CPU_BASE} AS cpu
 RUN --mount=type=bind,from=cpu-build,source=/src/build/packages,target=/packages \
@@ -47,6 +40,20 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
   CMD ["theria", "info", "unix:/run/theria/server.sock"]
 ENTRYPOINT ["theria-server", "--config", "/etc/theria/server.toml"]
+
+FROM ${CUDA_BUILD_BASE} AS cuda-build
+WORKDIR /src
+COPY scripts/install_packages.sh scripts/
+RUN scripts/install_packages.sh
+COPY client/python/constraints.txt client/python/
+RUN python3 -m venv .venv && .venv/bin/pip install --no-cache-dir \
+      --constraint client/python/constraints.txt googleapis-common-protos
+# NVIDIA's packages do not say which of them holds a library.
+RUN printf '%s 13 libcublas-13-0\n' libcublas libcublasLt > /etc/dpkg/shlibs.override
+COPY . .
+ARG THERIA_CMAKE_ARGS
+ARG THERIA_JOBS
+RUN --mount=type=cache,target=/root/.cache/ccache deploy/container/build_packages.sh ON
 
 FROM ${CUDA_BASE} AS cuda
 RUN --mount=type=bind,from=cuda-build,source=/src/build/packages,target=/packages \

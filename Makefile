@@ -13,7 +13,7 @@ THERIA_TORCH_INDEX ?=
 
 .PHONY: help
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 .PHONY: packages
 packages:
@@ -41,6 +41,11 @@ demo: build  ## Start a CPU server, check parity, compare MAML modes, write buil
 .PHONY: test
 test: build  ## All tests: unit, conformance, integration, C++ and Python
 	@$(BIN)/python scripts/run_tests.py
+
+.PHONY: deploy-test
+deploy-test: build  ## Images built and run on a bare Debian, packages, manifests: root, network, minutes
+	@scripts/install_packages.sh --deploy
+	@THERIA_DEPLOY_TEST=1 $(BIN)/python -m pytest -q -ra tests/integration/deploy
 
 .PHONY: lint
 lint: build  ## clang-format, clang-tidy, ruff, mypy --strict, shellcheck

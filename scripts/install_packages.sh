@@ -3,7 +3,7 @@
 set -euo pipefail
 
 packages=(
-  build-essential ccache cmake ninja-build pkg-config git
+  build-essential ccache cmake file ninja-build pkg-config git
   libabsl-dev libcli11-dev libeigen3-dev libgmock-dev libgrpc++-dev libgtest-dev libhwy-dev libprotobuf-dev
   libspdlog-dev libssl-dev nlohmann-json3-dev prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
