@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Checkouts share the compiler cache: paths below the root count as relative.
 export CCACHE_BASEDIR := $(CURDIR)
+# ON: with the CUDA backend, which takes an nvcc and many minutes the first time. AUTO: if there is one.
+CUDA ?= OFF
 # Where pip takes torch from, if not from its default index: a folder or index of CPU-only wheels.
 THERIA_TORCH_INDEX ?=
 
@@ -29,8 +31,8 @@ $(VENV)/.complete: client/python/pyproject.toml client/python/constraints.txt | 
 	@touch $@
 
 .PHONY: build
-build: packages $(VENV)/.complete  ## Server, command and Python package: build/bin, .venv
-	cmake --preset release
+build: packages $(VENV)/.complete  ## Server, command and Python package: build/bin, .venv; CUDA=ON: with it
+	cmake --preset release -DTHERIA_CUDA=$(CUDA)
 	cmake --build --preset release --parallel $(JOBS)
 	@$(BIN)/python client/python/generate.py
 
@@ -49,7 +51,7 @@ lint: build  ## clang-format, clang-tidy, ruff, mypy --strict, shellcheck
 
 .PHONY: bench
 bench: $(VENV)/.complete  ## Benchmarks against peers in the same run; JSON under build/bench
-	cmake --preset bench
+	cmake --preset bench -DTHERIA_CUDA=$(CUDA)
 	cmake --build --preset bench --parallel $(JOBS)
 	@$(BIN)/python tests/bench/run_all.py --build build/bench
 

@@ -68,10 +68,14 @@ void AddFlags(CLI::App& app, Config& config) {
   app.add_option("--backend-threads", config.backend_threads,
                  "Threads of the CPU backend; 0: one for each core")
       ->capture_default_str();
+  app.add_option("--device", config.device, "GPU of the CUDA backend, of those it sees")
+      ->capture_default_str();
 }
 
 void AddStoreFlags(CLI::App& app, Config& config) {
   AddBytes(app, "--cache-bytes", config.cache_bytes, "Capacity of the tensor store");
+  AddBytes(app, "--spill-bytes", config.spill_bytes,
+           "Host memory for tensors that a GPU has no room for; 0: drop them");
   AddBytes(app, "--tenant-quota-bytes", config.tenant_quota_bytes,
            "What one tenant may store; 0: all");
   AddBytes(app, "--max-tensor-bytes", config.max_tensor_bytes,
@@ -147,7 +151,10 @@ absl::Status CheckListenAddress(const std::string& address) {
 void SetDefaults(Config& config) {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   if (config.compute_slots == 0) config.compute_slots = cores;
-  if (config.tenant_quota_bytes == 0) config.tenant_quota_bytes = config.cache_bytes;
+  if (config.backend == "cpu") config.spill_bytes = 0;
+  if (config.tenant_quota_bytes == 0) {
+    config.tenant_quota_bytes = config.cache_bytes + config.spill_bytes;
+  }
   if (config.max_tensor_bytes == 0) config.max_tensor_bytes = config.cache_bytes;
   if (config.max_transport_bytes == 0) {
     config.max_transport_bytes = 4 * config.max_message_bytes + (std::size_t{256} << 20);
@@ -198,7 +205,10 @@ absl::StatusOr<Config> Resolve(Config config) {
   checks.Update(CheckCount("compute-slots", config.compute_slots, 1, 1024));
   checks.Update(CheckCount("backend-threads", config.backend_threads, 0, 1024));
   checks.Update(CheckBytes("cache-bytes", config.cache_bytes, std::size_t{1} << 20, kMaxBytes));
-  checks.Update(CheckBytes("tenant-quota-bytes", config.tenant_quota_bytes, 1, config.cache_bytes));
+  checks.Update(CheckCount("device", config.device, 0, 1023));
+  checks.Update(CheckBytes("spill-bytes", config.spill_bytes, 0, kMaxBytes));
+  checks.Update(CheckBytes("tenant-quota-bytes", config.tenant_quota_bytes, 1,
+                           config.cache_bytes + config.spill_bytes));
   checks.Update(CheckBytes("max-tensor-bytes", config.max_tensor_bytes, 1, config.cache_bytes));
   checks.Update(CheckBytes("max-message-bytes", config.max_message_bytes, kMinMessageBytes,
                            kMaxMessageBytes));

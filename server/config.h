@@ -24,10 +24,12 @@ struct Config {
 
   int compute_slots = 0;    // computations that run at once; 0: one for each core
   int backend_threads = 0;  // threads of the CPU backend; 0: one for each core
+  int device = 0;           // of the CUDA backend, as CUDA counts the visible ones
 
   std::size_t cache_bytes = std::size_t{1} << 30;
-  std::size_t tenant_quota_bytes = 0;  // 0: cache_bytes
-  std::size_t max_tensor_bytes = 0;    // 0: cache_bytes
+  std::size_t spill_bytes = std::size_t{1} << 30;  // of host memory; no use to the CPU backend
+  std::size_t tenant_quota_bytes = 0;              // 0: cache_bytes and what may be spilled
+  std::size_t max_tensor_bytes = 0;                // 0: cache_bytes
   absl::Duration default_ttl = absl::Minutes(10);
   absl::Duration max_ttl = absl::Hours(24);
   absl::Duration max_pin = absl::Hours(1);

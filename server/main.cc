@@ -7,14 +7,18 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,10 +26,12 @@
 #include "grpc/grpc.h"
 #include "kernels/api/message.h"
 #include "kernels/cpu/backend.h"
+#include "kernels/cuda/backend.h"
 #include "server/cache/tensor_store.h"
 #include "server/config.h"
 #include "server/engine/executor.h"
 #include "server/engine/state_metrics.h"
+#include "server/planted_fault.h"
 #include "server/rpc/attention_service.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/server_service.h"
@@ -41,17 +47,31 @@ namespace {
 // Room that a response's other fields take beside the outputs.
 constexpr std::size_t kResponseOverheadBytes = std::size_t{16} << 10;
 
+// The process's end after a fault that its device does not recover from, for its supervisor to
+// start another.
+constexpr int kDeviceFaultExit = 3;
+
+// Of how many computations the next one faults: for tests, a number; unset outside of them.
+constexpr char kFaultVariable[] = "THERIA_TEST_FAULT_AFTER_RUNS";
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const Config& config) {
-  if (config.backend == "cpu") {
-    return MakeCpuBackend(CpuBackendOptions{.threads = config.backend_threads});
-  }
-  return absl::InvalidArgumentError(
-      Message("--backend ", config.backend, " is not compiled into this server"));
+  const bool is_cuda = config.backend == "cuda";
+  absl::StatusOr<std::unique_ptr<Backend>> backend =
+      is_cuda ? MakeCudaBackend({.device = config.device})
+              : MakeCpuBackend(CpuBackendOptions{.threads = config.backend_threads});
+  const char* const good_runs = std::getenv(kFaultVariable);
+  if (!backend.ok() || good_runs == nullptr) return backend;
+  std::function<absl::Status()> plant;
+  if (is_cuda) plant = [device = config.device] { return PlantCudaFault(device); };
+  return std::make_unique<PlantedFault>(*std::move(backend), std::atoll(good_runs),
+                                        std::move(plant));
 }
 
-TensorStore::Options StoreOptions(const Config& config) {
+TensorStore::Options StoreOptions(const Config& config, Backend& backend) {
   TensorStore::Options options;
   options.capacity_bytes = config.cache_bytes;
+  options.spill_memory = &backend.spill_memory();
+  options.spill_capacity_bytes = config.spill_bytes;
   options.tenant_quota_bytes = config.tenant_quota_bytes;
   options.max_tensor_bytes = config.max_tensor_bytes;
   options.default_ttl = config.default_ttl;
@@ -100,7 +120,7 @@ class Housekeeping {
   std::jthread thread_;
 };
 
-// SIGTERM and SIGINT, blocked in every thread and waited for in one.
+// SIGTERM and SIGINT, blocked in every thread and polled for in one.
 class Signals {
  public:
   Signals() {
@@ -111,9 +131,11 @@ class Signals {
     signal(SIGPIPE, SIG_IGN);
   }
 
-  std::string Wait() const {
-    int number = 0;
-    sigwait(&set_, &number);
+  // The signal that came in a tenth of a second, or nothing.
+  std::optional<std::string> Poll() const {
+    const timespec interval = {.tv_sec = 0, .tv_nsec = 100'000'000};
+    const int number = sigtimedwait(&set_, nullptr, &interval);
+    if (number < 0) return std::nullopt;
     return number == SIGTERM ? "SIGTERM" : "SIGINT";
   }
 
@@ -134,17 +156,28 @@ class GrpcRuntime {
   GrpcRuntime& operator=(const GrpcRuntime&) = delete;
 };
 
-// Waits for a signal, then lets the server finish what it accepted.
-void AwaitAndDrain(const Config& config, const Signals& signals, Executor& executor,
-                   GrpcServer& server) {
-  const std::string signal = signals.Wait();
-  LogLine(spdlog::level::info, "draining").Add("signal", signal);
+// Waits for a signal, or for the end of the device's health, which it returns; then lets the server
+// finish what it accepted.
+absl::Status AwaitAndDrain(const Config& config, const Signals& signals, const Backend& backend,
+                           Executor& executor, GrpcServer& server) {
+  std::optional<std::string> signal;
+  absl::Status health;
+  while (!signal.has_value() && health.ok()) {
+    signal = signals.Poll();
+    health = backend.health();
+  }
+  if (health.ok()) {
+    LogLine(spdlog::level::info, "draining").Add("signal", *signal);
+  } else {
+    LogLine(spdlog::level::err, "device fault").Add("error", std::string(health.message()));
+  }
   signals.Restore();
   const absl::Time deadline = absl::Now() + config.drain_timeout;
   server.StopServing();
   const bool is_computed = executor.Drain(deadline);
   const bool is_idle = server.Shutdown(deadline);
   LogLine(spdlog::level::info, "stopped").Add("drained", is_computed && is_idle ? "true" : "false");
+  return health;
 }
 
 absl::Status Serve(const Config& config, const Signals& signals) {
@@ -154,7 +187,7 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   AddProcessMetrics(registry, {std::string(kVersion), std::string(kCommit), config.backend});
   ComputeMetrics compute_metrics(registry);
   RpcMetrics rpc_metrics(registry);
-  TensorStore store((*backend)->memory(), StoreOptions(config));
+  TensorStore store((*backend)->memory(), StoreOptions(config, **backend));
   AddStoreMetrics(registry, store);
   Executor executor({.slots = config.compute_slots,
                      .max_accepted_jobs = config.max_queued_requests,
@@ -198,7 +231,11 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   absl::Status written = WriteAddressFile(config.port_file, (*server)->addresses());
   if (!written.ok()) return written;
 
-  AwaitAndDrain(config, signals, executor, **server);
+  const absl::Status health = AwaitAndDrain(config, signals, **backend, executor, **server);
+  if (!health.ok()) {
+    // Not through destructors: they would talk to a device that answers no more.
+    std::_Exit(kDeviceFaultExit);
+  }
   return absl::OkStatus();
 }
 

@@ -62,6 +62,12 @@ class Backend {
   // Where the tensors that Run reads and writes must live.
   virtual Memory& memory() = 0;
 
+  // Host memory that its device copies from and to fastest; for tensors spilled from memory().
+  virtual Memory& spill_memory() { return HostMemory(); }
+
+  // Errors: INTERNAL, for good, once a fault has left the device unusable for this process.
+  virtual absl::Status health() const { return absl::OkStatus(); }
+
   // OK if Run has a kernel for this. Errors: UNIMPLEMENTED, naming what is supported.
   virtual absl::Status Supports(const AttentionProblem& problem,
                                 const AttentionOptions& options) const = 0;

@@ -100,9 +100,10 @@ absl::StatusOr<std::optional<TensorInfo>> TensorStore::FindContent(const TenantI
 }
 
 absl::StatusOr<TensorLease> TensorStore::Acquire(const TenantId& tenant, std::string_view handle) {
-  std::shared_ptr<internal::Entry> entry = impl_->Acquire(tenant, Handle::Parse(handle));
-  if (entry == nullptr) return Missing();
-  return TensorLease(this, std::move(entry));
+  absl::StatusOr<Impl::EntryPtr> entry = impl_->Acquire(tenant, Handle::Parse(handle));
+  if (!entry.ok()) return entry.status();
+  if (*entry == nullptr) return Missing();
+  return TensorLease(this, *std::move(entry));
 }
 
 absl::StatusOr<TensorInfo> TensorStore::Stat(const TenantId& tenant, std::string_view handle) {
@@ -152,6 +153,10 @@ absl::StatusOr<TensorStore::Page> TensorStore::List(const TenantId& tenant, int 
   page.tensors = std::move(slice->tensors);
   if (slice->next.has_value()) page.next_page_token = PageToken(*slice->next);
   return page;
+}
+
+std::size_t TensorStore::Relieve(const TenantId& tenant, std::size_t size_bytes) {
+  return impl_->Relieve(tenant, size_bytes);
 }
 
 void TensorStore::CollectExpired() { impl_->CollectExpired(); }

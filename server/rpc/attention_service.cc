@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "server/cache/relief.h"
+#include "server/rpc/device_staging.h"
 #include "server/rpc/execution_info.h"
 #include "server/rpc/request_context.h"
 #include "server/rpc/unary_job.h"
@@ -38,9 +40,19 @@ class AttentionCall final : public UnaryJob {
       if (!view.ok()) return view.status();
       outputs.*planned.field.member = *view;
     }
-    const absl::StatusOr<ComputeReport> report =
-        parts_.backend.Run(task_->problem, task_->inputs, outputs, interrupt());
+    DeviceStaging staging(parts_.store, TenantId{});
+    if (!parts_.store.memory().host_accessible()) {
+      task_->StageInputs(staging);
+      for (const PlannedOutput& planned : task_->outputs) {
+        if (!planned.is_resident) staging.AddOutput(*(outputs.*planned.field.member));
+      }
+    }
+    if (absl::Status uploaded = staging.Upload(); !uploaded.ok()) return uploaded;
+    const absl::StatusOr<ComputeReport> report = WithRelief(
+        parts_.store, TenantId{}, task_->demand.bytes,
+        [&] { return parts_.backend.Run(task_->problem, task_->inputs, outputs, interrupt()); });
     if (!report.ok()) return report.status();
+    if (absl::Status downloaded = staging.Download(); !downloaded.ok()) return downloaded;
     parts_.metrics.ObserveCompute(task_->problem.operation, task_->problem.dtype,
                                   report->implementation, report->compute_time);
     for (Resident& resident : residents) {

@@ -79,9 +79,9 @@ grpc::ServerUnaryReactor* ServerService::RunBenchmark(grpc::CallbackServerContex
   if (!task.ok()) return FinishNow(context, task.status());
   absl::Status supported = parts_.backend.Supports((*task)->problem, (*task)->inputs.options);
   if (!supported.ok()) return FinishNow(context, supported);
-  return UnaryJob::Start(new BenchmarkCall(parts_.backend, parts_.metrics, parts_.executor,
-                                           request_context, *std::move(task), *response,
-                                           options_.max_call_time));
+  return UnaryJob::Start(new BenchmarkCall(parts_.backend, parts_.store, parts_.metrics,
+                                           parts_.executor, request_context, *std::move(task),
+                                           *response, options_.max_call_time));
 }
 
 }  // namespace theria::server

@@ -29,7 +29,8 @@ class ServerProcess:
     """Started by the constructor; answers when that returns. Log and ports go to `directory`.
 
     With `exact_memory`, the server's allocator gives freed memory back to the system at once, so
-    that its resident memory is what it holds.
+    that its resident memory is what it holds. The environment's THERIA_SERVER_FLAGS (such as
+    `--backend=cuda`) stand before `flags`, to run the same tests on another backend.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class ServerProcess:
     ) -> None:
         self._directory = directory
         self._environment = {**os.environ, **(EXACT_MEMORY if exact_memory else {})}
-        self._flags = flags
+        self._flags = (*os.environ.get("THERIA_SERVER_FLAGS", "").split(), *flags)
         self._listen = listen
         self._start()
 
