@@ -70,6 +70,9 @@ void AddFlags(CLI::App& app, Config& config) {
       ->capture_default_str();
   app.add_option("--device", config.device, "GPU of the CUDA backend, of those it sees")
       ->capture_default_str();
+  app.add_option("--tuning-table", config.tuning_table,
+                 "Kernels that the CUDA backend prefers; default: those measured on its GPU")
+      ->type_name("FILE");
 }
 
 void AddStoreFlags(CLI::App& app, Config& config) {

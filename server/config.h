@@ -22,9 +22,10 @@ struct Config {
   std::string metrics_port_file;
   std::string backend = "cpu";
 
-  int compute_slots = 0;    // computations that run at once; 0: one for each core
-  int backend_threads = 0;  // threads of the CPU backend; 0: one for each core
-  int device = 0;           // of the CUDA backend, as CUDA counts the visible ones
+  int compute_slots = 0;     // computations that run at once; 0: one for each core
+  int backend_threads = 0;   // threads of the CPU backend; 0: one for each core
+  int device = 0;            // of the CUDA backend, as CUDA counts the visible ones
+  std::string tuning_table;  // file; empty: the built-in one for that GPU
 
   std::size_t cache_bytes = std::size_t{1} << 30;
   std::size_t spill_bytes = std::size_t{1} << 30;  // of host memory; no use to the CPU backend
