@@ -15,6 +15,7 @@ absl::Duration MonotonicNow() {
 
 TensorStore::Options WithDefaults(TensorStore::Options options) {
   if (options.spill_memory == nullptr) options.spill_capacity_bytes = 0;
+  if (options.spill_capacity_bytes == 0) options.spill_memory = nullptr;
   if (options.tenant_quota_bytes == 0) {
     options.tenant_quota_bytes = options.capacity_bytes + options.spill_capacity_bytes;
   }
@@ -296,9 +297,11 @@ absl::Status TensorStore::Impl::MakeRoom(Section& section, Tenant& tenant, std::
   }
   while (evictable.oldest() != nullptr && !fits(target_bytes, 0)) {
     Entry& oldest = *evictable.oldest();
-    if (!BeginSpill(section, oldest, true, victims)) {
-      Remove(section, oldest, EvictionReason::kWatermark);
-    }
+    // Where tensors can be spilled, none is dropped for a mark alone.
+    const bool may_drop = options_.spill_memory == nullptr || !fits(capacity_.limit_bytes(), 0);
+    if (BeginSpill(section, oldest, may_drop, victims)) continue;
+    if (!may_drop) break;
+    Remove(section, oldest, EvictionReason::kWatermark);
   }
   // What others are spilling is about to be free.
   while (victims.empty() && !capacity_.Fits(size_bytes) && spilling_bytes_ > 0) {
