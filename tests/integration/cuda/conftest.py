@@ -15,7 +15,7 @@ sys.path.append(str(ROOT / "tests/integration/python"))
 from server_process import ServerProcess  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def needs_a_gpu() -> None:
     if "--backend=cuda" not in os.environ.get("THERIA_SERVER_FLAGS", ""):
         pytest.skip("needs a GPU and THERIA_SERVER_FLAGS=--backend=cuda")

@@ -12,6 +12,8 @@ from server_process import ServerProcess
 
 import theria
 
+pytestmark = pytest.mark.usefixtures("needs_a_gpu")
+
 MIB = 1 << 20
 Start = Callable[..., ServerProcess]
 
