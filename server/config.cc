@@ -62,6 +62,15 @@ void AddFlags(CLI::App& app, Config& config) {
   app.add_option("--backend", config.backend, "Who computes")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
+  app.add_option("--tls-cert", config.tls_cert, "PEM certificate chain; none: plain text")
+      ->type_name("FILE");
+  app.add_option("--tls-key", config.tls_key, "PEM key of that certificate")->type_name("FILE");
+  app.add_option("--tls-client-ca", config.tls_client_ca,
+                 "PEM certificates of who signs the clients' certificates, which are then required")
+      ->type_name("FILE");
+  app.add_option("--tenants", config.tenants,
+                 "JSON file of tenants, their tokens and limits; read again when it changes")
+      ->type_name("FILE");
   app.add_option("--compute-slots", config.compute_slots,
                  "Computations at once; 0: one for each core")
       ->capture_default_str();
@@ -89,6 +98,15 @@ void AddLimitFlags(CLI::App& app, Config& config) {
                  "Requests accepted and not yet answered")
       ->capture_default_str();
   AddBytes(app, "--max-queued-bytes", config.max_queued_bytes, "Bytes of their inputs and outputs");
+  app.add_option("--max-coalesced-requests", config.max_coalesced_requests,
+                 "Small requests of equal shape that are computed together; 1: none")
+      ->capture_default_str();
+  AddDuration(app, "--coalesce-delay", config.coalesce_delay,
+              "How long a small request waits for others, if it is not alone");
+  AddDuration(app, "--transfer-stall-timeout", config.transfer_stall_timeout,
+              "Longest time without a byte of an upload or download");
+  AddBytes(app, "--transfer-min-bytes-per-second", config.transfer_min_bytes_per_second,
+           "Slowest upload or download in the long run");
   AddDuration(app, "--max-call-time", config.max_call_time,
               "Deadline of calls that have none or a later one");
   AddDuration(app, "--drain-timeout", config.drain_timeout, "Time for accepted work after SIGTERM");
@@ -142,6 +160,21 @@ absl::Status CheckHostPort(std::string_view flag, const std::string& address) {
 absl::Status CheckListenAddress(const std::string& address) {
   if (address.starts_with("unix:")) return absl::OkStatus();  // the path is the server's to judge
   return CheckHostPort("listen", address);
+}
+
+absl::Status CheckIdentity(const Config& config) {
+  if (config.tls_cert.empty() != config.tls_key.empty()) {
+    return OutOfRange(config.tls_cert.empty() ? "tls-cert" : "tls-key", "empty",
+                      "a file: certificate and key go together");
+  }
+  if (!config.tls_client_ca.empty() && config.tls_cert.empty()) {
+    return OutOfRange("tls-cert", "empty", "a file, for --tls-client-ca to have a meaning");
+  }
+  if (config.channelz && !config.tenants.empty()) {
+    return OutOfRange("channelz", "on",
+                      "off with --tenants: it shows each of them the others' calls");
+  }
+  return absl::OkStatus();
 }
 
 void SetDefaults(Config& config) {
@@ -207,6 +240,11 @@ absl::StatusOr<Config> Resolve(Config config) {
   checks.Update(CheckBytes("max-queued-bytes", config.max_queued_bytes, 1, kMaxBytes));
   checks.Update(CheckCount("max-queued-requests",
                            static_cast<std::int64_t>(config.max_queued_requests), 1, 1'000'000));
+  checks.Update(CheckIdentity(config));
+  checks.Update(CheckCount("max-coalesced-requests",
+                           static_cast<std::int64_t>(config.max_coalesced_requests), 1, 4096));
+  checks.Update(CheckBytes("transfer-min-bytes-per-second", config.transfer_min_bytes_per_second, 1,
+                           kMaxBytes));
   checks.Update(
       CheckCount("max-benchmark-repetitions", config.max_benchmark_repetitions, 1, 1'000'000));
   const absl::Duration year = absl::Hours(24 * 365);
@@ -215,6 +253,10 @@ absl::StatusOr<Config> Resolve(Config config) {
       CheckDuration("default-ttl", config.default_ttl, absl::Milliseconds(1), config.max_ttl));
   checks.Update(CheckDuration("max-pin", config.max_pin, absl::Milliseconds(1), year));
   checks.Update(CheckDuration("max-call-time", config.max_call_time, absl::Milliseconds(1), year));
+  checks.Update(CheckDuration("coalesce-delay", config.coalesce_delay, absl::ZeroDuration(),
+                              absl::Seconds(1)));
+  checks.Update(CheckDuration("transfer-stall-timeout", config.transfer_stall_timeout,
+                              absl::Milliseconds(1), year));
   checks.Update(CheckDuration("drain-timeout", config.drain_timeout, absl::ZeroDuration(), year));
   if (!checks.ok()) return checks;
   return config;

@@ -22,6 +22,11 @@ struct Config {
   std::string metrics_port_file;
   std::string backend = "cpu";
 
+  std::string tls_cert;  // PEM files; empty: plain text
+  std::string tls_key;
+  std::string tls_client_ca;  // empty: clients need no certificate
+  std::string tenants;        // empty: everyone is the default tenant
+
   int compute_slots = 0;    // computations that run at once; 0: one for each core
   int backend_threads = 0;  // threads of the CPU backend; 0: one for each core
 
@@ -36,6 +41,10 @@ struct Config {
   std::size_t max_transport_bytes = 0;  // 0: four messages and 256 MiB
   std::size_t max_queued_requests = 256;
   std::size_t max_queued_bytes = std::size_t{2} << 30;
+  std::size_t max_coalesced_requests = 16;
+  absl::Duration coalesce_delay = absl::ZeroDuration();
+  absl::Duration transfer_stall_timeout = absl::Seconds(30);
+  std::size_t transfer_min_bytes_per_second = std::size_t{256} << 10;
   absl::Duration max_call_time = absl::Hours(1);
   absl::Duration drain_timeout = absl::Seconds(30);
   std::uint32_t max_benchmark_repetitions = 1000;

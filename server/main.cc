@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -26,6 +27,9 @@
 #include "server/config.h"
 #include "server/engine/executor.h"
 #include "server/engine/state_metrics.h"
+#include "server/identity/authenticator.h"
+#include "server/identity/tenant_metrics.h"
+#include "server/rpc/admission.h"
 #include "server/rpc/attention_service.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/server_service.h"
@@ -63,6 +67,27 @@ TensorStore::Options StoreOptions(const Config& config) {
   return options;
 }
 
+// Who may have so much of the server as is left free, times this, where there are tenants: one that
+// is alone gets four fifths of the queue.
+constexpr double kMaxShareOfFree = 4.0;
+
+// The tenants of --tenants, whose quotas the store learns, or the default tenant alone.
+absl::StatusOr<std::unique_ptr<Authenticator>> MakeAuthenticator(const Config& config,
+                                                                 TensorStore& store) {
+  if (config.tenants.empty()) return std::make_unique<Authenticator>();
+  const bool is_local =
+      std::all_of(config.listen.begin(), config.listen.end(), [](const std::string& address) {
+        return address.starts_with("unix:") || address.starts_with("127.") ||
+               address.starts_with("localhost:") || address.starts_with("[::1]:");
+      });
+  if (config.tls_cert.empty() && !is_local) {
+    LogLine(spdlog::level::warn, "tokens travel in plain text: no --tls-cert");
+  }
+  return Authenticator::Open(config.tenants, [&store](const Account& account) {
+    store.SetQuota(account.tenant(), account.limits().quota_bytes);
+  });
+}
+
 // Writes `lines` to `path` so that a reader sees all of them or no file.
 absl::Status WriteAddressFile(const std::string& path, const std::vector<std::string>& lines) {
   if (path.empty()) return absl::OkStatus();
@@ -76,12 +101,13 @@ absl::Status WriteAddressFile(const std::string& path, const std::vector<std::st
   return absl::OkStatus();
 }
 
-// Once a second drops expired tensors, and gives freed memory back to the system where no call is
-// under way: the heaps of gRPC's threads would keep what the largest messages once took.
+// Once a second reads the tenants file if it changed, drops expired tensors, and gives freed memory
+// back to the system where no call is under way: the heaps of gRPC's threads would keep what the
+// largest messages once took.
 class Housekeeping {
  public:
-  Housekeeping(TensorStore& store, DrainGate& gate)
-      : thread_([&store, &gate](const std::stop_token& stop) {
+  Housekeeping(TensorStore& store, Authenticator& authenticator, DrainGate& gate)
+      : thread_([&store, &authenticator, &gate](const std::stop_token& stop) {
           std::mutex mutex;
           std::condition_variable_any wake;
           std::unique_lock lock(mutex);
@@ -89,6 +115,7 @@ class Housekeeping {
           while (!wake.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; }) &&
                  !stop.stop_requested()) {
             store.CollectExpired();
+            ReadTenants(authenticator);
             if (gate.total_calls() != trimmed_at && gate.AwaitIdle(absl::Now())) {
               trimmed_at = gate.total_calls();
               malloc_trim(0);
@@ -97,6 +124,15 @@ class Housekeeping {
         }) {}
 
  private:
+  static void ReadTenants(Authenticator& authenticator) {
+    const absl::StatusOr<bool> read = authenticator.Refresh();
+    if (!read.ok()) {
+      LogLine(spdlog::level::err, "tenants refused").Add("reason", std::string(read.status().message()));
+    } else if (*read) {
+      LogLine(spdlog::level::info, "tenants read").Add("tenants", authenticator.accounts().size());
+    }
+  }
+
   std::jthread thread_;
 };
 
@@ -156,25 +192,38 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   RpcMetrics rpc_metrics(registry);
   TensorStore store((*backend)->memory(), StoreOptions(config));
   AddStoreMetrics(registry, store);
+  absl::StatusOr<std::unique_ptr<Authenticator>> authenticator = MakeAuthenticator(config, store);
+  if (!authenticator.ok()) return authenticator.status();
   Executor executor({.slots = config.compute_slots,
                      .max_accepted_jobs = config.max_queued_requests,
-                     .max_accepted_bytes = config.max_queued_bytes},
+                     .max_accepted_bytes = config.max_queued_bytes,
+                     .max_share_of_free = config.tenants.empty() ? 0.0 : kMaxShareOfFree,
+                     .max_coalesced_jobs = config.max_coalesced_requests,
+                     .coalesce_delay = config.coalesce_delay},
                     compute_metrics);
   AddQueueMetrics(registry, executor);
+  AddTenantMetrics(registry, **authenticator, store, executor);
   DrainGate gate;
-  const Housekeeping housekeeping(store, gate);
+  const Admission admission(gate, **authenticator);
+  const Housekeeping housekeeping(store, **authenticator, gate);
   const GrpcRuntime grpc_runtime;
-  AttentionService attention({**backend, store, executor, compute_metrics, gate},
+  AttentionService attention({**backend, store, executor, compute_metrics, admission},
                              {config.max_tensor_bytes, config.max_queued_bytes,
                               config.max_message_bytes - kResponseOverheadBytes},
                              config.max_call_time);
-  TensorService tensors(store, gate);
+  TensorServiceOptions transfers;
+  transfers.transfer = {config.transfer_stall_timeout, config.transfer_min_bytes_per_second};
+  TensorService tensors(store, admission, transfers);
   ServerService info(
-      {**backend, store, executor, compute_metrics, gate},
+      {**backend, store, executor, compute_metrics, admission},
       {std::string(kVersion), std::string(kCommit), config.max_message_bytes,
        config.max_tensor_bytes, config.max_benchmark_repetitions, config.max_call_time});
   absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
-      {config.listen, config.max_message_bytes, config.max_transport_bytes, config.channelz},
+      {config.listen,
+       config.max_message_bytes,
+       config.max_transport_bytes,
+       config.channelz,
+       {config.tls_cert, config.tls_key, config.tls_client_ca}},
       {&attention, &tensors, &info},
       {v1::AttentionService::service_full_name(), v1::TensorService::service_full_name(),
        v1::ServerService::service_full_name()},

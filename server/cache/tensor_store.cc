@@ -158,4 +158,12 @@ void TensorStore::CollectExpired() { impl_->CollectExpired(); }
 
 TensorStoreStats TensorStore::stats() const { return impl_->stats(); }
 
+void TensorStore::SetQuota(const TenantId& tenant, std::size_t quota_bytes) {
+  impl_->SetQuota(tenant, quota_bytes);
+}
+
+TensorStore::TenantStats TensorStore::tenant_stats(const TenantId& tenant) const {
+  return impl_->tenant_stats(tenant);
+}
+
 }  // namespace theria::server

@@ -201,6 +201,18 @@ class TensorStore {
 
   TensorStoreStats stats() const;
 
+  // What one tenant may hold from now on; zero: the default. Tensors that are there stay, also
+  // those over a quota that shrank.
+  void SetQuota(const TenantId& tenant, std::size_t quota_bytes);
+
+  // As stats(), of one tenant's tensors alone; the capacity is its quota.
+  struct TenantStats {
+    std::size_t quota_bytes = 0;
+    std::size_t used_bytes = 0;
+    std::size_t entries = 0;
+  };
+  TenantStats tenant_stats(const TenantId& tenant) const;
+
  private:
   friend class TensorLease;
   friend class PendingTensor;

@@ -223,6 +223,19 @@ TensorStoreStats TensorStore::Impl::stats() {
   return stats;
 }
 
+void TensorStore::Impl::SetQuota(const TenantId& tenant, std::size_t quota_bytes) {
+  const Section section(*this);
+  TenantOf(tenant).quota.SetLimit(quota_bytes == 0
+                                      ? options_.tenant_quota_bytes
+                                      : std::min(quota_bytes, capacity_.limit_bytes()));
+}
+
+TensorStore::TenantStats TensorStore::Impl::tenant_stats(const TenantId& tenant_id) {
+  const Section section(*this);
+  const Tenant& tenant = TenantOf(tenant_id);
+  return {tenant.quota.limit_bytes(), tenant.quota.used_bytes(), tenant.by_age.size()};
+}
+
 internal::Tenant& TensorStore::Impl::TenantOf(const TenantId& id) {
   std::unique_ptr<Tenant>& tenant = tenants_[id];
   if (tenant == nullptr) tenant = std::make_unique<Tenant>(id, options_.tenant_quota_bytes);
@@ -237,13 +250,16 @@ internal::Entry* TensorStore::Impl::Find(const TenantId& tenant, const Handle& h
 
 absl::Status TensorStore::Impl::MakeRoom(Section& section, Tenant& tenant, std::size_t size_bytes) {
   internal::LruList& evictable = tenant.evictable;
-  for (const auto& [budget, name] :
-       {std::pair(&tenant.quota, "tenant's quota"), std::pair(&capacity_, "store's capacity")}) {
-    if (!budget->FitsWithin(budget->limit_bytes(), size_bytes, evictable.size_bytes())) {
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "no room for ", size_bytes, " bytes: of the ", name, " of ", budget->limit_bytes(),
-          " bytes, ", budget->used_bytes() - evictable.size_bytes(), " cannot be evicted now"));
-    }
+  if (!tenant.quota.FitsWithin(tenant.quota.limit_bytes(), size_bytes, evictable.size_bytes())) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "no room for ", size_bytes, " bytes: of the tenant's quota of ", tenant.quota.limit_bytes(),
+        " bytes, ", tenant.quota.used_bytes() - evictable.size_bytes(), " cannot be evicted now"));
+  }
+  if (!capacity_.FitsWithin(capacity_.limit_bytes(), size_bytes, evictable.size_bytes())) {
+    // No figures: they would tell what the other tenants hold.
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no room for ", size_bytes,
+                     " bytes: the store is full, and the tenant's own tensors cannot make way"));
   }
   std::size_t target_bytes = high_bytes_;
   if (!capacity_.FitsWithin(high_bytes_, size_bytes)) {

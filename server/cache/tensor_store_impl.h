@@ -71,6 +71,8 @@ class TensorStore::Impl {
 
   void CollectExpired();
   TensorStoreStats stats();
+  void SetQuota(const TenantId& tenant, std::size_t quota_bytes);
+  TenantStats tenant_stats(const TenantId& tenant);
 
  private:
   using Entry = internal::Entry;

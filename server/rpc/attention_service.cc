@@ -58,7 +58,7 @@ class AttentionCall final : public UnaryJob {
     if (!planned.is_resident) return EncodeInline(planned.layout, wire);
     const MutableTensorView& layout = planned.layout;
     absl::StatusOr<PendingTensor> pending = parts_.store.Create(
-        TenantId{},
+        context().tenant(),
         TensorSpec{layout.dtype, {layout.shape.begin(), layout.shape.begin() + layout.rank}},
         task_->resident_ttl);
     if (!pending.ok()) return pending.status();
@@ -96,9 +96,11 @@ grpc::ServerUnaryReactor* AttentionService::Handle(const AttentionMethod& method
                                                    const Message& request, Message& response) {
   RequestContext& request_context = RequestContext::Of(context);
   request_context.request_bytes = request.ByteSizeLong();
-  if (absl::Status open = parts_.gate.Check(); !open.ok()) return FinishNow(context, open);
+  if (absl::Status admitted = parts_.admission.Admit(request_context); !admitted.ok()) {
+    return FinishNow(context, admitted);
+  }
   absl::StatusOr<std::unique_ptr<AttentionTask>> task =
-      method.Decode(request, parts_.store, TenantId{}, limits_);
+      method.Decode(request, parts_.store, request_context.tenant(), limits_);
   if (!task.ok()) return FinishNow(context, task.status());
   absl::Status supported = parts_.backend.Supports((*task)->problem, (*task)->inputs.options);
   if (!supported.ok()) return FinishNow(context, supported);

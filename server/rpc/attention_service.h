@@ -5,8 +5,8 @@
 #include "kernels/api/backend.h"
 #include "server/cache/tensor_store.h"
 #include "server/engine/executor.h"
+#include "server/rpc/admission.h"
 #include "server/rpc/attention_method.h"
-#include "server/rpc/drain_gate.h"
 #include "server/telemetry/compute_metrics.h"
 #include "theria/v1/attention.grpc.pb.h"
 
@@ -23,7 +23,7 @@ struct AttentionServiceParts {
   TensorStore& store;
   Executor& executor;
   ComputeMetrics& metrics;
-  const DrainGate& gate;
+  const Admission& admission;
 };
 
 class AttentionService final : public v1::AttentionService::CallbackService {

@@ -165,9 +165,10 @@ absl::Duration Median(std::vector<absl::Duration> times) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BenchmarkTask>> DecodeBenchmark(
-    const v1::RunBenchmarkRequest& request, TensorStore& store, const BenchmarkLimits& limits) {
+    const v1::RunBenchmarkRequest& request, TensorStore& store, const TenantId& tenant,
+    const BenchmarkLimits& limits) {
   auto task =
-      std::make_unique<BenchmarkTask>(TensorDecoder(store, TenantId{}, limits.max_tensor_bytes));
+      std::make_unique<BenchmarkTask>(TensorDecoder(store, tenant, limits.max_tensor_bytes));
   const absl::StatusOr<Operation> operation = DecodeOperation(request.operation(), "operation");
   if (!operation.ok()) return operation.status();
   const absl::StatusOr<DType> dtype = DecodeDType(request.dtype(), "dtype");

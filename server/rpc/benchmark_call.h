@@ -39,7 +39,8 @@ struct BenchmarkTask {
 
 // Errors: INVALID_ARGUMENT with FieldOf, FAILED_PRECONDITION for a missing mask.
 absl::StatusOr<std::unique_ptr<BenchmarkTask>> DecodeBenchmark(
-    const v1::RunBenchmarkRequest& request, TensorStore& store, const BenchmarkLimits& limits);
+    const v1::RunBenchmarkRequest& request, TensorStore& store, const TenantId& tenant,
+    const BenchmarkLimits& limits);
 
 class BenchmarkCall final : public UnaryJob {
  public:

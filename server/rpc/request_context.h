@@ -9,6 +9,8 @@
 #include "absl/time/time.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
+#include "server/engine/account.h"
+#include "server/engine/job.h"
 
 // gRPC's context of one callback RPC, with what interceptor and method tell each other: the id of
 // the request, and for the log what it moved and cost. The fields are written by the method before
@@ -16,7 +18,7 @@
 
 namespace theria::server {
 
-// 16 hexadecimal digits, unique in the process and, all but certainly, among servers.
+// 16 hexadecimal digits, all but certainly unique.
 std::string NewRequestId();
 
 class RequestContext : public grpc::CallbackServerContext {
@@ -28,12 +30,20 @@ class RequestContext : public grpc::CallbackServerContext {
 
   const std::string& id() const { return id_; }
 
+  // Who calls. REQUIRES of account: Admission admitted the call.
+  void SetAccount(Account& account) { account_ = &account; }
+  bool has_account() const { return account_ != nullptr; }
+  Account& account() const { return *account_; }
+  const TenantId& tenant() const { return account_->tenant(); }
+
+  Priority priority = Priority::kNormal;
   std::uint64_t request_bytes = 0;
   std::optional<absl::Duration> queue_time;
   std::optional<absl::Duration> compute_time;
 
  private:
   const std::string id_ = NewRequestId();
+  Account* account_ = nullptr;
 };
 
 // For grpc::ServerBuilder::SetContextAllocator.

@@ -90,6 +90,9 @@ class RpcInterceptor : public grpc::experimental::Interceptor {
     line.Add("id", id_).Add("method", method_).Add("code", RpcCodeName(code_));
     line.Add("peer", peer_).Add("seconds", absl::ToDoubleSeconds(time_));
     if (context_ != nullptr) {
+      if (context_->has_account() && !context_->tenant().name.empty()) {
+        line.Add("tenant", context_->tenant().name);
+      }
       line.Add("request_bytes", context_->request_bytes);
       if (context_->queue_time.has_value()) {
         line.Add("queue_seconds", absl::ToDoubleSeconds(*context_->queue_time));

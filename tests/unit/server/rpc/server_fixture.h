@@ -95,11 +95,13 @@ class ServerFixture : public testing::Test {
                       .max_inline_flops = 0},
                      compute_metrics_};
   DrainGate gate_;
+  Authenticator authenticator_;
+  Admission admission_{gate_, authenticator_};
   AttentionService attention_service_{
-      {backend_, store_, executor_, compute_metrics_, gate_},
+      {backend_, store_, executor_, compute_metrics_, admission_},
       {kMaxTensorBytes, kMaxRequestBytes, kMaxMessageBytes - (std::size_t{16} << 10)},
       absl::Hours(1)};
-  ServerService server_service_{{backend_, store_, executor_, compute_metrics_, gate_},
+  ServerService server_service_{{backend_, store_, executor_, compute_metrics_, admission_},
                                 {.version = "1.2.3",
                                  .commit = "abc",
                                  .max_message_bytes = kMaxMessageBytes,
