@@ -119,9 +119,8 @@ void AddInfoCommand(CLI::App& app, int* exit_code) {
   command->add_option("TARGET", flags->target, "host:port or unix:PATH")->required();
   command->add_option("--json", flags->json, "Write it as JSON; - is standard output");
   AddConnectionFlags(*command, flags->connection);
-  command->callback([flags, exit_code] {
-    *exit_code = RunInfo(flags->target, flags->connection, flags->json);
-  });
+  command->callback(
+      [flags, exit_code] { *exit_code = RunInfo(flags->target, flags->connection, flags->json); });
 }
 
 }  // namespace theria::cli

@@ -20,17 +20,22 @@ void AddConnectionFlags(CLI::App& app, client::ClientOptions& options) {
                           std::function<void(const std::string&)> set, const std::string& help) {
     return app.add_option_function<std::string>(flag, std::move(set), help)->envname(variable);
   };
-  app.add_flag_callback("--tls", [tls] { tls(); }, "Encrypt; implied by the other --tls flags");
-  add("--tls-ca", "THERIA_TLS_CA", [tls](const std::string& path) { tls().ca_file = path; },
+  app.add_flag_callback(
+      "--tls", [tls] { tls(); }, "Encrypt; implied by the other --tls flags");
+  add(
+      "--tls-ca", "THERIA_TLS_CA", [tls](const std::string& path) { tls().ca_file = path; },
       "PEM certificates of who signs servers' certificates")
       ->type_name("FILE");
-  add("--tls-cert", "THERIA_TLS_CERT", [tls](const std::string& path) { tls().cert_file = path; },
+  add(
+      "--tls-cert", "THERIA_TLS_CERT", [tls](const std::string& path) { tls().cert_file = path; },
       "PEM certificate of this client")
       ->type_name("FILE");
-  add("--tls-key", "THERIA_TLS_KEY", [tls](const std::string& path) { tls().key_file = path; },
+  add(
+      "--tls-key", "THERIA_TLS_KEY", [tls](const std::string& path) { tls().key_file = path; },
       "PEM key of that certificate")
       ->type_name("FILE");
-  add("--tls-server-name", "THERIA_TLS_SERVER_NAME",
+  add(
+      "--tls-server-name", "THERIA_TLS_SERVER_NAME",
       [tls](const std::string& name) { tls().server_name = name; },
       "Name in the server's certificate, if it is not the target's host")
       ->type_name("NAME");

@@ -24,7 +24,8 @@ struct Stubs {
   absl::Status usable;                     // else what every call ends with
 };
 
-// Does not wait for the server; options that cannot be are the error of each call. Messages of any size pass: the server's limits are the only ones.
+// Does not wait for the server; options that cannot be are the error of each call. Messages of any
+// size pass: the server's limits are the only ones.
 Stubs Connect(const std::string& target, const ClientOptions& options);
 
 // A Connection over gRPC: each attempt under the call's deadline, attempts repeated by a Retrier.

@@ -156,7 +156,9 @@ int Main(int argc, char** argv) {
 
   TensorStore store(HostMemory(), {.capacity_bytes = 1024 * kMiB});
   const DrainGate gate;
-  TensorService service(store, gate);
+  Authenticator authenticator;
+  const Admission admission(gate, authenticator);
+  TensorService service(store, admission);
   const std::string socket = "unix:/tmp/theria_store_bench." + std::to_string(getpid());
   grpc::ServerBuilder builder;
   int port = 0;

@@ -226,19 +226,19 @@ class TestHowMuch:
     def test_a_rate(
         self, start_server: Callable[..., ServerProcess], tenants: TenantsFile, connect: Connect
     ) -> None:
-        server = self.start(start_server, tenants, requests_per_second=2, burst_requests=3)
+        server = self.start(start_server, tenants, requests_per_second=0.5, burst_requests=3)
         one, two = (connect(server.target, token=f"token-{i}") for i in (1, 2))
         for _ in range(3):
             one.info()
         with pytest.raises(theria.ResourceExhausted) as caught:
             one.info()
         assert caught.value.retry_delay is not None
-        assert 0 < caught.value.retry_delay <= 0.5
+        assert 0 < caught.value.retry_delay <= 2
         for _ in range(20):
             two.info()
         time.sleep(caught.value.retry_delay + 0.05)
         one.info()
-        assert 'theria_tenant_refusals_total{reason="rate",tenant="one"} 1' in metrics(server)
+        assert 'theria_tenant_refusals_total{tenant="one",reason="rate"} 1' in metrics(server)
 
     def test_a_greedy_tenant_leaves_room_for_another(
         self, start_server: Callable[..., ServerProcess], tenants: TenantsFile, connect: Connect

@@ -40,9 +40,9 @@ struct RetryPolicy {
 
 // An encrypted connection, from PEM files that are read when the client is made.
 struct TlsOptions {
-  std::string ca_file;    // who signs servers' certificates; empty: gRPC's own list
-  std::string cert_file;  // the client's certificate chain, where the server asks for one (mTLS)
-  std::string key_file;   // the key of cert_file
+  std::string ca_file;      // who signs servers' certificates; empty: gRPC's own list
+  std::string cert_file;    // the client's certificate chain, where the server asks for one (mTLS)
+  std::string key_file;     // the key of cert_file
   std::string server_name;  // that the server's certificate must have; empty: the target's host
 };
 
