@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 export CCACHE_BASEDIR := $(CURDIR)
 # Where pip takes torch from, if not from its default index: a folder or index of CPU-only wheels.
 THERIA_TORCH_INDEX ?=
+# Of each fuzz target.
+FUZZ_SECONDS ?= 600
 
 .PHONY: help
 help:  ## List the targets
@@ -56,6 +58,13 @@ bench: $(VENV)/.complete  ## Benchmarks against peers in the same run; JSON unde
 .PHONY: sanitize
 sanitize: $(VENV)/.complete  ## The C++ tests under asan, ubsan and tsan
 	@scripts/sanitize.sh
+
+.PHONY: fuzz
+fuzz:  ## libFuzzer on what reads strangers' bytes, FUZZ_SECONDS each; needs clang
+	@scripts/install_packages.sh --fuzz
+	cmake --preset fuzz
+	cmake --build --preset fuzz --parallel $(JOBS)
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: clean
 clean:  ## Remove build/ (not .venv)

@@ -34,6 +34,11 @@ if(THERIA_SANITIZER)
   endif()
 endif()
 
+if(THERIA_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+  add_link_options(-fsanitize=fuzzer-no-link)
+endif()
+
 # theria_library(NAME SOURCES ... [PUBLIC ...] [PRIVATE ...])
 #
 # A static library of one folder. Sources include each other by their path from the root.

@@ -11,6 +11,8 @@ packages=(
 )
 if [[ "${1:-}" == "--lint" ]]; then
   packages=(clang-format-14 clang-tidy-14 shellcheck)
+elif [[ "${1:-}" == "--fuzz" ]]; then
+  packages+=(clang-14 libclang-rt-14-dev)
 fi
 
 missing=()

@@ -39,10 +39,11 @@ class ServerProcess:
         listen: str = "127.0.0.1:0",
         exact_memory: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self._credentials = credentials
         self._directory = directory
-        self._environment = {**os.environ, **(EXACT_MEMORY if exact_memory else {})}
+        self._environment = {**os.environ, **(EXACT_MEMORY if exact_memory else {}), **(environment or {})}
         self._flags = flags
         self._listen = listen
         self._start()
