@@ -27,7 +27,7 @@ $(VENV)/.complete: client/python/pyproject.toml client/python/constraints.txt | 
 	  { echo "theria: Python 3.10 or newer is needed, $(PYTHON) is older" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(THERIA_TORCH_INDEX),--extra-index-url $(THERIA_TORCH_INDEX)) \
-	  --constraint client/python/constraints.txt --editable 'client/python[torch,demo,dev]'
+	  --constraint client/python/constraints.txt --editable 'client/python[torch,demo,dev,deploy]'
 	@touch $@
 
 .PHONY: build
@@ -56,7 +56,7 @@ bench: $(VENV)/.complete  ## Benchmarks against peers in the same run; JSON unde
 	@$(BIN)/python tests/bench/run_all.py --build build/bench
 
 .PHONY: sanitize
-sanitize: $(VENV)/.complete  ## The C++ tests under asan, ubsan and tsan
+sanitize: $(VENV)/.complete  ## The C++ tests under asan with ubsan, then tsan
 	@scripts/sanitize.sh
 
 .PHONY: fuzz

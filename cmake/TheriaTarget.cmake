@@ -29,7 +29,7 @@ if(THERIA_SANITIZER)
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${THERIA_SANITIZER}>
     $<$<COMPILE_LANGUAGE:CXX>:-fno-omit-frame-pointer>)
   add_link_options(-fsanitize=${THERIA_SANITIZER})
-  if(THERIA_SANITIZER STREQUAL "undefined")
+  if(THERIA_SANITIZER MATCHES "undefined")
     add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize-recover=undefined>)
   endif()
 endif()

@@ -9,11 +9,13 @@ packages=(
   protobuf-compiler protobuf-compiler-grpc
   python3 python3-dev python3-venv
 )
-if [[ "${1:-}" == "--lint" ]]; then
-  packages=(clang-format-14 clang-tidy-14 shellcheck)
-elif [[ "${1:-}" == "--fuzz" ]]; then
-  packages+=(clang-14 libclang-rt-14-dev)
-fi
+case "${1:-}" in
+  --lint) packages=(clang-format-14 clang-tidy-14 shellcheck) ;;
+  --fuzz) packages+=(clang-14 libclang-rt-14-dev) ;;
+  # What the tests of deploy/ run beside the server; they skip where it is missing.
+  --watch) packages=(prometheus) ;;
+  --deploy) packages=(buildah debootstrap systemd) ;;
+esac
 
 missing=()
 for package in "${packages[@]}"; do

@@ -30,8 +30,8 @@ check clang-format clang-format-14 --dry-run -Werror "${cpp[@]}"
 if [[ ${#tidy[@]} -gt 0 ]]; then
   check clang-tidy scripts/clang_tidy.sh "${tidy[@]}"
 fi
-check "ruff check" .venv/bin/ruff check --quiet client/python tests scripts
-check "ruff format" .venv/bin/ruff format --quiet --check client/python tests scripts
+check "ruff check" .venv/bin/ruff check --quiet client/python deploy tests scripts
+check "ruff format" .venv/bin/ruff format --quiet --check client/python deploy tests scripts
 check "mypy" .venv/bin/mypy --config-file client/python/pyproject.toml client/python/src scripts
 check shellcheck shellcheck "${shell[@]}"
 

@@ -16,6 +16,7 @@
 #include "kernels/cuda/runtime/device_memory.h"
 #include "kernels/cuda/runtime/stream.h"
 #include "kernels/cuda/runtime/workspace.h"
+#include "kernels/cuda/tuning.h"
 #include "kernels/cuda/unfused/cublas.h"
 #include "kernels/cuda/unfused/unfused.h"
 
@@ -39,9 +40,13 @@ DType DTypeOf(cuda::Arithmetic arithmetic) {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int device, const cudaDeviceProp& properties,
+  CudaBackend(int device, const cudaDeviceProp& properties, cuda::Tuning tuning,
               std::unique_ptr<cuda::DeviceMemory> memory)
-      : device_(device), properties_(properties), memory_(std::move(memory)) {}
+      : device_(device),
+        properties_(properties),
+        kernels_({properties.major * 10 + properties.minor, properties.sharedMemPerBlockOptin},
+                 std::move(tuning)),
+        memory_(std::move(memory)) {}
 
   std::string_view name() const override { return "cuda"; }
 
@@ -70,6 +75,7 @@ class CudaBackend final : public Backend {
 
   int device_;
   cudaDeviceProp properties_;
+  cuda::KernelChooser kernels_;
   std::unique_ptr<cuda::DeviceMemory> memory_;
   cuda::StreamPool streams_;
   cuda::CublasPool cublas_;
@@ -80,12 +86,12 @@ absl::StatusOr<Implementation> CudaBackend::Choose(const AttentionProblem& probl
   absl::Status status;
   switch (options.implementation) {
     case Implementation::kAuto:
-      status = cuda::SupportsFused(problem, options, properties_.sharedMemPerBlockOptin);
+      status = cuda::SupportsFused(problem, options, kernels_);
       if (status.ok()) return Implementation::kFused;
       if (cuda::SupportsUnfused(problem).ok()) return Implementation::kUnfused;
       return status;
     case Implementation::kFused:
-      status = cuda::SupportsFused(problem, options, properties_.sharedMemPerBlockOptin);
+      status = cuda::SupportsFused(problem, options, kernels_);
       if (!status.ok()) return status;
       return Implementation::kFused;
     case Implementation::kUnfused:
@@ -104,6 +110,7 @@ std::vector<KernelSupport> CudaBackend::Kernels() const {
   // What limits an operation is the kernel of it that serves the fewest head dimensions.
   std::map<std::tuple<Operation, DType>, std::map<cuda::KernelKind, std::int64_t>> largest;
   for (const cuda::KernelVariant& variant : cuda::KernelVariants()) {
+    if (!cuda::CanRun(kernels_.device(), variant)) continue;
     const auto add = [&](Operation operation) {
       std::int64_t& dim = largest[{operation, DTypeOf(variant.key.arithmetic)}][variant.key.kind];
       dim = std::max<std::int64_t>(dim, variant.key.dim);
@@ -162,7 +169,7 @@ absl::StatusOr<ComputeReport> CudaBackend::Run(const AttentionProblem& problem,
     status = (*stream)->BeginTiming();
     if (!status.ok()) return status;
     kernel = *implementation == Implementation::kFused
-                 ? cuda::EnqueueFused(problem, inputs, outputs, &workspace)
+                 ? cuda::EnqueueFused(problem, inputs, outputs, kernels_, &workspace)
                  : cuda::EnqueueUnfused(problem, inputs, outputs, cublas.get(), &workspace);
     // Whatever was enqueued must be over before its buffers, or the caller's, are reused.
     compute_time = (*stream)->Finish();
@@ -188,10 +195,15 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOption
   }
   cudaDeviceProp properties;
   THERIA_CUDA_RETURN_IF_ERROR(cudaGetDeviceProperties(&properties, options.device));
+  absl::StatusOr<cuda::Tuning> tuning = options.tuning_table.empty()
+                                            ? cuda::Tuning::Default(properties.name)
+                                            : cuda::Tuning::Read(options.tuning_table);
+  if (!tuning.ok()) return tuning.status();
   absl::StatusOr<std::unique_ptr<cuda::DeviceMemory>> memory =
       cuda::DeviceMemory::Create(options.device);
   if (!memory.ok()) return memory.status();
-  return std::make_unique<CudaBackend>(options.device, properties, *std::move(memory));
+  return std::make_unique<CudaBackend>(options.device, properties, *std::move(tuning),
+                                       *std::move(memory));
 }
 
 }  // namespace theria

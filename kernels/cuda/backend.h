@@ -2,6 +2,7 @@
 #define THERIA_KERNELS_CUDA_BACKEND_H_
 
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/api/backend.h"
@@ -14,6 +15,9 @@ namespace theria {
 
 struct CudaBackendOptions {
   int device = 0;  // ordinal, as CUDA counts the visible devices
+  // File of the kernels to prefer, see kernels/cuda/tuning.h. Empty: the repository's table for the
+  // GPU, where it has one.
+  std::string tuning_table;
 };
 
 // Devices that this process can see; 0 where there is no driver or the build has no CUDA.
@@ -21,7 +25,8 @@ int CudaDeviceCount();
 
 // Serves kFused, kUnfused, and kAuto: fused where there is a kernel, unfused for the rest (head_dim
 // above 256, and above 192 for the HVP of float64). Its memory is the device's.
-// Errors: UNAVAILABLE where the build has no CUDA or there is no such device; INTERNAL.
+// Errors: UNAVAILABLE where the build has no CUDA or there is no such device; NOT_FOUND and
+// INVALID_ARGUMENT for the tuning table; INTERNAL.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options = {});
 
 }  // namespace theria

@@ -7,6 +7,7 @@
 #include "kernels/api/message.h"
 #include "kernels/cuda/attention/launch.h"
 #include "kernels/cuda/attention/params.h"
+#include "kernels/cuda/attention/sm90a/tensor_maps.h"
 #include "kernels/cuda/registry.h"
 #include "kernels/cuda/runtime/cuda_check.h"
 #include "kernels/cuda/runtime/staging.h"
@@ -58,19 +59,15 @@ std::vector<KernelKind> KindsOf(Operation operation) {
   return {};
 }
 
-bool HasTangents(KernelKind kind) {
-  return kind == KernelKind::kJvp || kind == KernelKind::kHvpQueries ||
-         kind == KernelKind::kHvpKeys;
-}
-
 // The kernels of one computation, enqueued one by one.
 class FusedRun {
  public:
   FusedRun(const AttentionProblem& problem, const AttentionInputs& inputs,
-           const AttentionOutputs& outputs, Workspace* workspace)
+           const AttentionOutputs& outputs, const KernelChooser& kernels, Workspace* workspace)
       : problem_(problem),
         inputs_(inputs),
         outputs_(outputs),
+        kernels_(kernels),
         workspace_(workspace),
         staging_(workspace),
         arithmetic_(ArithmeticOf(problem.dtype, inputs.options.precision)),
@@ -151,7 +148,8 @@ class FusedRun {
     return buffer;
   }
 
-  absl::Status Launch(KernelKind kind) {
+  // The variant that serves this problem; null if there is none.
+  const KernelVariant* Find(KernelKind kind) const {
     KernelKey key = {kind, arithmetic_,
                      static_cast<int>(std::max(params_.head_dim, params_.head_dim_v)), general_,
                      TangentSet::kAll};
@@ -165,7 +163,11 @@ class FusedRun {
         key.tangents = TangentSet::kInputs;
       }
     }
-    const KernelVariant* variant = FindKernel(key);
+    return kernels_.Find(key, std::max(problem_.seq_q, problem_.seq_kv), sm90a::CanMap(params_));
+  }
+
+  absl::Status Launch(KernelKind kind) {
+    const KernelVariant* variant = Find(kind);
     if (variant == nullptr) return absl::InternalError("a kernel that was announced is missing");
     if (!names_.empty()) names_ += '+';
     names_ += variant->name;
@@ -279,24 +281,18 @@ class FusedRun {
       THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpQueries));
     }
     if (wants_keys_dot) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kHvpKeys));
+    const KernelVariant* hvp_keys = Find(KernelKind::kHvpKeys);
     const bool keys_done =
-        wants_keys_dot && HvpKeysHasPrimal(static_cast<int>(ItemSizeBytes(problem_.dtype)),
-                                           DimOf(KernelKind::kHvpKeys));
+        wants_keys_dot && hvp_keys != nullptr &&
+        HvpKeysHasPrimal(static_cast<int>(ItemSizeBytes(problem_.dtype)), hvp_keys->key.dim);
     if (wants_keys && !keys_done) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpKeys));
     return absl::OkStatus();
-  }
-
-  // The padded head dimension of the variants that serve this problem.
-  int DimOf(KernelKind kind) const {
-    const KernelVariant* variant =
-        FindKernel({kind, arithmetic_, std::max(params_.head_dim, params_.head_dim_v), true,
-                    TangentSet::kSome});
-    return variant == nullptr ? 0 : variant->key.dim;
   }
 
   const AttentionProblem& problem_;
   const AttentionInputs& inputs_;
   const AttentionOutputs& outputs_;
+  const KernelChooser& kernels_;
   Workspace* workspace_;
   Staging staging_;
   Arithmetic arithmetic_;
@@ -308,31 +304,26 @@ class FusedRun {
 }  // namespace
 
 absl::Status SupportsFused(const AttentionProblem& problem, const AttentionOptions& options,
-                           std::size_t shared_bytes_limit) {
+                           const KernelChooser& kernels) {
   const std::int64_t dim = std::max(PaddedColumns(problem.head_dim, problem.dtype),
                                     PaddedColumns(problem.head_dim_v, problem.dtype));
   const Arithmetic arithmetic = ArithmeticOf(problem.dtype, options.precision);
   for (const KernelKind kind : KindsOf(problem.operation)) {
-    const KernelVariant* variant =
-        FindKernel({kind, arithmetic, static_cast<int>(dim), true,
-                    HasTangents(kind) ? TangentSet::kSome : TangentSet::kAll});
-    if (variant == nullptr) {
-      int largest = 0;
-      for (const KernelVariant& other : KernelVariants()) {
-        if (other.key.kind == kind && other.key.arithmetic == arithmetic) {
-          largest = std::max(largest, other.key.dim);
-        }
+    // General kernels without the copy engine serve everything.
+    const KernelKey key = {kind, arithmetic, static_cast<int>(dim), true,
+                           HasTangents(kind) ? TangentSet::kSome : TangentSet::kAll};
+    if (kernels.Find(key, problem.seq_q, false) != nullptr) continue;
+    int largest = 0;
+    for (const KernelVariant& other : KernelVariants()) {
+      if (other.key.kind == kind && other.key.arithmetic == arithmetic &&
+          CanRun(kernels.device(), other)) {
+        largest = std::max(largest, other.key.dim);
       }
-      return absl::UnimplementedError(
-          Message("the fused ", OperationName(problem.operation), " for ", DTypeName(problem.dtype),
-                  " supports head_dim and head_dim_v up to ", largest, ", these are ",
-                  problem.head_dim, " and ", problem.head_dim_v));
     }
-    if (static_cast<std::size_t>(variant->shared_bytes) > shared_bytes_limit) {
-      return absl::UnimplementedError(
-          Message("kernel ", variant->name, " needs ", variant->shared_bytes,
-                  " bytes of shared memory, this device gives a block ", shared_bytes_limit));
-    }
+    return absl::UnimplementedError(
+        Message("on this device the fused ", OperationName(problem.operation), " for ",
+                DTypeName(problem.dtype), " supports head_dim and head_dim_v up to ", largest,
+                ", these are ", problem.head_dim, " and ", problem.head_dim_v));
   }
   if (std::max(problem.seq_q, problem.seq_kv) > kMaxSequence) {
     return absl::UnimplementedError(
@@ -348,8 +339,9 @@ absl::Status SupportsFused(const AttentionProblem& problem, const AttentionOptio
 
 absl::StatusOr<std::string> EnqueueFused(const AttentionProblem& problem,
                                          const AttentionInputs& inputs,
-                                         const AttentionOutputs& outputs, Workspace* workspace) {
-  return FusedRun(problem, inputs, outputs, workspace).Enqueue();
+                                         const AttentionOutputs& outputs,
+                                         const KernelChooser& kernels, Workspace* workspace) {
+  return FusedRun(problem, inputs, outputs, kernels, workspace).Enqueue();
 }
 
 }  // namespace theria::cuda

@@ -5,6 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/api/attention.h"
+#include "kernels/cuda/registry.h"
 #include "kernels/cuda/runtime/workspace.h"
 
 // The fused implementation: which kernels a problem takes, in which order, and on which buffers.
@@ -12,19 +13,18 @@
 
 namespace theria::cuda {
 
-// OK if EnqueueFused has kernels for this. `shared_bytes_limit`: shared memory that a block may
-// have. Errors: UNIMPLEMENTED, naming what is supported.
+// OK if EnqueueFused has kernels for this. Errors: UNIMPLEMENTED, naming what is supported.
 absl::Status SupportsFused(const AttentionProblem& problem, const AttentionOptions& options,
-                           std::size_t shared_bytes_limit);
+                           const KernelChooser& kernels);
 
 // Enqueues the computation on the workspace's stream and returns the names of the kernels, joined
-// by
-// '+'. Asynchronous, does not synchronise.
+// by '+'. Asynchronous, does not synchronise.
 // REQUIRES: SupportsFused accepted the problem; device pointers.
 // Errors: RESOURCE_EXHAUSTED (workspace), INTERNAL (launch).
 absl::StatusOr<std::string> EnqueueFused(const AttentionProblem& problem,
                                          const AttentionInputs& inputs,
-                                         const AttentionOutputs& outputs, Workspace* workspace);
+                                         const AttentionOutputs& outputs,
+                                         const KernelChooser& kernels, Workspace* workspace);
 
 }  // namespace theria::cuda
 

@@ -1,8 +1,11 @@
 #include "kernels/cuda/registry.h"
 
 #include <algorithm>
+#include <string_view>
+#include <tuple>
 #include <vector>
 
+#include "kernels/api/message.h"
 #include "kernels/cuda/variant_table.h"
 
 namespace theria::cuda {
@@ -12,24 +15,42 @@ std::span<const KernelVariant> KernelVariants() {
     auto* table = new std::vector<KernelVariant>(CompiledKernels());
     std::stable_sort(table->begin(), table->end(),
                      [](const KernelVariant& a, const KernelVariant& b) {
-                       if (a.key.arithmetic != b.key.arithmetic) {
-                         return a.key.arithmetic < b.key.arithmetic;
-                       }
-                       return a.key.dim < b.key.dim;
+                       return std::tuple(a.key.arithmetic, a.key.dim, b.generation) <
+                              std::tuple(b.key.arithmetic, b.key.dim, a.generation);
                      });
     return table;
   }();
   return *variants;
 }
 
-const KernelVariant* FindKernel(const KernelKey& key) {
+bool CanRun(const DeviceLimits& device, const KernelVariant& variant) {
+  if (static_cast<std::size_t>(variant.shared_bytes) > device.shared_bytes) return false;
+  switch (variant.generation) {
+    case Generation::kSm80:
+      return device.compute_capability >= 80;
+    case Generation::kSm90a:
+      return device.compute_capability == 90;
+  }
+  return false;
+}
+
+const KernelVariant* KernelChooser::Find(const KernelKey& key, std::int64_t length,
+                                         bool mapped) const {
+  const KernelVariant* first = nullptr;
+  std::string_view choice;
   for (const KernelVariant& variant : KernelVariants()) {
     KernelKey found = variant.key;
-    if (found.dim < key.dim) continue;
+    if (found.dim < key.dim || (first != nullptr && found.dim > first->key.dim)) continue;
     found.dim = key.dim;
-    if (found == key) return &variant;
+    if (found != key || !CanRun(device_, variant)) continue;
+    if (variant.generation == Generation::kSm90a && !mapped) continue;
+    if (first == nullptr) {
+      first = &variant;
+      choice = tuning_.Choice(variant.group, LengthClassOf(length));
+    }
+    if (variant.name == choice) return &variant;
   }
-  return nullptr;
+  return first;
 }
 
 const void* FindStatisticsKernel(Arithmetic arithmetic) {
@@ -73,6 +94,13 @@ const char* KernelKindName(KernelKind kind) {
       return "hvp_keys";
   }
   return "unknown";
+}
+
+std::string GroupName(const KernelKey& key) {
+  return Message(KernelKindName(key.kind), '_', ArithmeticName(key.arithmetic), "_d", key.dim,
+                 key.general                           ? "_general"
+                 : key.tangents == TangentSet::kInputs ? "_inputs"
+                                                       : "");
 }
 
 }  // namespace theria::cuda

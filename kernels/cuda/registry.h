@@ -1,14 +1,19 @@
 #ifndef THERIA_KERNELS_CUDA_REGISTRY_H_
 #define THERIA_KERNELS_CUDA_REGISTRY_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <utility>
 
 #include "kernels/cuda/attention/tangents.h"
 #include "kernels/cuda/attention/tile_config.h"
+#include "kernels/cuda/tuning.h"
 
-// The compiled kernels, found by key. variants.def lists what is compiled; the build generates the
-// instantiations and this registry's table from it. Everything here is constant and thread-safe.
+// The compiled kernels, and which of them a device uses. variants.def lists what is compiled; the
+// build generates the instantiations and this registry's table from it. Everything here is constant
+// and thread-safe.
 
 namespace theria::cuda {
 
@@ -19,6 +24,12 @@ enum class Arithmetic : std::uint8_t {
   kTf32,     // float32 tensors, TF32 products
   kFloat32,  // float32 tensors, products of float32's accuracy
   kFloat64,
+};
+
+// The instructions that a kernel is made of.
+enum class Generation : std::uint8_t {
+  kSm80,   // every GPU since compute capability 8.0
+  kSm90a,  // compute capability 9.0 only
 };
 
 struct KernelKey {
@@ -33,10 +44,13 @@ struct KernelKey {
 
 struct KernelVariant {
   KernelKey key;
-  const char* name;      // "sm80_hvp_keys_bfloat16_d128_general"
-  const void* function;  // __global__, takes AttentionParams by value
+  Generation generation;
+  std::string group;     // "hvp_keys_bfloat16_d128_general": variants that do the same
+  std::string name;      // "sm80_hvp_keys_bfloat16_d128_general_64x32x1": rows, columns, stages
+  const void* function;  // __global__, takes AttentionParams or sm90a::Params by value
   int rows;              // of the stationary side that a block covers
-  bool key_rows;         // whether those are keys
+  int columns;           // of the moving side that it takes at once
+  bool key_rows;         // whether the stationary side are keys
   int slices;            // blocks that share the same rows
   int threads;
   int shared_bytes;
@@ -47,17 +61,42 @@ struct StatisticsVariant {
   const void* function;
 };
 
-// All variants; sorted by arithmetic and dim.
+// What a device can run.
+struct DeviceLimits {
+  int compute_capability;    // 90 is 9.0
+  std::size_t shared_bytes;  // of a block, at most
+};
+
+// All variants; sorted by arithmetic and dim, and among those of one key the preferred first.
 std::span<const KernelVariant> KernelVariants();
 
-// The variant of the smallest dim that is at least `key.dim`, or null.
-const KernelVariant* FindKernel(const KernelKey& key);
+bool CanRun(const DeviceLimits& device, const KernelVariant& variant);
+
+// The variants that one device uses.
+class KernelChooser {
+ public:
+  KernelChooser(const DeviceLimits& device, Tuning tuning)
+      : device_(device), tuning_(std::move(tuning)) {}
+
+  // Of the variants of the smallest dim that is at least `key.dim` and that the device can run, the
+  // one that the tuning names for sequences of that length, or else the first; null if there is
+  // none. `mapped`: whether the inputs suit the copy engine, see sm90a/tensor_maps.h.
+  const KernelVariant* Find(const KernelKey& key, std::int64_t length, bool mapped) const;
+
+  const DeviceLimits& device() const { return device_; }
+
+ private:
+  DeviceLimits device_;
+  Tuning tuning_;
+};
 
 // The row statistics pass. Exists for every arithmetic that any kernel is compiled for.
 const void* FindStatisticsKernel(Arithmetic arithmetic);
 
 const char* ArithmeticName(Arithmetic arithmetic);
 const char* KernelKindName(KernelKind kind);
+// KernelVariant::group of that key.
+std::string GroupName(const KernelKey& key);
 
 }  // namespace theria::cuda
 

@@ -1,78 +1,65 @@
-# theria_cuda_variants(DEFINITIONS FOLDER OUT_SOURCES)
+# theria_cuda_variants(DEFINITIONS FOLDER GENERATIONS)
 #
 # Writes one instantiation file for each kind, arithmetic and dim of variants.def, and the table of
-# them all, into FOLDER.
-function(theria_cuda_variants definitions folder out_sources)
+# them all, into FOLDER. Sets SM80_SOURCES (the table among them) and SM90A_SOURCES in the caller.
+# Generations that GENERATIONS does not name are left out.
+function(theria_cuda_variants definitions folder generations)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${definitions})
   set(names_float16 Float16)
   set(names_bfloat16 BFloat16)
   set(names_tf32 Tf32)
   set(names_float32 Float32)
   set(names_float64 Float64)
-  set(kinds_forward Forward)
-  set(kinds_jvp Jvp)
-  set(kinds_vjp_queries VjpQueries)
-  set(kinds_vjp_keys VjpKeys)
-  set(kinds_hvp_queries HvpQueries)
-  set(kinds_hvp_keys HvpKeys)
-  # The variants of each kind: general or not, and the tangents.
-  set(forms_forward "false kAll" "true kAll")
-  set(forms_vjp_queries ${forms_forward})
-  set(forms_vjp_keys ${forms_forward})
-  set(forms_jvp "false kAll" "true kSome")
-  set(forms_hvp_queries "false kAll" "false kInputs" "true kSome")
-  set(forms_hvp_keys ${forms_hvp_queries})
+  set(names_forward Forward)
+  set(names_jvp Jvp)
+  set(names_vjp_queries VjpQueries)
+  set(names_vjp_keys VjpKeys)
+  set(names_hvp_queries HvpQueries)
+  set(names_hvp_keys HvpKeys)
+  set(headers_sm80 kernels/cuda/attention/instantiate.cuh)
+  set(headers_sm90a kernels/cuda/attention/sm90a/instantiate.cuh)
+  set(prefix_sm80 "")
+  set(prefix_sm90a "sm90a::")
+  set(sources_sm80 "")
+  set(sources_sm90a "")
 
-  set(sources "")
   set(declarations "")
-  set(entries "")
+  set(calls "")
   set(statistics "")
   set(arithmetics "")
   file(STRINGS ${definitions} lines REGEX "^[a-z]")
   foreach(line IN LISTS lines)
-    if(NOT line MATCHES "^([a-z0-9]+) +([a-z_ ]+) : ([0-9 ]+)$")
+    if(NOT line MATCHES "^(sm[0-9]+a?) +([a-z0-9]+) +([a-z_ ]+) : ([0-9 ]+)$")
       message(FATAL_ERROR "${definitions}: cannot read '${line}'")
     endif()
-    set(arithmetic ${CMAKE_MATCH_1})
-    separate_arguments(kinds UNIX_COMMAND "${CMAKE_MATCH_2}")
-    separate_arguments(dims UNIX_COMMAND "${CMAKE_MATCH_3}")
+    set(generation ${CMAKE_MATCH_1})
+    set(arithmetic ${CMAKE_MATCH_2})
+    separate_arguments(kinds UNIX_COMMAND "${CMAKE_MATCH_3}")
+    separate_arguments(dims UNIX_COMMAND "${CMAKE_MATCH_4}")
+    if(NOT generation IN_LIST generations)
+      continue()
+    endif()
     set(enumerator Arithmetic::k${names_${arithmetic}})
     if(NOT arithmetic IN_LIST arithmetics)
       list(APPEND arithmetics ${arithmetic})
     endif()
     foreach(kind IN LISTS kinds)
       foreach(dim IN LISTS dims)
-        set(body "")
-        set(index 0)
-        foreach(form IN LISTS forms_${kind})
-          separate_arguments(parts UNIX_COMMAND "${form}")
-          list(GET parts 0 general)
-          list(GET parts 1 tangents)
-          set(name sm80_${kind}_${arithmetic}_d${dim})
-          if(general)
-            string(APPEND name _general)
-          elseif(tangents STREQUAL "kInputs")
-            string(APPEND name _inputs)
-          endif()
-          set(symbol k${kinds_${kind}}${names_${arithmetic}}D${dim}V${index})
-          string(APPEND body
-            "extern const KernelVariant ${symbol};\n"
-            "const KernelVariant ${symbol} = MakeVariant<${enumerator},\n"
-            "    KernelKind::k${kinds_${kind}}, ${dim}, ${general}, TangentSet::${tangents}>(\n"
-            "    \"${name}\");\n")
-          string(APPEND declarations "extern const KernelVariant ${symbol};\n")
-          string(APPEND entries "      ${symbol},\n")
-          math(EXPR index "${index} + 1")
-        endforeach()
-        set(source ${folder}/${kind}_${arithmetic}_${dim}.cu)
+        set(function Add_${generation}_${kind}_${arithmetic}_${dim})
+        set(source ${folder}/${generation}_${kind}_${arithmetic}_${dim}.cu)
         file(CONFIGURE OUTPUT ${source} @ONLY CONTENT
 "// Generated from variants.def.
-#include \"kernels/cuda/attention/instantiate.cuh\"
+#include \"${headers_${generation}}\"
 
 namespace theria::cuda {
-${body}}  // namespace theria::cuda
+void ${function}(std::vector<KernelVariant>* variants) {
+  ${prefix_${generation}}AddVariants<${enumerator}, KernelKind::k${names_${kind}}, ${dim}>(variants);
+}
+}  // namespace theria::cuda
 ")
-        list(APPEND sources ${source})
+        list(APPEND sources_${generation} ${source})
+        string(APPEND declarations "void ${function}(std::vector<KernelVariant>* variants);\n")
+        string(APPEND calls "  ${function}(&variants);\n")
       endforeach()
     endforeach()
   endforeach()
@@ -84,14 +71,15 @@ ${body}}  // namespace theria::cuda
   endforeach()
   file(CONFIGURE OUTPUT ${folder}/table.cu @ONLY CONTENT
 "// Generated from variants.def.
-#include \"kernels/cuda/attention/instantiate.cuh\"
+#include \"kernels/cuda/attention/mma_of.cuh\"
+#include \"kernels/cuda/attention/statistics.cuh\"
 #include \"kernels/cuda/variant_table.h\"
 
 namespace theria::cuda {
 ${declarations}
 std::vector<KernelVariant> CompiledKernels() {
-  return {
-${entries}  };
+  std::vector<KernelVariant> variants;
+${calls}  return variants;
 }
 
 std::vector<StatisticsVariant> CompiledStatistics() {
@@ -100,5 +88,33 @@ ${statistics}  };
 }
 }  // namespace theria::cuda
 ")
-  set(${out_sources} ${sources} ${folder}/table.cu PARENT_SCOPE)
+  set(SM80_SOURCES ${sources_sm80} ${folder}/table.cu PARENT_SCOPE)
+  set(SM90A_SOURCES ${sources_sm90a} PARENT_SCOPE)
+endfunction()
+
+# theria_cuda_tuning(TABLES FOLDER)
+#
+# Writes FOLDER/kernels/cuda/tuning_tables.h: the text of the files TABLES, each named after its GPU
+# with '_' for spaces.
+function(theria_cuda_tuning tables folder)
+  set(entries "")
+  foreach(table IN LISTS tables)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${table})
+    get_filename_component(gpu ${table} NAME_WE)
+    string(REPLACE "_" " " gpu ${gpu})
+    file(READ ${table} text)
+    string(APPEND entries "    {\"${gpu}\", R\"table(${text})table\"},\n")
+  endforeach()
+  file(CONFIGURE OUTPUT ${folder}/kernels/cuda/tuning_tables.h @ONLY CONTENT
+"// Generated from kernels/cuda/tuning.
+#include <string_view>
+
+namespace theria::cuda {
+struct TuningTable {
+  std::string_view gpu, text;
+};
+inline constexpr TuningTable kTuningTables[] = {
+${entries}};
+}  // namespace theria::cuda
+")
 endfunction()

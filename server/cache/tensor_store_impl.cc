@@ -64,7 +64,7 @@ absl::StatusOr<TensorStore::Impl::EntryPtr> TensorStore::Impl::Create(const Tena
   }
   absl::StatusOr<Buffer> buffer = memory_.Allocate(size_bytes);
   if (!buffer.ok()) {
-    Abort(std::move(entry));
+    Abort(entry);
     return buffer.status();
   }
   entry->buffer = *std::move(buffer);

@@ -48,10 +48,10 @@ absl::Status Admission::Admit(RequestContext& context) const {
   const absl::StatusOr<Account*> account =
       authenticator_.Authenticate(CredentialsOf(context, peer.get()));
   if (!account.ok()) return account.status();
-  context.SetAccount(**account);
+  context.record()->account = *account;
   const absl::StatusOr<Priority> priority = PriorityOf(context);
   if (!priority.ok()) return priority.status();
-  context.priority = *priority;
+  context.record()->priority = *priority;
   return (*account)->TakeRequest();
 }
 

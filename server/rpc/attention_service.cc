@@ -133,7 +133,7 @@ grpc::ServerUnaryReactor* AttentionService::Handle(const AttentionMethod& method
                                                    const grpc::ByteBuffer& request,
                                                    grpc::ByteBuffer* response) {
   RequestContext& request_context = RequestContext::Of(context);
-  request_context.request_bytes = request.Length();
+  request_context.record()->request_bytes = request.Length();
   if (absl::Status admitted = parts_.admission.Admit(request_context); !admitted.ok()) {
     return FinishNow(context, admitted);
   }

@@ -13,13 +13,21 @@
 #include "server/engine/job.h"
 
 // gRPC's context of one callback RPC, with what interceptor and method tell each other: the id of
-// the request, and for the log what it moved and cost. The fields are written by the method before
-// it finishes the call and read by the interceptor after that.
+// the request, and for the log what it moved and cost.
 
 namespace theria::server {
 
 // 16 hexadecimal digits, all but certainly unique.
 std::string NewRequestId();
+
+// Written by the method before it finishes the call, read by the interceptor after that.
+struct RequestRecord {
+  Account* account = nullptr;  // lives as long as the server; null: the call was not admitted
+  Priority priority = Priority::kNormal;
+  std::uint64_t request_bytes = 0;
+  std::optional<absl::Duration> queue_time;
+  std::optional<absl::Duration> compute_time;
+};
 
 class RequestContext : public grpc::CallbackServerContext {
  public:
@@ -30,20 +38,17 @@ class RequestContext : public grpc::CallbackServerContext {
 
   const std::string& id() const { return id_; }
 
-  // Who calls. REQUIRES of account: Admission admitted the call.
-  void SetAccount(Account& account) { account_ = &account; }
-  bool has_account() const { return account_ != nullptr; }
-  Account& account() const { return *account_; }
-  const TenantId& tenant() const { return account_->tenant(); }
+  // Shared, because gRPC destroys the interceptors when this class's part of the context is gone.
+  const std::shared_ptr<RequestRecord>& record() const { return record_; }
 
-  Priority priority = Priority::kNormal;
-  std::uint64_t request_bytes = 0;
-  std::optional<absl::Duration> queue_time;
-  std::optional<absl::Duration> compute_time;
+  // Who calls, and how urgently. REQUIRES: Admission admitted the call.
+  Account& account() const { return *record_->account; }
+  const TenantId& tenant() const { return record_->account->tenant(); }
+  Priority priority() const { return record_->priority; }
 
  private:
   const std::string id_ = NewRequestId();
-  Account* account_ = nullptr;
+  const std::shared_ptr<RequestRecord> record_ = std::make_shared<RequestRecord>();
 };
 
 // For grpc::ServerBuilder::SetContextAllocator.

@@ -1,6 +1,7 @@
 #include "server/rpc/rpc_interceptor.h"
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -30,6 +31,7 @@ class RpcInterceptor : public grpc::experimental::Interceptor {
       : type_(info->type()),
         method_(MethodOf(*info)),
         context_(dynamic_cast<RequestContext*>(info->server_context())),
+        record_(context_ != nullptr ? context_->record() : nullptr),
         id_(context_ != nullptr ? context_->id() : NewRequestId()),
         peer_(info->server_context()->peer()),
         metrics_(metrics.ForMethod(method_)),
@@ -89,16 +91,16 @@ class RpcInterceptor : public grpc::experimental::Interceptor {
     LogLine line(spdlog::level::info, "rpc");
     line.Add("id", id_).Add("method", method_).Add("code", RpcCodeName(code_));
     line.Add("peer", peer_).Add("seconds", absl::ToDoubleSeconds(time_));
-    if (context_ != nullptr) {
-      if (context_->has_account() && !context_->tenant().name.empty()) {
-        line.Add("tenant", context_->tenant().name);
+    if (record_ != nullptr) {
+      if (record_->account != nullptr && !record_->account->tenant().name.empty()) {
+        line.Add("tenant", record_->account->tenant().name);
       }
-      line.Add("request_bytes", context_->request_bytes);
-      if (context_->queue_time.has_value()) {
-        line.Add("queue_seconds", absl::ToDoubleSeconds(*context_->queue_time));
+      line.Add("request_bytes", record_->request_bytes);
+      if (record_->queue_time.has_value()) {
+        line.Add("queue_seconds", absl::ToDoubleSeconds(*record_->queue_time));
       }
-      if (context_->compute_time.has_value()) {
-        line.Add("compute_seconds", absl::ToDoubleSeconds(*context_->compute_time));
+      if (record_->compute_time.has_value()) {
+        line.Add("compute_seconds", absl::ToDoubleSeconds(*record_->compute_time));
       }
     }
     line.Add("response_bytes", response_bytes_);
@@ -106,7 +108,10 @@ class RpcInterceptor : public grpc::experimental::Interceptor {
 
   const ServerRpcInfo::Type type_;
   const char* const method_;
-  const RequestContext* const context_;  // null for RPCs of gRPC's synchronous services
+  // Null for RPCs of gRPC's synchronous services. Not the context itself: this object is destroyed
+  // when only gRPC's own part of that is left.
+  const RequestContext* const context_;
+  const std::shared_ptr<const RequestRecord> record_;
   const std::string id_;
   const std::string peer_;
   RpcMetrics::Method& metrics_;

@@ -41,7 +41,7 @@ grpc::ServerUnaryReactor* ServerService::GetServerInfo(grpc::CallbackServerConte
                                                        const v1::GetServerInfoRequest* request,
                                                        v1::GetServerInfoResponse* response) {
   RequestContext& request_context = RequestContext::Of(context);
-  request_context.request_bytes = request->ByteSizeLong();
+  request_context.record()->request_bytes = request->ByteSizeLong();
   if (absl::Status admitted = parts_.admission.Admit(request_context); !admitted.ok()) {
     return FinishNow(context, admitted);
   }
@@ -73,7 +73,7 @@ grpc::ServerUnaryReactor* ServerService::RunBenchmark(grpc::CallbackServerContex
                                                       const v1::RunBenchmarkRequest* request,
                                                       v1::RunBenchmarkResponse* response) {
   RequestContext& request_context = RequestContext::Of(context);
-  request_context.request_bytes = request->ByteSizeLong();
+  request_context.record()->request_bytes = request->ByteSizeLong();
   if (absl::Status admitted = parts_.admission.Admit(request_context); !admitted.ok()) {
     return FinishNow(context, admitted);
   }

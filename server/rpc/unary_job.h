@@ -35,7 +35,7 @@ class UnaryJob : public grpc::ServerUnaryReactor, private Job {
   UnaryJob(Executor& executor, RequestContext& context, Demand demand, absl::Duration max_call_time,
            std::string coalesce_key = "")
       : Job(demand, std::min(absl::FromChrono(context.deadline()), absl::Now() + max_call_time),
-            {&context.account(), context.priority, std::move(coalesce_key)}),
+            {&context.account(), context.priority(), std::move(coalesce_key)}),
         executor_(executor),
         context_(context) {}
 
@@ -54,14 +54,14 @@ class UnaryJob : public grpc::ServerUnaryReactor, private Job {
 
  private:
   void Run(absl::Duration queue_time) final {
-    context_.queue_time = queue_time;
+    context_.record()->queue_time = queue_time;
     Finish(ToGrpcStatus(Answer()));
   }
   void RunWith(absl::Span<const Companion> together) final {
     std::vector<UnaryJob*> jobs;
     for (const Companion& companion : together) {
       jobs.push_back(static_cast<UnaryJob*>(companion.job));
-      jobs.back()->context_.queue_time = companion.queue_time;
+      jobs.back()->context_.record()->queue_time = companion.queue_time;
     }
     const std::vector<absl::Status> statuses = AnswerTogether(jobs);
     for (std::size_t i = 0; i < jobs.size(); ++i) jobs[i]->Finish(ToGrpcStatus(statuses[i]));

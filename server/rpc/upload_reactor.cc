@@ -108,7 +108,7 @@ void UploadReactor::Respond(const TensorInfo& info, bool already_resident) {
   bool own_buffer = false;
   const grpc::Status status =
       grpc::SerializationTraits<v1::UploadResponse>::Serialize(response, response_, &own_buffer);
-  context_.request_bytes = written_bytes_;
+  context_.record()->request_bytes = written_bytes_;
   Finish(status);
 }
 
@@ -119,7 +119,7 @@ void UploadReactor::Abandon(const absl::Status& status) {
 
 void UploadReactor::Fail(const absl::Status& status) {
   if (!Claim()) return;
-  context_.request_bytes = watch_->transferred_bytes();
+  context_.record()->request_bytes = watch_->transferred_bytes();
   Finish(ToGrpcStatus(status));
 }
 

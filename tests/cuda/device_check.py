@@ -1,6 +1,6 @@
 """Compares the CUDA backend with float64 on the GPU, over shapes, dtypes and options.
 
-    python3 tests/cuda/device_check.py LIBRARY [--json FILE] [--match TEXT]
+    python3 tests/cuda/device_check.py LIBRARY [--json FILE] [--match TEXT ...] [--candidate N]
 
 Passes if every output's error, in the maximum and in the root-mean-square norm, is at most twice
 that of PyTorch's own math in the same dtype, plus ULPS units in the last place of the largest value
@@ -16,10 +16,13 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
+from environment import environment
 from explicit_attention import Tf32Products, explicit_outputs
 from theria_shim import Options, Shim, ShimError, allocate_outputs
 
@@ -61,6 +64,8 @@ SHAPES = [
     Shape(1, 2, 2, 150, 90, 40, 80),
     Shape(1, 2, 2, 77, 140, 192, 192),
     Shape(1, 2, 1, 90, 160, 256, 256),
+    Shape(1, 4, 2, 700, 900, 128, 120),
+    Shape(1, 2, 2, 900, 650, 56, 64),
 ]
 ODD_SHAPES = [Shape(1, 2, 2, 50, 60, 20, 36), Shape(2, 1, 1, 33, 17, 5, 7)]
 
@@ -288,24 +293,47 @@ def cases() -> list[tuple[object, ...]]:
     return listed
 
 
+def prefer(shim: Shim, candidate: int) -> None:
+    """Makes the backend use the `candidate`-th kernel of each group; call before any other."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as table:
+        for group, names in shim.kernels().items():
+            name = names[min(candidate, len(names) - 1)]
+            table.writelines(f"{group} {length} {name}\n" for length in ("short", "medium", "long"))
+    os.environ["THERIA_CUDA_TUNING"] = table.name
+
+
+def rounded(pair: tuple[float, float]) -> list[float]:
+    """Three significant digits."""
+    return [float(f"{x:.3g}") for x in pair]
+
+
 def main() -> int:
     """Runs all cases; 0 if all pass."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("library")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--match", default="", help="only cases whose text contains this")
+    parser.add_argument(
+        "--match", nargs="*", default=[""], help="only cases whose text contains one of these"
+    )
+    parser.add_argument(
+        "--candidate", type=int, help="of kernels that do the same, use the N-th, or the last"
+    )
     parser.add_argument("--show", type=int, default=40, help="failures to print")
     arguments = parser.parse_args()
     shim = Shim(arguments.library)
+    if arguments.candidate is not None:
+        prefer(shim, arguments.candidate)
     rows: list[Row] = []
     count = 0
     for case in cases():
-        if arguments.match not in " ".join(map(str, case[:5])):
+        text = " ".join(map(str, case[:5]))
+        if not any(match in text for match in arguments.match):
             continue
         count += 1
         rows += check(shim, *case)  # type: ignore[arg-type]
     for operation, dtype, kind in itertools.product(OPERATIONS, DTYPES, ("plain", "everything")):
-        if arguments.match in f"{operation} {dtype}":
+        text = f"{operation} {dtype} {SHAPES[3]} {kind}"
+        if any(match in text for match in arguments.match):
             count += 1
             rows.append(repeatable(shim, operation, dtype, SHAPES[3], kind))
     failed = [row for row in rows if not row.passed]
@@ -326,7 +354,31 @@ def main() -> int:
         )
     print(f"{count} cases, {len(rows)} outputs, {len(failed)} failed")
     if arguments.json:
-        arguments.json.write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
+        text = json.dumps(
+            {
+                "environment": environment(),
+                "columns": [
+                    "case",
+                    "output",
+                    "kernel",
+                    "our maximum and rms error",
+                    "PyTorch maximum and rms error",
+                    "share of the limit",
+                ],
+                "rows": [
+                    [
+                        row.case,
+                        row.output,
+                        row.kernel,
+                        rounded(row.ours),
+                        rounded(row.torch),
+                        float(f"{row.ratio:.3g}"),
+                    ]
+                    for row in rows
+                ],
+            }
+        )
+        arguments.json.write_text(text.replace('], ["', '],\n["'))
     return 1 if failed else 0
 
 

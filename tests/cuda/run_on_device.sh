@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds, checks and times the CUDA backend where a GPU is: the steps named, logs under $OUT.
-#   tests/cuda/run_on_device.sh build check large tune smoke sanitize bench
+#   tests/cuda/run_on_device.sh build registry check large tune smoke sanitize bench
 set -uo pipefail
 OUT=${OUT:-build/cuda/out}
 BUILD=${BUILD:-build/cuda}
@@ -15,25 +15,27 @@ for step in "$@"; do
   case $step in
     build) sh tests/cuda/build_on_device.sh 2>&1 | grep -E "error|Error|FAILED|Linking|no work" | head -20 ;;
     check)
+      # CHECK_ARGUMENTS is a list of words.
+      # shellcheck disable=SC2086
       timeout 240 python3 -X faulthandler tests/cuda/device_check.py "$shim" \
-        --json "$OUT/check.json" >"$OUT/check.log" 2>&1
+        --json "$OUT/check.json" ${CHECK_ARGUMENTS:-} >"$OUT/check.log" 2>&1
       tail -60 "$OUT/check.log" | cut -c1-240
       ;;
     tune)
-      ninja -C "$BUILD" theria_tune | tail -1
-      find "$BUILD" -name "theria_tune_k*" -type f -executable | sort | while read -r program; do
-        timeout 60 "$program"
-      done >"$OUT/tune.log" 2>&1
-      grep -v "197 causal" "$OUT/tune.log"
+      timeout 240 "$BUILD/bin/theria_cuda_tune" "$OUT/tuning.txt" "${TUNE_MATCH:-}" \
+        >"$OUT/tune.log" 2>"$OUT/tune.err" || tail -3 "$OUT/tune.err"
+      tail -1 "$OUT/tune.err" | tr '\r' '\n' | tail -1
       ;;
     large)
       timeout 120 python3 tests/cuda/device_large.py "$shim" --json "$OUT/large.json" 2>&1 | tail -20
       ;;
+    registry) "$BUILD/bin/theria_cuda_registry_test" | tail -20 ;;
     smoke) timeout 120 "$BUILD/bin/theria_cuda_smoke" 2>&1 | tail -20 ;;
     sanitize)
       for tool in ${SANITIZE_TOOLS:-memcheck racecheck initcheck synccheck}; do
         for operation in ${SANITIZE_OPERATIONS:-forward vjp jvp hvp}; do
-          timeout 300 compute-sanitizer --tool "$tool" "$BUILD/bin/theria_cuda_smoke" "$operation" \
+          timeout 300 compute-sanitizer --tool "$tool" "$BUILD/bin/theria_cuda_smoke" \
+            "$operation" "${SANITIZE_DTYPE:-}" \
             >"$OUT/sanitize.log" 2>&1
           echo "$tool $operation rc=$?: $(tail -2 "$OUT/sanitize.log" | tr '\n' ' ')" |
             tee -a "$OUT/sanitize.txt"

@@ -2,15 +2,18 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <string>
 
 #include "kernels/api/attention.h"
 #include "kernels/api/backend.h"
 #include "kernels/cuda/backend.h"
+#include "kernels/cuda/registry.h"
 
 // The CUDA backend behind a C interface, so that Python tests compare it with PyTorch on the device
-// without a server between them. theria_shim.py is its other side.
+// without a server between them. theria_shim.py is its other side. THERIA_CUDA_TUNING names the
+// file of the kernels to prefer, see kernels/cuda/tuning.h.
 
 extern "C" {
 
@@ -47,6 +50,10 @@ std::int32_t theria_shim_run(ShimCall* call);
 
 // The most bytes that the device's pool has lent at once since the last call; negative on error.
 std::int64_t theria_shim_pool_peak_bytes();
+
+// The compiled kernels, lines "group name", those of a group in the registry's order. The text
+// lives as long as the library.
+const char* theria_shim_kernels();
 }
 
 namespace {
@@ -67,7 +74,11 @@ BasicTensorView<Void> View(const ShimTensor& tensor) {
 }
 
 absl::StatusOr<ComputeReport> Run(const ShimCall& call) {
-  static absl::StatusOr<std::unique_ptr<Backend>> backend = MakeCudaBackend();
+  static absl::StatusOr<std::unique_ptr<Backend>> backend = [] {
+    CudaBackendOptions options;
+    if (const char* table = std::getenv("THERIA_CUDA_TUNING")) options.tuning_table = table;
+    return MakeCudaBackend(options);
+  }();
   if (!backend.ok()) return backend.status();
 
   AttentionInputs inputs;
@@ -120,4 +131,15 @@ std::int64_t theria_shim_pool_peak_bytes() {
     return -1;
   }
   return static_cast<std::int64_t>(peak);
+}
+
+const char* theria_shim_kernels() {
+  static const std::string text = [] {
+    std::string lines;
+    for (const cuda::KernelVariant& variant : cuda::KernelVariants()) {
+      lines += variant.group + ' ' + variant.name + '\n';
+    }
+    return lines;
+  }();
+  return text.c_str();
 }

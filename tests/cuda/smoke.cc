@@ -14,7 +14,7 @@
 
 // Runs the fused and the unfused implementation on small problems, every operation, dtype and
 // option, and compares them. Needs nothing but a GPU, so that it is what compute-sanitizer runs:
-//   compute-sanitizer --tool racecheck build/cuda/bin/theria_cuda_smoke [forward | vjp | jvp | hvp]
+//   compute-sanitizer --tool racecheck build/cuda/bin/theria_cuda_smoke [OPERATION [DTYPE]]
 
 namespace theria {
 namespace {
@@ -208,8 +208,8 @@ class Runner {
   std::mt19937 random_{7};
 };
 
-// `only`: the name of the operation to run; all if empty.
-int Main(const std::string& only) {
+// The names of the operation and the dtype to run; all if empty.
+int Main(const std::string& only, const std::string& only_dtype) {
   absl::StatusOr<std::unique_ptr<Backend>> backend = MakeCudaBackend();
   if (!backend.ok()) {
     std::printf("%s\n", backend.status().ToString().c_str());
@@ -234,6 +234,7 @@ int Main(const std::string& only) {
        {Operation::kForward, Operation::kVjp, Operation::kJvp, Operation::kHvp}) {
     if (!only.empty() && OperationName(operation) != only) continue;
     for (const Kind& kind : kKinds) {
+      if (!only_dtype.empty() && DTypeName(kind.dtype) != only_dtype) continue;
       for (const Shape& shape : kShapes) {
         for (const char* option :
              {"plain", "causal", "window", "mask", "dropout", "q_dot only", "no o_bar_dot"}) {
@@ -258,4 +259,6 @@ int Main(const std::string& only) {
 }  // namespace
 }  // namespace theria
 
-int main(int argc, char** argv) { return theria::Main(argc > 1 ? argv[1] : ""); }
+int main(int argc, char** argv) {
+  return theria::Main(argc > 1 ? argv[1] : "", argc > 2 ? argv[2] : "");
+}

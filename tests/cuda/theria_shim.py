@@ -120,6 +120,16 @@ class Shim:
         self._run.restype = ctypes.c_int32
         self._peak = library.theria_shim_pool_peak_bytes
         self._peak.restype = ctypes.c_int64
+        self._kernels = library.theria_shim_kernels
+        self._kernels.restype = ctypes.c_char_p
+
+    def kernels(self) -> dict[str, list[str]]:
+        """Names of the compiled kernels by what they do, the preferred first."""
+        groups: dict[str, list[str]] = {}
+        for line in self._kernels().decode().splitlines():
+            group, name = line.split()
+            groups.setdefault(group, []).append(name)
+        return groups
 
     def pool_peak_bytes(self) -> int:
         """The most workspace in use at once since the last call, in bytes."""

@@ -125,6 +125,25 @@ __device__ __forceinline__ void StoreRows(
   }
 }
 
+// Writes value(tile, half), the same in the four lanes that share a row, to rows row.. below seq_q
+// of one head of [batch, heads_q, seq_q] statistics. Nothing if `data` is null.
+template <typename Accumulator, int kRowTiles, typename Value>
+__device__ __forceinline__ void StoreRowValues(void* data, const AttentionParams& params, int batch,
+                                               int head, int row, const Value& value) {
+  const int lane = threadIdx.x % 32;
+  if (data == nullptr || lane % 4 != 0) return;
+  auto* of_head = static_cast<Accumulator*>(data) +
+                  (static_cast<std::int64_t>(batch) * params.heads_q + head) * params.seq_q;
+#pragma unroll
+  for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at = row + tile * 16 + half * 8 + lane / 4;
+      if (at < params.seq_q) of_head[at] = value(tile, half);
+    }
+  }
+}
+
 }  // namespace theria::cuda
 
 #endif  // THERIA_KERNELS_CUDA_ATTENTION_BLOCK_CUH_

@@ -76,26 +76,16 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
       });
 
   softmax.Finish();
-  const int lane = threadIdx.x % 32;
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
   if (params.o_out.data != nullptr) {
     StoreRows<Mma>(params.o_out, work.batch, work.head, row + warp_row, params.seq_q,
                    work.slice * Tiling::kSlice, params.head_dim_v, o,
                    [&](int tile, int half) { return softmax.InverseSum(tile, half) * keep_scale; });
   }
-  if (params.lse != nullptr && work.slice == 0 && lane % 4 == 0) {
-    const std::int64_t plane =
-        (static_cast<std::int64_t>(work.batch) * params.heads_q + work.head) * params.seq_q;
-#pragma unroll
-    for (int tile = 0; tile < Tiling::kRowTiles; ++tile) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int at = row + warp_row + tile * 16 + half * 8 + lane / 4;
-        if (at < params.seq_q) {
-          static_cast<Accumulator*>(params.lse)[plane + at] = softmax.LogSumExp(tile, half);
-        }
-      }
-    }
+  if (work.slice == 0) {
+    StoreRowValues<Accumulator, Tiling::kRowTiles>(
+        params.lse, params, work.batch, work.head, row + warp_row,
+        [&](int tile, int half) { return softmax.LogSumExp(tile, half); });
   }
 }
 

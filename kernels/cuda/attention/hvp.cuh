@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/attention/block.cuh"
 #include "kernels/cuda/attention/products.cuh"
+#include "kernels/cuda/attention/score_derivatives.cuh"
 #include "kernels/cuda/attention/statistics_tile.cuh"
 #include "kernels/cuda/attention/tangents.h"
 #include "kernels/cuda/attention/tile_config.h"
@@ -14,26 +15,6 @@
 // with S_dot as in the JVP, P_bar and S_bar as in the VJP, and all row statistics known.
 
 namespace theria::cuda {
-
-// What one score contributes.
-template <typename Accumulator>
-struct ScoreDerivatives {
-  Accumulator p, p_dot, s_bar, s_bar_dot;
-};
-
-// `s_dot` is not yet scaled; `p_bar` and `p_bar_dot` have dropout applied.
-template <typename Mma, typename Accumulator>
-__device__ __forceinline__ ScoreDerivatives<Accumulator> Differentiate(
-    Accumulator s, Accumulator s_dot, Accumulator p_bar, Accumulator p_bar_dot,
-    Accumulator log2_scale, Accumulator scale, const RowStatistics<Accumulator>& of_row) {
-  ScoreDerivatives<Accumulator> result;
-  const Accumulator centred = s_dot * scale - of_row.mu;
-  result.p = Mma::Exp2(s * log2_scale - of_row.log2_normalizer);
-  result.p_dot = result.p * centred;
-  result.s_bar = result.p * (p_bar - of_row.delta);
-  result.s_bar_dot = result.s_bar * centred + result.p * (p_bar_dot - of_row.delta_dot);
-  return result;
-}
 
 // The products S and S_dot of one side, or P_bar and P_bar_dot: a and b with their tangents.
 template <typename Tiling, bool kKnown, bool kHasADot, bool kHasBDot, int kRowTiles, int kBlocks>

@@ -1,50 +1,29 @@
 #ifndef THERIA_KERNELS_CUDA_ATTENTION_INSTANTIATE_CUH_
 #define THERIA_KERNELS_CUDA_ATTENTION_INSTANTIATE_CUH_
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include <vector>
 
+#include "kernels/api/message.h"
 #include "kernels/cuda/attention/forward.cuh"
 #include "kernels/cuda/attention/hvp.cuh"
 #include "kernels/cuda/attention/jvp.cuh"
-#include "kernels/cuda/attention/statistics.cuh"
+#include "kernels/cuda/attention/mma_of.cuh"
 #include "kernels/cuda/attention/vjp.cuh"
 #include "kernels/cuda/attention/vjp_paired.cuh"
-#include "kernels/cuda/primitives/sm80/mma_float64.cuh"
-#include "kernels/cuda/primitives/sm80/mma_half.cuh"
-#include "kernels/cuda/primitives/sm80/mma_tf32.cuh"
 #include "kernels/cuda/registry.h"
 
-// What a generated instantiation file consists of: the variants of one kind, arithmetic and dim.
+// What a generated instantiation file of generation sm80 consists of: the variants of one kind,
+// arithmetic and dim.
 
 namespace theria::cuda {
 
-template <Arithmetic kArithmetic>
-struct MmaOf;
-template <>
-struct MmaOf<Arithmetic::kFloat16> {
-  using Type = sm80::MmaHalf<__half>;
-};
-template <>
-struct MmaOf<Arithmetic::kBFloat16> {
-  using Type = sm80::MmaHalf<__nv_bfloat16>;
-};
-template <>
-struct MmaOf<Arithmetic::kTf32> {
-  using Type = sm80::MmaTf32;
-};
-template <>
-struct MmaOf<Arithmetic::kFloat32> {
-  using Type = sm80::MmaTf32x3;
-};
-template <>
-struct MmaOf<Arithmetic::kFloat64> {
-  using Type = sm80::MmaFloat64;
-};
-
-template <Arithmetic kArithmetic, KernelKind kKind, int kDim, bool kGeneral, TangentSet kTangents>
-KernelVariant MakeVariant(const char* name) {
-  using Tiles = Tiling<kKind, typename MmaOf<kArithmetic>::Type, kDim, kGeneral>;
+template <Arithmetic kArithmetic, KernelKind kKind, int kDim, bool kGeneral, TangentSet kTangents,
+          int kCandidate = 0>
+void AddCandidates(std::vector<KernelVariant>* variants) {
+  using Mma = typename MmaOf<kArithmetic>::Type;
+  constexpr int kBytes = sizeof(typename Mma::Element);
+  using Tiles =
+      Tiling<kKind, Mma, kDim, kGeneral, CandidateTileConfig(kKind, kBytes, kDim, kCandidate)>;
   const void* function = nullptr;
   if constexpr (kKind == KernelKind::kForward) {
     function = reinterpret_cast<const void*>(&ForwardKernel<Tiles>);
@@ -61,14 +40,26 @@ KernelVariant MakeVariant(const char* name) {
   } else {
     function = reinterpret_cast<const void*>(&HvpKeysKernel<Tiles, kTangents>);
   }
-  return {{kKind, kArithmetic, kDim, kGeneral, kTangents},
-          name,
-          function,
-          Tiles::kRows,
-          Tiles::kKeyRows,
-          Tiles::kSlices,
-          Tiles::kThreads,
-          Tiles::kSharedBytes};
+  const KernelKey key = {kKind, kArithmetic, kDim, kGeneral, kTangents};
+  const std::string group = GroupName(key);
+  variants->push_back(
+      {key, Generation::kSm80, group,
+       Message("sm80_", group, '_', Tiles::kRows, 'x', Tiles::kColumns, 'x', Tiles::kStages),
+       function, Tiles::kRows, Tiles::kColumns, Tiles::kKeyRows, Tiles::kSlices, Tiles::kThreads,
+       Tiles::kSharedBytes});
+  if constexpr (kCandidate + 1 < TileCandidates(kKind, kBytes, kDim)) {
+    AddCandidates<kArithmetic, kKind, kDim, kGeneral, kTangents, kCandidate + 1>(variants);
+  }
+}
+
+template <Arithmetic kArithmetic, KernelKind kKind, int kDim>
+void AddVariants(std::vector<KernelVariant>* variants) {
+  AddCandidates<kArithmetic, kKind, kDim, false, TangentSet::kAll>(variants);
+  if constexpr (kKind == KernelKind::kHvpQueries || kKind == KernelKind::kHvpKeys) {
+    AddCandidates<kArithmetic, kKind, kDim, false, TangentSet::kInputs>(variants);
+  }
+  AddCandidates<kArithmetic, kKind, kDim, true,
+                HasTangents(kKind) ? TangentSet::kSome : TangentSet::kAll>(variants);
 }
 
 }  // namespace theria::cuda

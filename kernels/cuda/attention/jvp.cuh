@@ -127,34 +127,31 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
       });
 
   softmax.Finish();
-  const int lane = threadIdx.x % 32;
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
-  const std::int64_t plane =
-      (static_cast<std::int64_t>(work.batch) * params.heads_q + work.head) * params.seq_q;
 #pragma unroll
   for (int tile = 0; tile < Tiling::kRowTiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Accumulator inverse = softmax.InverseSum(tile, half);
-      const Accumulator row_mu = RowSum(mu[tile][half]) * inverse;
+      mu[tile][half] = RowSum(mu[tile][half]) * inverse;
 #pragma unroll
       for (int block = 0; block < Tiling::kSliceBlocks; ++block) {
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
           o[tile][block][e] *= inverse * keep_scale;
           o_dot[tile][block][e] =
-              o_dot[tile][block][e] * (inverse * keep_scale) - row_mu * o[tile][block][e];
+              o_dot[tile][block][e] * (inverse * keep_scale) - mu[tile][half] * o[tile][block][e];
         }
-      }
-      const int at = row + warp_row + tile * 16 + half * 8 + lane / 4;
-      if (work.slice == 0 && lane % 4 == 0 && at < params.seq_q) {
-        if (params.lse != nullptr) {
-          static_cast<Accumulator*>(params.lse)[plane + at] = softmax.LogSumExp(tile, half);
-        }
-        if (params.lse_dot != nullptr)
-          static_cast<Accumulator*>(params.lse_dot)[plane + at] = row_mu;
       }
     }
+  }
+  if (work.slice == 0) {
+    const auto store_values = [&](void* data, const auto& value) {
+      StoreRowValues<Accumulator, Tiling::kRowTiles>(data, params, work.batch, work.head,
+                                                     row + warp_row, value);
+    };
+    store_values(params.lse, [&](int tile, int half) { return softmax.LogSumExp(tile, half); });
+    store_values(params.lse_dot, [&](int tile, int half) { return mu[tile][half]; });
   }
   const auto store = [&](const OutputRows& rows, const auto& x) {
     if (rows.data == nullptr) return;

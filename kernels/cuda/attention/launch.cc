@@ -5,13 +5,17 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/cuda/attention/sm90a/tensor_maps.h"
+
 namespace theria::cuda {
 namespace {
 
+// `params`: the kernel's one parameter.
+template <typename Params>
 cudaError_t Launch(const void* function, std::int64_t blocks, int threads, int shared_bytes,
-                   const AttentionParams& params, cudaStream_t stream) {
+                   const Params& params, cudaStream_t stream) {
   if (blocks > std::numeric_limits<std::int32_t>::max()) return cudaErrorInvalidConfiguration;
-  void* arguments[] = {const_cast<AttentionParams*>(&params)};
+  void* arguments[] = {const_cast<Params*>(&params)};
   return cudaLaunchKernel(function, dim3(static_cast<unsigned>(blocks)),
                           dim3(static_cast<unsigned>(threads)), arguments,
                           static_cast<std::size_t>(shared_bytes), stream);
@@ -21,14 +25,20 @@ cudaError_t Launch(const void* function, std::int64_t blocks, int threads, int s
 
 cudaError_t LaunchKernel(const KernelVariant& variant, const AttentionParams& params,
                          cudaStream_t stream) {
-  const cudaError_t error = cudaFuncSetAttribute(
+  cudaError_t error = cudaFuncSetAttribute(
       variant.function, cudaFuncAttributeMaxDynamicSharedMemorySize, variant.shared_bytes);
   if (error != cudaSuccess) return error;
   const std::int64_t rows = variant.key_rows ? params.seq_kv : params.seq_q;
   const std::int64_t heads = variant.key_rows ? params.heads_kv : params.heads_q;
   const std::int64_t tiles = (rows + variant.rows - 1) / variant.rows;
-  return Launch(variant.function, tiles * variant.slices * heads * params.batch, variant.threads,
-                variant.shared_bytes, params, stream);
+  const std::int64_t blocks = tiles * variant.slices * heads * params.batch;
+  if (variant.generation == Generation::kSm80) {
+    return Launch(variant.function, blocks, variant.threads, variant.shared_bytes, params, stream);
+  }
+  sm90a::Params mapped = {};
+  error = sm90a::MakeParams(variant, params, &mapped);
+  if (error != cudaSuccess) return error;
+  return Launch(variant.function, blocks, variant.threads, variant.shared_bytes, mapped, stream);
 }
 
 cudaError_t LaunchStatistics(Arithmetic arithmetic, const AttentionParams& params,

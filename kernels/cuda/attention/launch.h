@@ -9,7 +9,8 @@
 namespace theria::cuda {
 
 // Enqueues one variant over the whole problem. Asynchronous on `stream`, does not synchronise.
-// REQUIRES: params as the kernel's own comment says; at most 2^31 - 1 blocks.
+// REQUIRES: params as the kernel's own comment says, and sm90a::CanMap(params) for that generation;
+// at most 2^31 - 1 blocks.
 cudaError_t LaunchKernel(const KernelVariant& variant, const AttentionParams& params,
                          cudaStream_t stream);
 

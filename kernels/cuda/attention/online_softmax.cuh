@@ -27,13 +27,11 @@ class OnlineSoftmax {
     }
   }
 
-  // Turns a tile of scores into exp(score - maximum), and calls rescale(tile, half, factor) for
-  // every row to shrink what was summed before; with kLazily only where some maximum of the warp
-  // grew, which pays where there is much to rescale.
-  template <bool kLazily, int kBlocks, typename Rescale>
-  __device__ __forceinline__ void Add(Accumulator (&s)[kRowTiles][kBlocks][4],
-                                      const Rescale& rescale) {
-    Accumulator factor[kRowTiles][2];
+  // Turns a tile of scores into exp(score - maximum). What was summed before must shrink by
+  // `factor`; returns whether any factor of the warp is not 1.
+  template <int kBlocks>
+  __device__ __forceinline__ bool Exponentiate(Accumulator (&s)[kRowTiles][kBlocks][4],
+                                               Accumulator (&factor)[kRowTiles][2]) {
     bool grew = false;
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
@@ -64,7 +62,16 @@ class OnlineSoftmax {
         sum_[tile][half] = sum_[tile][half] * factor[tile][half] + sum;
       }
     }
-    if (kLazily && !__any_sync(0xffffffffu, grew)) return;
+    return __any_sync(0xffffffffu, grew);
+  }
+
+  // Exponentiate, and rescale(tile, half, factor) for every row; with kLazily only where needed,
+  // which pays where there is much to rescale.
+  template <bool kLazily, int kBlocks, typename Rescale>
+  __device__ __forceinline__ void Add(Accumulator (&s)[kRowTiles][kBlocks][4],
+                                      const Rescale& rescale) {
+    Accumulator factor[kRowTiles][2];
+    if (!Exponentiate(s, factor) && kLazily) return;
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll

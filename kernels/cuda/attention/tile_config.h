@@ -25,6 +25,11 @@ enum class KernelKind : std::uint8_t {
   kHvpKeys,     // k_bar_dot, v_bar_dot, and k_bar, v_bar on request where HvpKeysHasPrimal
 };
 
+constexpr bool HasTangents(KernelKind kind) {
+  return kind == KernelKind::kJvp || kind == KernelKind::kHvpQueries ||
+         kind == KernelKind::kHvpKeys;
+}
+
 struct TileConfig {
   int warps;
   int row_tiles;
@@ -127,6 +132,7 @@ constexpr TileConfig DoubleTileConfig(KernelKind kind, int dim) {
   return {};
 }
 
+// The default configuration.
 constexpr TileConfig TileConfigOf(KernelKind kind, int element_bytes, int dim) {
   return element_bytes == 2   ? HalfTileConfig(kind, dim)
          : element_bytes == 4 ? SingleTileConfig(kind, dim)
@@ -163,6 +169,79 @@ constexpr int MovingTensors(KernelKind kind) {
   return 0;
 }
 
+// Bytes that pad a row in shared memory, so that loads meet no bank twice.
+constexpr int RowPaddingBytes(int element_bytes) { return element_bytes == 8 ? 32 : 16; }
+
+// Shared memory of a block: the stationary tiles, the stages of moving tiles with their row
+// statistics, and what paired warps exchange (two matrices of fragments for each, see
+// vjp_paired.cuh).
+struct SharedLayout {
+  int row_tile, column_tile, statistics, stage, exchange, total;
+};
+
+constexpr SharedLayout SharedLayoutOf(KernelKind kind, int element_bytes, int dim,
+                                      const TileConfig& config) {
+  const int row_bytes = dim * element_bytes + RowPaddingBytes(element_bytes);
+  const int stage_columns = config.columns * config.parts;
+  const bool key_rows = kind == KernelKind::kVjpKeys || kind == KernelKind::kHvpKeys;
+  const int accumulator_bytes = element_bytes == 8 ? 8 : 4;
+  SharedLayout layout = {};
+  layout.row_tile = config.rows() * row_bytes;
+  layout.column_tile = stage_columns * row_bytes;
+  layout.statistics = key_rows ? stage_columns * 4 * accumulator_bytes : 0;
+  layout.stage = MovingTensors(kind) * layout.column_tile + layout.statistics;
+  layout.exchange =
+      config.paired ? config.warps * config.row_tiles * 16 * config.columns * element_bytes : 0;
+  layout.total =
+      StationaryTensors(kind) * layout.row_tile + config.stages * layout.stage + layout.exchange;
+  return layout;
+}
+
+// Shared memory that a block may have: at compute capability 8.6 and 8.9, 8.0, 9.0.
+inline constexpr int kSharedLimits[] = {99 * 1024, 163 * 1024, 227 * 1024};
+
+// The default made to fit the smallest of these limits that any tile can: fewer buffers, then
+// narrower moving tiles, then fewer warps.
+constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int dim) {
+  TileConfig config = TileConfigOf(kind, element_bytes, dim);
+  for (const int limit : kSharedLimits) {
+    config = TileConfigOf(kind, element_bytes, dim);
+    while (SharedLayoutOf(kind, element_bytes, dim, config).total > limit) {
+      if (config.stages > 1) {
+        config.stages = 1;
+      } else if (config.columns >= 32) {
+        config.columns /= 2;
+      } else if (config.warps > 1) {
+        config.warps /= 2;
+      } else {
+        break;
+      }
+    }
+    if (SharedLayoutOf(kind, element_bytes, dim, config).total <= limit) break;
+  }
+  return config;
+}
+
+// How many configurations of a kernel are compiled, see registry.h: the default, and where that
+// does not fit every device, the compact one.
+constexpr int TileCandidates(KernelKind kind, int element_bytes, int dim) {
+  const auto bytes = [&](const TileConfig& config) {
+    return SharedLayoutOf(kind, element_bytes, dim, config).total;
+  };
+  const int standard = bytes(TileConfigOf(kind, element_bytes, dim));
+  const int compact = bytes(CompactTileConfig(kind, element_bytes, dim));
+  for (const int limit : kSharedLimits) {
+    if (compact <= limit) return standard <= limit ? 1 : 2;
+  }
+  return 1;
+}
+
+constexpr TileConfig CandidateTileConfig(KernelKind kind, int element_bytes, int dim,
+                                         int candidate) {
+  return candidate == 0 ? TileConfigOf(kind, element_bytes, dim)
+                        : CompactTileConfig(kind, element_bytes, dim);
+}
+
 // Everything about one instantiation that is known before it runs.
 template <KernelKind kKindT, typename MmaT, int kDimT, bool kGeneralT,
           TileConfig kConfigT = TileConfigOf(kKindT, sizeof(typename MmaT::Element), kDimT)>
@@ -193,20 +272,16 @@ struct Tiling {
   static constexpr int kMinBlocks = kConfig.blocks_per_multiprocessor;
 
   static constexpr int kStride = kDim + Mma::kPadding;
-  static constexpr int kRowTileBytes = kRows * kStride * static_cast<int>(sizeof(Element));
-  static constexpr int kColumnTileBytes =
-      kStageColumns * kStride * static_cast<int>(sizeof(Element));
   static constexpr bool kKeyRows = kKind == KernelKind::kVjpKeys || kKind == KernelKind::kHvpKeys;
-  static constexpr int kStatisticsBytes =
-      kKeyRows ? kStageColumns * 4 * static_cast<int>(sizeof(Accumulator)) : 0;
-  static constexpr int kStageBytes = MovingTensors(kKind) * kColumnTileBytes + kStatisticsBytes;
-  // Two matrices of fragments for each warp, see vjp_paired.cuh.
-  static constexpr int kExchangeBytes =
-      kPaired ? kConfig.warps * 2 * kWarpRows * (kColumns / 2) * static_cast<int>(sizeof(Element))
-              : 0;
-  static constexpr int kSharedBytes =
-      StationaryTensors(kKind) * kRowTileBytes + kStages * kStageBytes + kExchangeBytes;
+  static constexpr SharedLayout kShared = SharedLayoutOf(kKind, sizeof(Element), kDim, kConfig);
+  static constexpr int kRowTileBytes = kShared.row_tile;
+  static constexpr int kColumnTileBytes = kShared.column_tile;
+  static constexpr int kStatisticsBytes = kShared.statistics;
+  static constexpr int kStageBytes = kShared.stage;
+  static constexpr int kExchangeBytes = kShared.exchange;
+  static constexpr int kSharedBytes = kShared.total;
 
+  static_assert(Mma::kPadding * sizeof(Element) == RowPaddingBytes(sizeof(Element)));
   static_assert(!kPaired || (kKind == KernelKind::kVjpKeys && kSlices == 1 && kParts == 1));
   static_assert((kParts == 1 && !kResident) || kKind == KernelKind::kVjpKeys ||
                 kKind == KernelKind::kVjpQueries);

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "cuda"))
+from environment import environment
 from theria_shim import Options, Shim, allocate_outputs
 
 # name, batch, heads, seq, head_dim, causal
@@ -142,28 +141,6 @@ def torch_times(
         hvp = compiled_hvp(causal)
         results["hvp compile"] = timed(lambda: hvp(*all_arguments), repeats)
     return results
-
-
-def environment() -> dict[str, str]:
-    """What the numbers depend on."""
-
-    def output(*command: str) -> str:
-        try:
-            return subprocess.run(
-                command, capture_output=True, text=True, check=True
-            ).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "driver": output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "torch": torch.__version__,
-        "cuda": str(torch.version.cuda),
-        "cudnn": str(torch.backends.cudnn.version()),
-        "nvcc": output("nvcc", "--version").splitlines()[-1],
-        "commit": os.environ.get("THERIA_COMMIT") or output("git", "rev-parse", "HEAD"),
-    }
 
 
 def main() -> None:

@@ -1,177 +1,247 @@
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <map>
+#include <string>
 #include <vector>
 
-#include "kernels/cuda/attention/forward.cuh"
-#include "kernels/cuda/attention/hvp.cuh"
-#include "kernels/cuda/attention/jvp.cuh"
+#include "kernels/api/message.h"
 #include "kernels/cuda/attention/launch.h"
-#include "kernels/cuda/attention/vjp.cuh"
-#include "kernels/cuda/attention/vjp_paired.cuh"
-#include "kernels/cuda/primitives/sm80/mma_half.cuh"
+#include "kernels/cuda/attention/sm90a/tensor_maps.h"
 #include "kernels/cuda/registry.h"
+#include "kernels/cuda/tuning.h"
 
-// Times candidate tile configurations of one kind of kernel and one head dimension in bfloat16, on
-// one GPU; tile_config.h keeps the best. Compiled once for each pair:
-//   -DTUNE_KIND=kForward -DTUNE_DIM=128 -DTUNE_CANDIDATES='{4, 2, 64, 2, 128, 2}, ...'
+// Times all compiled kernels that do the same, on the GPU at hand, and writes which is the fastest
+// at each length: the table that CudaBackendOptions::tuning_table names, or, under
+// kernels/cuda/tuning, the repository's for a GPU.
+//   theria_cuda_tune FILE [TEXT]    only groups whose name contains TEXT
 
 namespace theria::cuda {
 namespace {
 
-using Mma = sm80::MmaHalf<__nv_bfloat16>;
-constexpr KernelKind kKind = KernelKind::TUNE_KIND;
-constexpr int kDim = TUNE_DIM;
-constexpr TileConfig kCandidates[] = {TUNE_CANDIDATES};
-
-#define TUNE_CHECK(call)                                         \
-  do {                                                           \
-    const cudaError_t error = (call);                            \
-    if (error != cudaSuccess) {                                  \
-      std::printf("%s: %s\n", #call, cudaGetErrorString(error)); \
-      std::exit(1);                                              \
-    }                                                            \
+#define TUNE_CHECK(call)                                                    \
+  do {                                                                      \
+    const cudaError_t error = (call);                                       \
+    if (error != cudaSuccess) {                                             \
+      std::fprintf(stderr, "\n%s: %s\n", #call, cudaGetErrorString(error)); \
+      std::exit(1);                                                         \
+    }                                                                       \
   } while (false)
 
 // Sums of four uniform numbers, of variance 1.
-__global__ void FillNormal(__nv_bfloat16* data, std::int64_t count, std::uint32_t seed) {
+template <typename Element>
+__global__ void FillNormal(Element* data, std::int64_t count, std::uint32_t seed) {
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= count) return;
   const PhiloxCounter bits = Philox4x32({static_cast<std::uint32_t>(index), 0, 0, 0}, {seed, 1});
   const float sum = (static_cast<float>(bits.x) + static_cast<float>(bits.y) +
                      static_cast<float>(bits.z) + static_cast<float>(bits.w)) /
                     4294967296.0f;
-  data[index] = __float2bfloat16((sum - 2.0f) * 1.7320508f);
+  data[index] = static_cast<Element>((sum - 2.0f) * 1.7320508f);
 }
 
-template <int kIndex>
-KernelVariant Candidate() {
-  using Tiles = Tiling<kKind, Mma, kDim, false, kCandidates[kIndex]>;
-  const void* function = nullptr;
-  if constexpr (kKind == KernelKind::kForward) {
-    function = reinterpret_cast<const void*>(&ForwardKernel<Tiles>);
-  } else if constexpr (kKind == KernelKind::kJvp) {
-    function = reinterpret_cast<const void*>(&JvpKernel<Tiles, TangentSet::kAll>);
-  } else if constexpr (kKind == KernelKind::kVjpQueries) {
-    function = reinterpret_cast<const void*>(&VjpQueriesKernel<Tiles>);
-  } else if constexpr (kKind == KernelKind::kVjpKeys && Tiles::kPaired) {
-    function = reinterpret_cast<const void*>(&VjpKeysPairedKernel<Tiles>);
-  } else if constexpr (kKind == KernelKind::kVjpKeys) {
-    function = reinterpret_cast<const void*>(&VjpKeysKernel<Tiles>);
-  } else if constexpr (kKind == KernelKind::kHvpQueries) {
-    function = reinterpret_cast<const void*>(&HvpQueriesKernel<Tiles, TangentSet::kAll>);
-  } else {
-    function = reinterpret_cast<const void*>(&HvpKeysKernel<Tiles, TangentSet::kAll>);
+int ElementBytes(Arithmetic arithmetic) {
+  switch (arithmetic) {
+    case Arithmetic::kFloat16:
+    case Arithmetic::kBFloat16:
+      return 2;
+    case Arithmetic::kTf32:
+    case Arithmetic::kFloat32:
+      return 4;
+    case Arithmetic::kFloat64:
+      return 8;
   }
-  return {{kKind, Arithmetic::kBFloat16, kDim, false, TangentSet::kAll},
-          "candidate",
-          function,
-          Tiles::kRows,
-          Tiles::kKeyRows,
-          Tiles::kSlices,
-          Tiles::kThreads,
-          Tiles::kSharedBytes};
+  return 0;
 }
 
-template <int... kIndices>
-std::vector<KernelVariant> Candidates(std::integer_sequence<int, kIndices...>) {
-  return {Candidate<kIndices>()...};
-}
-
-struct Problem {
+struct Size {
   int batch, heads, seq;
-  bool causal;
 };
 
-template <typename Void>
-Rows<Void> Contiguous(Void* data, int heads, int seq) {
-  return {data, std::int64_t{heads} * seq * kDim, std::int64_t{seq} * kDim, kDim};
+// What a class of lengths is measured at.
+Size SizeOf(LengthClass length, Arithmetic arithmetic) {
+  switch (length) {
+    case LengthClass::kShort:
+      return {64, 8, 64};
+    case LengthClass::kMedium:
+      return {64, 12, 197};
+    case LengthClass::kLong:
+      break;
+  }
+  return ElementBytes(arithmetic) == 2 ? Size{4, 16, 4096} : Size{1, 16, 2048};
 }
 
-float MedianMilliseconds(const KernelVariant& variant, const AttentionParams& params) {
-  cudaEvent_t begin, end;
-  TUNE_CHECK(cudaEventCreate(&begin));
-  TUNE_CHECK(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int run = 0; run < 9; ++run) {
-    TUNE_CHECK(cudaEventRecord(begin));
-    TUNE_CHECK(LaunchKernel(variant, params, nullptr));
-    TUNE_CHECK(cudaEventRecord(end));
-    TUNE_CHECK(cudaEventSynchronize(end));
-    float milliseconds = 0.0f;
-    TUNE_CHECK(cudaEventElapsedTime(&milliseconds, begin, end));
-    if (run >= 2) times.push_back(milliseconds);
+// Random inputs of one size, every output, and the statistics that derivatives read.
+class Problem {
+ public:
+  Problem(const KernelChooser& kernels, Arithmetic arithmetic, int dim, const Size& size) {
+    const std::int64_t count = std::int64_t{size.batch} * size.heads * size.seq * dim;
+    const std::int64_t rows = std::int64_t{size.batch} * size.heads * StatisticsRows(size.seq);
+    const auto tensor = [&] {
+      void* data = Allocate(count * ElementBytes(arithmetic));
+      const auto blocks = static_cast<unsigned>((count + 255) / 256);
+      const auto seed = static_cast<std::uint32_t>(buffers_.size());
+      switch (arithmetic) {
+        case Arithmetic::kFloat16:
+          FillNormal<<<blocks, 256>>>(static_cast<__half*>(data), count, seed);
+          break;
+        case Arithmetic::kBFloat16:
+          FillNormal<<<blocks, 256>>>(static_cast<__nv_bfloat16*>(data), count, seed);
+          break;
+        case Arithmetic::kTf32:
+        case Arithmetic::kFloat32:
+          FillNormal<<<blocks, 256>>>(static_cast<float*>(data), count, seed);
+          break;
+        case Arithmetic::kFloat64:
+          FillNormal<<<blocks, 256>>>(static_cast<double*>(data), count, seed);
+          break;
+      }
+      return data;
+    };
+    const std::int64_t head_stride = std::int64_t{size.seq} * dim;
+    const auto input = [&](void* data) {
+      return InputRows{data, head_stride * size.heads, head_stride, dim};
+    };
+    const auto output = [&] {
+      return OutputRows{tensor(), head_stride * size.heads, head_stride, dim};
+    };
+    params_.batch = size.batch;
+    params_.heads_q = params_.heads_kv = size.heads;
+    params_.group = 1;
+    params_.seq_q = params_.seq_kv = size.seq;
+    params_.head_dim = params_.head_dim_v = dim;
+    params_.scale = 0.125;
+    for (InputRows AttentionParams::*rows_of :
+         {&AttentionParams::q, &AttentionParams::k, &AttentionParams::v, &AttentionParams::q_dot,
+          &AttentionParams::k_dot, &AttentionParams::v_dot, &AttentionParams::o_bar,
+          &AttentionParams::o_bar_dot}) {
+      params_.*rows_of = input(tensor());
+    }
+    for (OutputRows AttentionParams::*rows_of :
+         {&AttentionParams::o_out, &AttentionParams::o_dot_out, &AttentionParams::q_bar,
+          &AttentionParams::k_bar, &AttentionParams::v_bar, &AttentionParams::q_bar_dot,
+          &AttentionParams::k_bar_dot, &AttentionParams::v_bar_dot}) {
+      params_.*rows_of = output();
+    }
+    params_.o = input(params_.o_out.data);
+    params_.o_dot = input(params_.o_dot_out.data);
+    params_.lse = Allocate(rows * 8);
+    params_.lse_dot = Allocate(rows * 8);
+    params_.statistics = Allocate(rows * 32);
+    const KernelVariant* jvp =
+        kernels.Find({KernelKind::kJvp, arithmetic, dim, true, TangentSet::kSome}, size.seq, false);
+    if (jvp == nullptr) return;
+    TUNE_CHECK(LaunchKernel(*jvp, params_, nullptr));
+    TUNE_CHECK(LaunchStatistics(arithmetic, params_, nullptr));
+    TUNE_CHECK(cudaDeviceSynchronize());
   }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
+  ~Problem() {
+    for (void* buffer : buffers_) cudaFree(buffer);
+  }
+  Problem(const Problem&) = delete;
+  Problem& operator=(const Problem&) = delete;
 
-void Tune(const Problem& problem) {
-  const std::int64_t count = std::int64_t{problem.batch} * problem.heads * problem.seq * kDim;
-  std::vector<__nv_bfloat16*> tensors(20);
-  for (std::size_t index = 0; index < tensors.size(); ++index) {
-    TUNE_CHECK(cudaMalloc(&tensors[index], count * 2));
-    FillNormal<<<static_cast<unsigned>((count + 255) / 256), 256>>>(
-        tensors[index], count, static_cast<std::uint32_t>(index));
+  float MedianMilliseconds(const KernelVariant& variant, bool causal) {
+    params_.score_mod.window_right = causal ? 0 : kUnbounded;
+    cudaEvent_t begin, end;
+    TUNE_CHECK(cudaEventCreate(&begin));
+    TUNE_CHECK(cudaEventCreate(&end));
+    std::vector<float> times;
+    for (int run = 0; run < 6; ++run) {
+      TUNE_CHECK(cudaEventRecord(begin));
+      TUNE_CHECK(LaunchKernel(variant, params_, nullptr));
+      TUNE_CHECK(cudaEventRecord(end));
+      TUNE_CHECK(cudaEventSynchronize(end));
+      float milliseconds = 0.0f;
+      TUNE_CHECK(cudaEventElapsedTime(&milliseconds, begin, end));
+      if (run > 0) times.push_back(milliseconds);
+    }
+    TUNE_CHECK(cudaEventDestroy(begin));
+    TUNE_CHECK(cudaEventDestroy(end));
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
   }
-  const std::int64_t rows =
-      std::int64_t{problem.batch} * problem.heads * StatisticsRows(problem.seq);
-  AttentionParams params = {};
-  params.batch = problem.batch;
-  params.heads_q = params.heads_kv = problem.heads;
-  params.group = 1;
-  params.seq_q = params.seq_kv = problem.seq;
-  params.head_dim = params.head_dim_v = kDim;
-  params.scale = kDim == 64 ? 0.125 : 0.08838834764831845;
-  if (problem.causal) params.score_mod.window_right = 0;
-  int next = 0;
-  const auto input = [&] {
-    return Contiguous<const void>(tensors[next++], problem.heads, problem.seq);
-  };
-  const auto output = [&] { return Contiguous<void>(tensors[next++], problem.heads, problem.seq); };
-  params.q = input(), params.k = input(), params.v = input();
-  params.q_dot = input(), params.k_dot = input(), params.v_dot = input();
-  params.o_bar = input(), params.o_bar_dot = input();
-  params.o_out = output(), params.o_dot_out = output();
-  params.q_bar = output(), params.k_bar = output(), params.v_bar = output();
-  params.q_bar_dot = output(), params.k_bar_dot = output(), params.v_bar_dot = output();
-  TUNE_CHECK(cudaMalloc(&params.lse, rows * 4));
-  TUNE_CHECK(cudaMalloc(&params.lse_dot, rows * 4));
-  TUNE_CHECK(cudaMalloc(&params.statistics, rows * 16));
-  const KernelVariant* jvp =
-      FindKernel({KernelKind::kJvp, Arithmetic::kBFloat16, kDim, false, TangentSet::kAll});
-  TUNE_CHECK(LaunchKernel(*jvp, params, nullptr));
-  params.o = {params.o_out.data, params.o_out.batch_stride, params.o_out.head_stride, kDim};
-  params.o_dot = {params.o_dot_out.data, params.o.batch_stride, params.o.head_stride, kDim};
-  TUNE_CHECK(LaunchStatistics(Arithmetic::kBFloat16, params, nullptr));
-  TUNE_CHECK(cudaDeviceSynchronize());
 
-  const auto variants =
-      Candidates(std::make_integer_sequence<int, sizeof(kCandidates) / sizeof(kCandidates[0])>());
-  for (std::size_t index = 0; index < variants.size(); ++index) {
-    const TileConfig& config = kCandidates[index];
-    std::printf("%s d%d %d,%d,%d %s {%d, %d, %d, %d, %d, %d} %.3f ms\n", KernelKindName(kKind),
-                kDim, problem.batch, problem.heads, problem.seq, problem.causal ? "causal" : "full",
-                config.warps, config.row_tiles, config.columns, config.stages, config.slice,
-                config.blocks_per_multiprocessor, MedianMilliseconds(variants[index], params));
+ private:
+  void* Allocate(std::int64_t bytes) {
+    void* data = nullptr;
+    TUNE_CHECK(cudaMalloc(&data, static_cast<std::size_t>(bytes)));
+    buffers_.push_back(data);
+    return data;
   }
-  for (__nv_bfloat16* tensor : tensors) TUNE_CHECK(cudaFree(tensor));
-  TUNE_CHECK(cudaFree(params.lse));
-  TUNE_CHECK(cudaFree(params.lse_dot));
-  TUNE_CHECK(cudaFree(params.statistics));
+
+  static constexpr std::int64_t kUnbounded = ScoreMod().window_right;
+
+  std::vector<void*> buffers_;
+  AttentionParams params_ = {};
+};
+
+int Main(const std::string& path, const std::string& match) {
+  cudaDeviceProp properties;
+  TUNE_CHECK(cudaGetDeviceProperties(&properties, 0));
+  const DeviceLimits device = {properties.major * 10 + properties.minor,
+                               properties.sharedMemPerBlockOptin};
+  const KernelChooser kernels(device, Tuning());
+
+  // Groups with a choice, those that can share a problem beside each other.
+  std::map<std::pair<Arithmetic, int>, std::map<std::string, std::vector<const KernelVariant*>>>
+      problems;
+  std::size_t count = 0;
+  for (const KernelVariant& variant : KernelVariants()) {
+    if (!CanRun(device, variant) || variant.group.find(match) == std::string::npos) continue;
+    problems[{variant.key.arithmetic, variant.key.dim}][variant.group].push_back(&variant);
+  }
+  for (auto& [shape, groups] : problems) {
+    std::erase_if(groups, [](const auto& group) { return group.second.size() < 2; });
+    count += groups.size() * 3;
+  }
+
+  Tuning tuning;
+  std::size_t done = 0;
+  for (const auto& [shape, groups] : problems) {
+    if (groups.empty()) continue;
+    for (const LengthClass length :
+         {LengthClass::kShort, LengthClass::kMedium, LengthClass::kLong}) {
+      Problem problem(kernels, shape.first, shape.second, SizeOf(length, shape.first));
+      for (const auto& [group, variants] : groups) {
+        std::fprintf(stderr, "\r[%zu/%zu] %-50s", ++done, count, group.c_str());
+        const KernelVariant* best = nullptr;
+        float least = 0.0f;
+        for (const KernelVariant* variant : variants) {
+          const float full = problem.MedianMilliseconds(*variant, false);
+          const float causal = problem.MedianMilliseconds(*variant, true);
+          std::printf("%s %s %.3f ms, causal %.3f ms\n", variant->name.c_str(),
+                      std::string(LengthClassName(length)).c_str(), full, causal);
+          if (best == nullptr || full + causal < least) {
+            best = variant;
+            least = full + causal;
+          }
+        }
+        tuning.Choose(group, length, best->name);
+      }
+    }
+  }
+  std::fprintf(stderr, "\n");
+  std::ofstream file(path);
+  file << "# The fastest kernels on one " << properties.name
+       << ", as theria_cuda_tune found them.\n"
+       << tuning.ToString();
+  return file.flush() ? 0 : 1;
 }
 
 }  // namespace
 }  // namespace theria::cuda
 
-int main() {
-  for (const bool causal : {false, true}) {
-    theria::cuda::Tune({4, 16, 4096, causal});
-    theria::cuda::Tune({64, 12, 197, causal});
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: theria_cuda_tune FILE [TEXT]\n");
+    return 2;
   }
-  return 0;
+  return theria::cuda::Main(argv[1], argc > 2 ? argv[2] : "");
 }

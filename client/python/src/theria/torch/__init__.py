@@ -15,15 +15,17 @@ reverse over forward         Hvp
 ===========================  =======================================================
 
 `torch.autograd` (`create_graph=True`, `forward_ad`) and `torch.func` (`grad`, `vjp`, `jvp`,
-`vmap`, `jacfwd`, `jacrev`, `hessian`) all work. A third derivative, and forward over forward, are
+`vmap`, `jacfwd`, `jacrev`, `hessian`) all work. `patch` puts `sdpa` in the place of PyTorch's
+function, for modules as they are. A third derivative, and forward over forward, are
 refused with `DerivativeOrderError`.
 
 Errors: `theria.Error` and its subclasses, from the server or the client; here also
 `DerivativeOrderError`, `MaskGradientError` and `NoClientError`.
 """
 
-from theria.torch._default_client import default_client, set_default_client
-from theria.torch._errors import DerivativeOrderError, MaskGradientError, NoClientError
+from theria._default_client import default_client, set_default_client
+from theria._differentiation_errors import DerivativeOrderError, MaskGradientError, NoClientError
+from theria.torch._patch import patch
 from theria.torch._sdpa import sdpa
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "MaskGradientError",
     "NoClientError",
     "default_client",
+    "patch",
     "sdpa",
     "set_default_client",
 ]

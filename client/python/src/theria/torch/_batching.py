@@ -1,4 +1,9 @@
-"""`torch.func.vmap` of attention: the mapped dimension becomes part of the batch."""
+"""vmap of attention: the mapped dimension becomes part of the batch.
+
+PyTorch has two. That of `torch.func` brings mapped tensors to `Function.vmap`, by their dimensions.
+The older one, behind `is_grads_batched=True` and `jacobian(..., vectorize=True)`, knows nothing of
+functions with rules of their own: its tensors are taken apart before and put together after.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,70 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-__all__ = ["fold_and_apply", "loop_and_apply"]
+__all__ = ["is_legacy_batched", "map_and_apply", "map_legacy"]
 
 Tensor = torch.Tensor
 MaybeTensor = Tensor | None
 Apply = Callable[..., tuple[Tensor, ...]]
 
+_LEGACY_LEVELS = 64  # as many as PyTorch has
 
-def fold_and_apply(
+
+def map_and_apply(
+    apply: Apply, size: int, in_dims: Sequence[int | None], operands: Sequence[MaybeTensor]
+) -> tuple[Tensor, ...]:
+    """`apply(mask, seed, *tensors)` over a mapped dimension, which the outputs have at 0.
+
+    Args:
+        apply: An operation on tensors [batch, ...].
+        size: Extent of the mapped dimension.
+        in_dims: The mapped dimension of each operand; None where it has none.
+        operands: mask, seed, then the tensors; a None is passed on.
+    """
+    mask, seed, *tensors = operands
+    if seed is not None:
+        return _loop_and_apply(apply, size, in_dims, operands)
+    return _fold_and_apply(apply, size, (in_dims[0], *in_dims[2:]), mask, tensors)
+
+
+def is_legacy_batched(tensor: MaybeTensor) -> bool:
+    """Whether it comes from the older vmap."""
+    return tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def map_legacy(apply: Apply, operands: Sequence[MaybeTensor]) -> tuple[Tensor, ...]:
+    """As `map_and_apply`, where the mapped dimension is that of the older vmap.
+
+    Args:
+        apply: As for `map_and_apply`; called again with what is mapped at further levels.
+        operands: As for `map_and_apply`; one `is_legacy_batched` at least.
+    """
+    level = next(
+        level
+        for level in range(1, _LEGACY_LEVELS + 1)
+        if any(_has_level(operand, level) for operand in operands)
+    )
+    in_dims = [0 if _has_level(operand, level) else None for operand in operands]
+    plain = [
+        operand if operand is None or dim is None else torch._remove_batch_dim(operand, level, 1, 0)
+        for operand, dim in zip(operands, in_dims, strict=True)
+    ]
+    size = next(
+        x.size(0) for x, dim in zip(plain, in_dims, strict=True) if x is not None and dim == 0
+    )
+    outputs = map_and_apply(apply, size, in_dims, plain)
+    return tuple(torch._add_batch_dim(output, 0, level) for output in outputs)
+
+
+def _has_level(tensor: MaybeTensor, level: int) -> bool:
+    """Whether that level of the older vmap maps it: one that it does not map takes any extent."""
+    if tensor is None or not is_legacy_batched(tensor):
+        return False
+    extents = [torch._remove_batch_dim(tensor, level, extent, 0).size(0) for extent in (1, 2)]
+    return extents[0] == extents[1]
+
+
+def _fold_and_apply(
     apply: Apply,
     size: int,
     in_dims: Sequence[int | None],
@@ -43,7 +104,7 @@ def fold_and_apply(
     return tuple(output.unflatten(0, (size, batch)) for output in outputs)
 
 
-def loop_and_apply(
+def _loop_and_apply(
     apply: Apply,
     size: int,
     in_dims: Sequence[int | None],

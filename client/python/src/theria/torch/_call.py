@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from theria._default_client import AttentionClient
 from theria._operations import OPERATIONS
 from theria._options import CallOptions
 
-__all__ = ["AttentionClient", "Call"]
-
-
-class AttentionClient(Protocol):
-    """What is needed of `theria.Client`. Results have their outputs, torch tensors, by name."""
-
-    @property
-    def forward(self) -> Callable[..., Any]:
-        """See `theria.Client.forward`."""
-
-    @property
-    def vjp(self) -> Callable[..., Any]:
-        """See `theria.Client.vjp`."""
-
-    @property
-    def jvp(self) -> Callable[..., Any]:
-        """See `theria.Client.jvp`."""
-
-    @property
-    def hvp(self) -> Callable[..., Any]:
-        """See `theria.Client.hvp`."""
+__all__ = ["Call"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,9 @@ from typing import Any, NoReturn
 import torch
 from torch.autograd import Function
 
-from theria.torch._batching import fold_and_apply, loop_and_apply
+from theria._differentiation_errors import DerivativeOrderError, MaskGradientError
+from theria.torch._batching import is_legacy_batched, map_and_apply, map_legacy
 from theria.torch._call import Call
-from theria.torch._errors import DerivativeOrderError, MaskGradientError
 
 __all__ = ["Forward"]
 
@@ -47,20 +47,17 @@ class _Operation(Function):
 
     @classmethod
     def of(cls, call: Call, *operands: MaybeTensor) -> Any:
-        """`apply`, with types."""
+        """`apply`, with types; under the older vmap on the elements, which carry the graph."""
+        if any(map(is_legacy_batched, operands)):
+            return map_legacy(partial(cls.of, call), operands)
         return cls.apply(call, *operands)  # type: ignore[no-untyped-call]
 
     @classmethod
     def vmap(
         cls, info: Any, in_dims: Sequence[Any], call: Call, *operands: MaybeTensor
     ) -> tuple[tuple[Tensor, ...], int]:
-        mask, seed, *tensors = operands
-
         apply = partial(cls.of, call)
-        size = info.batch_size
-        if seed is not None:
-            return loop_and_apply(apply, size, in_dims[1:], operands), 0
-        return fold_and_apply(apply, size, (in_dims[1], *in_dims[3:]), mask, tensors), 0
+        return map_and_apply(apply, info.batch_size, in_dims[1:], operands), 0
 
 
 class Forward(_Operation):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from theria._default_client import AttentionClient, default_client
+from theria._differentiation_errors import MaskGradientError
 from theria._errors import InvalidArgument
 from theria._options import CallOptions, Implementation, Precision
-from theria.torch._call import AttentionClient, Call
-from theria.torch._default_client import default_client
-from theria.torch._errors import MaskGradientError
+from theria.torch._call import Call
 from theria.torch._functions import Forward
 
 __all__ = ["sdpa"]

@@ -1,15 +1,37 @@
-"""The client that `sdpa` uses when it is given none. Thread-safe."""
+"""The client that `theria.torch` and `theria.jax` use when they are given none. Thread-safe."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import theria
-from theria.torch._call import AttentionClient
-from theria.torch._errors import NoClientError
+from theria._differentiation_errors import NoClientError
 
-__all__ = ["default_client", "set_default_client"]
+__all__ = ["AttentionClient", "default_client", "set_default_client"]
+
+
+class AttentionClient(Protocol):
+    """What the frameworks need of `theria.Client`. Results have their outputs by name."""
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """See `theria.Client.forward`."""
+
+    @property
+    def vjp(self) -> Callable[..., Any]:
+        """See `theria.Client.vjp`."""
+
+    @property
+    def jvp(self) -> Callable[..., Any]:
+        """See `theria.Client.jvp`."""
+
+    @property
+    def hvp(self) -> Callable[..., Any]:
+        """See `theria.Client.hvp`."""
+
 
 _lock = threading.Lock()
 _chosen: AttentionClient | None = None
@@ -42,7 +64,7 @@ def default_client() -> AttentionClient:
         target = os.environ.get("THERIA_TARGET")
         if not target:
             raise NoClientError(
-                "sdpa has no client: pass client=, call theria.torch.set_default_client(client), "
+                "attention has no client: pass client=, call set_default_client(client), "
                 "or set THERIA_TARGET to a server's address such as localhost:50051"
             )
         if _connected is None or _connected[:2] != (os.getpid(), target):

@@ -1,9 +1,9 @@
-"""The errors of the PyTorch binding.
+"""The errors that differentiating attention in a framework adds to the tree of `_errors.py`.
 
 theria.Error
 ├── DerivativeOrderError   a derivative that the four operations do not give
-├── MaskGradientError      a derivative with respect to `attn_mask`
-└── NoClientError          `sdpa` called without a client, and no default set
+├── MaskGradientError      a derivative with respect to the mask or bias
+└── NoClientError          attention called without a client, and no default set
 """
 
 import theria
@@ -16,7 +16,7 @@ class DerivativeOrderError(theria.Error):
 
 
 class MaskGradientError(theria.Error):
-    """`attn_mask` requires a gradient or carries a tangent; it is a constant of the operator."""
+    """The mask or bias requires a gradient or carries a tangent; it is a constant."""
 
 
 class NoClientError(theria.Error):

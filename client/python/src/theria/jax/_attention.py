@@ -1,0 +1,166 @@
+"""`dot_product_attention`: the arguments of JAX's function, brought to those of the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from theria._default_client import AttentionClient, default_client
+from theria._errors import InvalidArgument
+from theria._options import CallOptions, Implementation, Precision
+from theria.jax._primitives import forward
+from theria.jax._site import Site
+
+__all__ = ["dot_product_attention"]
+
+
+def dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: ArrayLike | None = None,
+    key_value_seq_lengths: ArrayLike | None = None,
+    local_window_size: int | tuple[int | None, int | None] | None = None,
+    implementation: Implementation = "auto",
+    return_residual: bool = False,
+    client: AttentionClient | None = None,
+    precision: Precision = "strict",
+    dropout_rate: float = 0.0,
+    dropout_key: ArrayLike | None = None,
+) -> Any:  # as of JAX's own: an array, or two with return_residual
+    """Scaled dot-product attention on a Theria server, with exact first and second derivatives.
+
+    Takes what `jax.nn.dot_product_attention` takes, in its layout and with its meaning, but for
+    three differences: float64 is computed in float64 (JAX's softmax is always float32), a row
+    whose mask forbids every key gives 0 (JAX's the mean of all values), and value's last dimension
+    may differ from key's. B is the batch, T and S the lengths of query and key, N the heads of
+    query, K those of key (N a multiple of K), H and V the dimensions of a head.
+
+    Args:
+        query: [B, T, N, H], or [T, N, H]; float64, float32, float16 or bfloat16.
+        key: [B, S, K, H], or [S, K, H], of the same dtype.
+        value: [B, S, K, V], or [S, K, V], of the same dtype.
+        bias: Added to the scaled scores; broadcasts to [B, N, T, S]. A constant: it may not be
+            differentiated.
+        mask: bool, true takes part; broadcasts to [B, N, T, S].
+        scale: Factor of the scores; default 1/sqrt(H).
+        is_causal: Key j takes part in row i only if j <= i.
+        query_seq_lengths: int [B]; later rows of query give 0.
+        key_value_seq_lengths: int [B]; later keys take no part.
+        local_window_size: (left, right): key j takes part in row i only if
+            i - left <= j <= i + right; one int for both sides, a None is unbounded.
+        implementation: "auto", "fused", "unfused" or "reference".
+        return_residual: Whether to return the log-sum-exp too, which has no derivative.
+        client: Default: that of `theria.jax.default_client()`.
+        precision: "strict" or "fast".
+        dropout_rate: Probability in [0, 1) of dropping an attention weight.
+        dropout_key: Of `jax.random`; needed for dropout_rate > 0. All derivatives see one draw.
+
+    Returns:
+        o, [B, T, N, V] or [T, N, V]; with `return_residual` also lse, [B, T, N] or [T, N], float32,
+        or float64 where query is.
+
+    Raises:
+        theria.InvalidArgument: Shapes or dtypes do not fit, or what the server finds.
+        MaskGradientError: On differentiating by `bias`.
+        DerivativeOrderError: On differentiating thrice, or forward over forward.
+        NoClientError: No client given and no default.
+        theria.Error: Any other error of the client or the server.
+    """
+    if client is None:
+        default_client()  # its absence is found here, not in a compiled function
+    q, k, v = (_four_dimensional(jnp.asarray(x)) for x in (query, key, value))
+    _check(q, k, v)
+    options = CallOptions(
+        is_causal=is_causal,
+        scale=None if scale is None else float(scale),
+        window=_window(local_window_size),
+        implementation=implementation,
+        precision=precision,
+    )
+    constants: dict[str, jax.Array] = {}
+    restriction = _mask(q, k, bias, mask, query_seq_lengths, key_value_seq_lengths)
+    if restriction is not None:
+        constants["mask"] = restriction
+    if dropout_rate > 0.0:
+        if dropout_key is None:
+            raise InvalidArgument.of("dropout_key", "dropout_rate > 0 needs a dropout_key")
+        options["dropout_p"] = dropout_rate
+        options["dropout_offset"] = 0
+        constants["seed"] = jax.random.bits(dropout_key, (2,), jnp.uint32)
+    site = Site(client, options, tuple(constants))
+    o, lse = forward(site, *(x.swapaxes(1, 2) for x in (q, k, v)), *constants.values())
+    outputs = o.swapaxes(1, 2), jax.lax.stop_gradient(lse).swapaxes(1, 2)
+    if jnp.ndim(query) == 3:
+        outputs = outputs[0][0], outputs[1][0]
+    return outputs if return_residual else outputs[0]
+
+
+def _four_dimensional(array: jax.Array) -> jax.Array:
+    return array[None] if array.ndim == 3 else array
+
+
+def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
+    """What the shapes of the outputs depend on; the server checks the rest."""
+    for name, array in (("query", q), ("key", k), ("value", v)):
+        if array.ndim != 4:
+            raise InvalidArgument.of(
+                f"{name}.shape", f"{name} is {array.shape}, must be [B, T, N, H] or [T, N, H]"
+            )
+        if array.dtype != q.dtype:
+            raise InvalidArgument.of(
+                f"{name}.dtype", f"{name} is {array.dtype}, must be {q.dtype} as query"
+            )
+    if k.shape != (q.shape[0], k.shape[1], k.shape[2], q.shape[3]) or q.shape[2] % k.shape[2]:
+        raise InvalidArgument.of(
+            "key.shape",
+            f"key is {k.shape}, must be [{q.shape[0]}, S, K, {q.shape[3]}] with K a divisor of "
+            f"{q.shape[2]}",
+        )
+    if v.shape[:3] != k.shape[:3]:
+        raise InvalidArgument.of(
+            "value.shape", f"value is {v.shape}, must be {k.shape[:3]} and a dimension of its own"
+        )
+
+
+def _window(
+    size: int | tuple[int | None, int | None] | None,
+) -> tuple[int | None, int | None] | None:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _mask(
+    q: jax.Array,
+    k: jax.Array,
+    bias: ArrayLike | None,
+    mask: ArrayLike | None,
+    query_lengths: ArrayLike | None,
+    key_lengths: ArrayLike | None,
+) -> jax.Array | None:
+    """All restrictions and the bias as one array that broadcasts to [B, N, T, S], or None."""
+    allowed = [] if mask is None else [_aligned(jnp.asarray(mask, bool))]
+    if query_lengths is not None:
+        rows = jnp.arange(q.shape[1])[None, None, :, None]
+        allowed.append(rows < jnp.asarray(query_lengths)[:, None, None, None])
+    if key_lengths is not None:
+        keys = jnp.arange(k.shape[1])[None, None, None, :]
+        allowed.append(keys < jnp.asarray(key_lengths)[:, None, None, None])
+    combined = None
+    for restriction in allowed:
+        combined = restriction if combined is None else combined & restriction
+    if bias is None:
+        return combined
+    added = _aligned(jnp.asarray(bias))
+    return added if combined is None else jnp.where(combined, added, -jnp.inf)
+
+
+def _aligned(array: jax.Array) -> jax.Array:
+    return array.reshape(*[1] * (4 - array.ndim), *array.shape)

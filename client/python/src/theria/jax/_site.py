@@ -1,0 +1,61 @@
+"""One call site of attention: its options, its client, and the way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from theria._default_client import AttentionClient, default_client
+from theria._operations import OPERATIONS
+from theria._options import CallOptions
+
+__all__ = ["Site"]
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """What the forward and all its derivatives share.
+
+    Attributes:
+        client: Who computes; None for the default at the time of the computation.
+        options: All but the mask and the dropout's seed, which are arrays of their own.
+        constants: Which of ``"mask"`` and ``"seed"`` there are, in this order. seed: uint32 [2].
+    """
+
+    client: AttentionClient | None
+    options: CallOptions
+    constants: tuple[str, ...]
+
+    @property
+    def random(self) -> bool:
+        """Whether there is dropout."""
+        return "seed" in self.constants
+
+    def run(
+        self, operation: str, outputs: Sequence[str], operands: Mapping[str, jax.Array]
+    ) -> tuple[np.ndarray[Any, Any], ...]:
+        """Calls `operation` of the client and returns `outputs`.
+
+        Args:
+            operation: ``"forward"``, ``"vjp"``, ``"jvp"`` or ``"hvp"``.
+            outputs: Names of the symbol table.
+            operands: By the names of the operation's arguments, beside ``"mask"`` and ``"seed"``;
+                an absent tangent is zero.
+        """
+        arrays = {name: np.asarray(operand) for name, operand in operands.items()}
+        options: dict[str, Any] = dict(self.options)
+        options["outputs"] = {
+            name: "inline" if name in outputs else "skip" for name in OPERATIONS[operation].outputs
+        }
+        if "mask" in arrays:
+            options["attn_mask"] = arrays.pop("mask")
+        if "seed" in arrays:
+            high, low = map(int, arrays.pop("seed"))
+            options["dropout_seed"] = high << 32 | low
+        client = default_client() if self.client is None else self.client
+        result = getattr(client, operation)(**arrays, **options)
+        return tuple(np.asarray(getattr(result, name)) for name in outputs)

@@ -1,0 +1,124 @@
+"""`python -m theria.safety`: the survey, as OUT/safety.json, safety.md, safety.png, safety.svg.
+
+Exit status 0: surveyed; 1: an attention given by --attention or --target is not exact throughout;
+2: the arguments are wrong or the server does not answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import sys
+import time
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+import theria
+from theria.safety._backends import theria_backends, torch_backends
+from theria.safety._classify import classify
+from theria.safety._explicit import explicit_attention
+from theria.safety._figure import draw
+from theria.safety._meta_gradient import meta_loss
+from theria.safety._problem import Attention, Problem
+from theria.safety._report import Row, table, widest, write_rows
+from theria.safety._wrappers import WRAPPERS
+
+__all__ = ["main"]
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+def main() -> int:
+    """Surveys; the return value is the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m theria.safety",
+        description="Decides by value which derivatives of attention are exact.",
+    )
+    parser.add_argument("--target", metavar="ADDR", help="a Theria server to survey too")
+    parser.add_argument(
+        "--attention", metavar="MODULE:NAME", help="survey this callable of (q, k, v) alone"
+    )
+    parser.add_argument("--device", default="cpu", help="of PyTorch; default: cpu")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--seed", type=int, default=0, help="of the tensors; default: 0")
+    parser.add_argument("--out", type=Path, default=Path("build/safety"), help="folder to write")
+    arguments = parser.parse_args()
+    with ExitStack() as stack:
+        try:
+            subjects = _subjects(arguments, stack)
+        except (theria.Error, ImportError, AttributeError, ValueError) as error:
+            print(f"theria.safety: {error}", file=sys.stderr)
+            return 2
+        began = time.monotonic()
+        rows = _survey(subjects, arguments)
+    environment = _environment(arguments, time.monotonic() - began)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_rows(rows, environment, arguments.out / "safety.json")
+    (arguments.out / "safety.md").write_text(table(rows))
+    title = f"Attention, differentiated: {environment['device']}, PyTorch {environment['torch']}"
+    draw(widest(rows), title, arguments.out / "safety")
+    print(table(rows))
+    unsafe = [row for row in rows if row.group in ("Theria", "given") and row.available]
+    return 0 if all(row.classification.exact for row in unsafe) else 1
+
+
+def _subjects(
+    arguments: argparse.Namespace, stack: ExitStack
+) -> list[tuple[str, str, Attention, torch.dtype]]:
+    """Each is (group, name, attention, dtype)."""
+    dtypes = [getattr(torch, name) for name in arguments.dtypes]
+    if arguments.attention:
+        module, _, name = arguments.attention.partition(":")
+        given: Attention = getattr(importlib.import_module(module), name)
+        return [("given", arguments.attention, given, dtype) for dtype in dtypes]
+    groups = {"PyTorch": {"explicit math": explicit_attention, **torch_backends(arguments.device)}}
+    if arguments.target:
+        client = stack.enter_context(theria.connect(arguments.target, timeout=60.0))
+        groups["Theria"] = theria_backends(client)
+    subjects = [
+        (group, name, attention, dtype)
+        for group, attentions in groups.items()
+        for name, attention in attentions.items()
+        # A compilation takes many seconds a dtype: one tells all.
+        for dtype in (dtypes[-1:] if name.endswith("compiled") else dtypes)
+    ]
+    # What the wrappers lose has nothing to do with rounding: one dtype tells all.
+    subjects += [("wrapper", name, attention, dtypes[0]) for name, attention in WRAPPERS.items()]
+    return subjects
+
+
+def _survey(
+    subjects: list[tuple[str, str, Attention, torch.dtype]], arguments: argparse.Namespace
+) -> list[Row]:
+    rows = []
+    with warnings.catch_warnings(), tqdm(subjects, unit="attention") as bar:
+        warnings.simplefilter("ignore")  # backends say why they do not serve a call; so do we
+        for group, name, attention, dtype in bar:
+            bar.set_description(name)
+            problem = Problem(dtype=dtype, device=arguments.device, seed=arguments.seed)
+            row = Row(group, classify(attention, problem, name=name), None)
+            if row.available:
+                row = Row(group, row.classification, meta_loss(attention, dtype, arguments.device))
+            rows.append(row)
+    return rows
+
+
+def _environment(arguments: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    on_gpu = torch.device(arguments.device).type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else f"CPU ({platform.machine()})",
+        "torch": torch.__version__,
+        "theria": theria.__version__ if hasattr(theria, "__version__") else "",
+        "seed": arguments.seed,
+        "seconds": round(seconds, 1),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+#ifndef THERIA_KERNELS_CUDA_ATTENTION_SM90A_INSTANTIATE_CUH_
+#define THERIA_KERNELS_CUDA_ATTENTION_SM90A_INSTANTIATE_CUH_
+
+#include <vector>
+
+#include "kernels/api/message.h"
+#include "kernels/cuda/attention/mma_of.cuh"
+#include "kernels/cuda/attention/sm90a/forward.cuh"
+#include "kernels/cuda/attention/sm90a/hvp.cuh"
+#include "kernels/cuda/attention/sm90a/jvp.cuh"
+#include "kernels/cuda/attention/sm90a/vjp.cuh"
+#include "kernels/cuda/registry.h"
+
+// What a generated instantiation file of generation sm90a consists of: the variants of one kind,
+// arithmetic and dim. Masks, dropout and absent tangents are left to generation sm80.
+
+namespace theria::cuda::sm90a {
+
+template <Arithmetic kArithmetic, KernelKind kKind, int kDim, TangentSet kTangents,
+          int kCandidate = 0>
+void AddCandidates(std::vector<KernelVariant>* variants) {
+  constexpr TileConfigs kConfigs = TileConfigsOf(kKind, kDim);
+  constexpr TileConfig kConfig = kConfigs.configs[kCandidate];
+  using Tiles = Tiling<kKind, typename MmaOf<kArithmetic>::Type, kDim, kConfig>;
+  const void* function = nullptr;
+  if constexpr (kKind == KernelKind::kForward) {
+    function = reinterpret_cast<const void*>(&ForwardKernel<Tiles>);
+  } else if constexpr (kKind == KernelKind::kJvp) {
+    function = reinterpret_cast<const void*>(&JvpKernel<Tiles>);
+  } else if constexpr (kKind == KernelKind::kVjpQueries) {
+    function = reinterpret_cast<const void*>(&VjpQueriesKernel<Tiles>);
+  } else if constexpr (kKind == KernelKind::kVjpKeys) {
+    function = reinterpret_cast<const void*>(&VjpKeysKernel<Tiles>);
+  } else if constexpr (kKind == KernelKind::kHvpQueries) {
+    function = reinterpret_cast<const void*>(&HvpQueriesKernel<Tiles, kTangents>);
+  } else {
+    function = reinterpret_cast<const void*>(&HvpKeysKernel<Tiles, kTangents>);
+  }
+  const KernelKey key = {kKind, kArithmetic, kDim, false, kTangents};
+  const std::string group = GroupName(key);
+  variants->push_back({key, Generation::kSm90a, group,
+                       Message("sm90a_", group, '_', Tiles::kRows, 'x', Tiles::kColumns, 'x',
+                               kConfig.score_stages, kConfig.turns ? "_turns" : ""),
+                       function, Tiles::kRows, Tiles::kColumns, Tiles::kKeyRows, 1, Tiles::kThreads,
+                       Tiles::kSharedBytes});
+  if constexpr (kCandidate + 1 < kConfigs.count) {
+    AddCandidates<kArithmetic, kKind, kDim, kTangents, kCandidate + 1>(variants);
+  }
+}
+
+template <Arithmetic kArithmetic, KernelKind kKind, int kDim>
+void AddVariants(std::vector<KernelVariant>* variants) {
+  AddCandidates<kArithmetic, kKind, kDim, TangentSet::kAll>(variants);
+  if constexpr (kKind == KernelKind::kHvpQueries || kKind == KernelKind::kHvpKeys) {
+    AddCandidates<kArithmetic, kKind, kDim, TangentSet::kInputs>(variants);
+  }
+}
+
+}  // namespace theria::cuda::sm90a
+
+#endif  // THERIA_KERNELS_CUDA_ATTENTION_SM90A_INSTANTIATE_CUH_

@@ -1,0 +1,162 @@
+#ifndef THERIA_KERNELS_CUDA_ATTENTION_SM90A_JVP_CUH_
+#define THERIA_KERNELS_CUDA_ATTENTION_SM90A_JVP_CUH_
+
+#include "kernels/cuda/attention/block.cuh"
+#include "kernels/cuda/attention/online_softmax.cuh"
+#include "kernels/cuda/attention/products.cuh"
+#include "kernels/cuda/attention/sm90a/products.cuh"
+#include "kernels/cuda/attention/sm90a/ring.cuh"
+#include "kernels/cuda/attention/sm90a/tiling.h"
+
+namespace theria::cuda::sm90a {
+
+// o, lse and their tangents of one tile of queries, in one pass over the keys, as attention/jvp.cuh
+// has them. All tangents are present.
+template <typename Tiling>
+__global__ void __launch_bounds__(Tiling::kThreads, 1)
+    JvpKernel(const __grid_constant__ Params all) {
+  using Mma = typename Tiling::Mma;
+  constexpr int kBlocks = Tiling::kColumns / 8;
+  constexpr float kLog2E = 1.4426950408889634f;
+  const AttentionParams& params = all.attention;
+
+  extern __shared__ unsigned char shared_memory[];
+  auto tiles = SharedTiles<Tiling>::Make(shared_memory);
+
+  const int row_tiles = (params.seq_q + Tiling::kRows - 1) / Tiling::kRows;
+  const BlockWork work = FindWork<true>(params.heads_q, 1, row_tiles);
+  const int row = work.tile * Tiling::kRows;
+  const KeySpan keys = KeysOfQueries(params, row, min(row + Tiling::kRows, params.seq_q) - 1);
+  const int first = keys.begin / Tiling::kColumns * Tiling::kColumns;
+  const int steps = max(keys.end - first + Tiling::kColumns - 1, 0) / Tiling::kColumns;
+  const int warpgroup = WarpgroupIndex();
+
+  if (warpgroup == 0) {
+    ReleaseRegisters<Tiling::kCopyRegisters>();
+    if (threadIdx.x != 0) return;
+    const int head_kv = work.head / params.group;
+    ArriveExpecting(tiles.rows_full, 2 * Tiling::kRowTileBytes);
+    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows, all.q, tiles.rows_full, work.batch, work.head,
+                                          row);
+    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows + Tiling::kRowTileBytes, all.q_dot,
+                                          tiles.rows_full, work.batch, work.head, row);
+    for (int step = 0; step < steps; ++step) {
+      const int column = first + step * Tiling::kColumns;
+      tiles.scores.BeginFill(Tiling::kScoreCopyBytes);
+      LoadMovingTile<Tiling>(tiles.scores, 0, all.k, work.batch, head_kv, column);
+      LoadMovingTile<Tiling>(tiles.scores, 1, all.k_dot, work.batch, head_kv, column);
+      tiles.scores.Advance();
+      tiles.values.BeginFill(Tiling::kValueStageBytes);
+      LoadMovingTile<Tiling>(tiles.values, 0, all.v, work.batch, head_kv, column);
+      LoadMovingTile<Tiling>(tiles.values, 1, all.v_dot, work.batch, head_kv, column);
+      tiles.values.Advance();
+    }
+    return;
+  }
+
+  AcquireRegisters<Tiling::kComputeRegisters>();
+  const int warp_row = (threadIdx.x / 32 - 4) * 16;
+  const std::uint32_t q = tiles.rows + (warpgroup - 1) * 64 * kPanelRowBytes;
+  const std::uint32_t q_dot = q + Tiling::kRowTileBytes;
+  const bool whole_rows = row + Tiling::kRows <= params.seq_q;
+  const float scale = static_cast<float>(params.scale);
+
+  float o[1][Tiling::kDim / 8][4];
+  float o_dot[1][Tiling::kDim / 8][4];
+  float mu[1][2] = {};
+  Clear(o);
+  Clear(o_dot);
+  OnlineSoftmax<Mma, 1> softmax(scale * kLog2E);
+
+  WaitForPhase(tiles.rows_full, 0);
+#pragma unroll 1
+  for (int step = 0; step < steps; ++step) {
+    float s[1][kBlocks][4];
+    float s_dot[1][kBlocks][4];
+    FenceProducts();
+    tiles.scores.WaitUntilFull();
+    const std::uint32_t k = tiles.scores.tile();
+    MultiplyRowTiles<Tiling>(s, q, k);
+    CommitProducts();
+    MultiplyRowTiles<Tiling>(s_dot, q_dot, k);
+    MultiplyRowTiles<Tiling, true>(s_dot, q, k + Tiling::kTensorBytes);
+    CommitProducts();
+    WaitFor<1>(s);
+
+    const int column = first + step * Tiling::kColumns;
+    const bool whole =
+        whole_rows && column >= keys.full_begin && column + Tiling::kColumns <= keys.full_end;
+    ModifyScores<false, false>(params, {work.batch, work.head, row + warp_row, column}, whole, s);
+    float factor[1][2];
+    if (softmax.Exponentiate(s, factor)) {
+#pragma unroll
+      for (int block = 0; block < Tiling::kDim / 8; ++block) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          o[0][block][e] *= factor[0][e / 2];
+          o_dot[0][block][e] *= factor[0][e / 2];
+        }
+      }
+      mu[0][0] *= factor[0][0];
+      mu[0][1] *= factor[0][1];
+    }
+    WaitFor<0>(s_dot);
+    tiles.scores.Release(tiles.scores.index());
+    tiles.scores.Advance();
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        s_dot[0][block][e] *= s[0][block][e] * scale;
+        mu[0][e / 2] += s_dot[0][block][e];
+      }
+    }
+    typename Mma::A p[kBlocks / 2];
+    typename Mma::A p_dot[kBlocks / 2];
+    MakeFragments<Mma>(p, s);
+    MakeFragments<Mma>(p_dot, s_dot);
+    PinAccumulators(o);
+    PinAccumulators(o_dot);
+    FenceProducts();
+    tiles.values.WaitUntilFull();
+    const std::uint32_t v = tiles.values.tile();
+    AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(o, p, v);
+    AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(o_dot, p_dot, v);
+    AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(o_dot, p, v + Tiling::kTensorBytes);
+    CommitProducts();
+    WaitFor<0>(o, o_dot);
+    tiles.values.Release(tiles.values.index());
+    tiles.values.Advance();
+  }
+
+  softmax.Finish();
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float inverse = softmax.InverseSum(0, half);
+    mu[0][half] = RowSum(mu[0][half]) * inverse;
+#pragma unroll
+    for (int block = 0; block < Tiling::kDim / 8; ++block) {
+#pragma unroll
+      for (int e = 2 * half; e < 2 * half + 2; ++e) {
+        o[0][block][e] *= inverse;
+        o_dot[0][block][e] = o_dot[0][block][e] * inverse - mu[0][half] * o[0][block][e];
+      }
+    }
+  }
+  const auto store_values = [&](void* data, const auto& value) {
+    StoreRowValues<float, 1>(data, params, work.batch, work.head, row + warp_row, value);
+  };
+  store_values(params.lse, [&](int tile, int half) { return softmax.LogSumExp(tile, half); });
+  store_values(params.lse_dot, [&](int tile, int half) { return mu[tile][half]; });
+  const auto store = [&](const OutputRows& rows, const auto& x) {
+    if (rows.data == nullptr) return;
+    StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_q, 0, params.head_dim_v,
+                   x, [](int, int) { return 1.0f; });
+  };
+  store(params.o_out, o);
+  store(params.o_dot_out, o_dot);
+}
+
+}  // namespace theria::cuda::sm90a
+
+#endif  // THERIA_KERNELS_CUDA_ATTENTION_SM90A_JVP_CUH_

@@ -1,0 +1,121 @@
+#ifndef THERIA_KERNELS_CUDA_ATTENTION_SM90A_RING_CUH_
+#define THERIA_KERNELS_CUDA_ATTENTION_SM90A_RING_CUH_
+
+#include <cstdint>
+
+#include "kernels/cuda/attention/sm90a/params.h"
+#include "kernels/cuda/primitives/sm80/ldmatrix.cuh"
+#include "kernels/cuda/primitives/sm90a/barrier.cuh"
+#include "kernels/cuda/primitives/sm90a/bulk_copy.cuh"
+#include "kernels/cuda/primitives/sm90a/wgmma.cuh"
+
+// Tiles on their way from global memory to the warpgroups that compute.
+
+namespace theria::cuda::sm90a {
+
+// Starts the copy of a [kRows, kDim] tile from row `row` of one head, to panels kPanelBytes apart.
+template <int kRows, int kDim, int kPanelBytes = kRows* kPanelRowBytes>
+__device__ __forceinline__ void LoadTile(std::uint32_t destination, const CUtensorMap& map,
+                                         std::uint32_t barrier, int batch, int head, int row) {
+#pragma unroll
+  for (int column = 0; column < kDim; column += kPanelColumns) {
+    CopyBox(destination + column / kPanelColumns * kPanelBytes, &map, barrier, column, row, head,
+            batch);
+  }
+}
+
+// The same for a moving tile, the `index`-th tensor of a ring's next buffer.
+template <typename Tiling, typename Ring>
+__device__ __forceinline__ void LoadMovingTile(const Ring& ring, int index, const CUtensorMap& map,
+                                               int batch, int head, int row) {
+  LoadTile<Tiling::kColumns, Tiling::kDim, Tiling::kColumnPanelBytes>(
+      ring.tile() + index * Tiling::kTensorBytes, map, ring.full(), batch, head, row);
+}
+
+// A ring of buffers: one thread fills them, all computing warps empty them, in the same order.
+template <int kStages, int kStageBytes>
+class Ring {
+ public:
+  static constexpr int kBarrierBytes = 2 * kStages * 8;
+
+  // `barriers`: shared memory for kBarrierBytes; `tiles`: for kStages * kStageBytes.
+  __device__ __forceinline__ Ring(std::uint32_t barriers, std::uint32_t tiles)
+      : barriers_(barriers), tiles_(tiles) {}
+
+  // By one thread, before the block's first barrier.
+  __device__ __forceinline__ void Init(int computing_warps) const {
+    for (int stage = 0; stage < kStages; ++stage) {
+      InitBarrier(barriers_ + stage * 8, 1);
+      InitBarrier(barriers_ + (kStages + stage) * 8, computing_warps);
+    }
+  }
+
+  // The filling thread: waits until the next buffer is empty and announces `bytes`; copies to
+  // tile() count on full(). Then Advance.
+  __device__ __forceinline__ void BeginFill(int bytes) const {
+    WaitForPhase(barriers_ + (kStages + stage_) * 8, phase_ ^ 1);
+    ArriveExpecting(full(), bytes);
+  }
+
+  // A computing warp: waits until the next buffer is full. Then Advance, in time Release.
+  __device__ __forceinline__ void WaitUntilFull() const { WaitForPhase(full(), phase_); }
+
+  // A computing warp no longer reads the buffer of that number, as index() gave it.
+  __device__ __forceinline__ void Release(int index) const {
+    if (threadIdx.x % 32 == 0) Arrive(barriers_ + (kStages + index) * 8);
+  }
+
+  __device__ __forceinline__ int index() const { return stage_; }
+  __device__ __forceinline__ std::uint32_t tile() const { return tiles_ + stage_ * kStageBytes; }
+  __device__ __forceinline__ std::uint32_t full() const { return barriers_ + stage_ * 8; }
+
+  __device__ __forceinline__ void Advance() {
+    if (++stage_ == kStages) {
+      stage_ = 0;
+      phase_ ^= 1;
+    }
+  }
+
+ private:
+  std::uint32_t barriers_;
+  std::uint32_t tiles_;
+  int stage_ = 0;
+  std::uint32_t phase_ = 0;
+};
+
+// A block's shared memory: the stationary tiles and both rings, see tiling.h.
+template <typename Tiling>
+struct SharedTiles {
+  using ScoreRing = Ring<Tiling::kConfig.score_stages, Tiling::kScoreStageBytes>;
+  using ValueRing = Ring<Tiling::kConfig.value_stages, Tiling::kValueStageBytes>;
+
+  std::uint32_t rows_full;  // barrier of the stationary tiles
+  std::uint32_t rows;
+  ScoreRing scores;
+  ValueRing values;
+
+  // Initialises the barriers; all threads of the block take part.
+  static __device__ __forceinline__ SharedTiles Make(const void* shared_memory) {
+    const std::uint32_t base = (sm80::SharedAddress(shared_memory) + 1023u) & ~1023u;
+    const SharedTiles tiles = {
+        base, base + 1024, ScoreRing(base + 8, base + Tiling::kScoreRingOffset),
+        ValueRing(base + 8 + ScoreRing::kBarrierBytes, base + Tiling::kValueRingOffset)};
+    if (threadIdx.x == 0) {
+      InitBarrier(tiles.rows_full, 1);
+      tiles.scores.Init(Tiling::kConsumers * 4);
+      tiles.values.Init(Tiling::kConsumers * 4);
+      PublishBarriers();
+    }
+    __syncthreads();
+    return tiles;
+  }
+};
+
+// The calling warp's warpgroup, the same value in all lanes as far as the compiler can tell.
+__device__ __forceinline__ int WarpgroupIndex() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+}
+
+}  // namespace theria::cuda::sm90a
+
+#endif  // THERIA_KERNELS_CUDA_ATTENTION_SM90A_RING_CUH_

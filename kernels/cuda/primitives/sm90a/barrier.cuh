@@ -1,0 +1,89 @@
+#ifndef THERIA_KERNELS_CUDA_PRIMITIVES_SM90A_BARRIER_CUH_
+#define THERIA_KERNELS_CUDA_PRIMITIVES_SM90A_BARRIER_CUH_
+
+#include <cstdint>
+
+// Barriers in shared memory (mbarrier), by 32-bit shared addresses, and the registers of a
+// warpgroup. A barrier's phase ends when all its arrivals and all its expected bytes have come.
+
+namespace theria::cuda::sm90a {
+
+__device__ __forceinline__ void InitBarrier(std::uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+// Makes initialised barriers visible to the copy engine; one thread calls it, before the block's
+// own barrier.
+__device__ __forceinline__ void PublishBarriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void Arrive(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Arrives, and adds `bytes` to what asynchronous copies must bring before the phase ends.
+__device__ __forceinline__ void ArriveExpecting(std::uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+// Waits until the phase of that parity has ended. A new barrier is in phase 0, and the phase before
+// it, of parity 1, counts as ended.
+__device__ __forceinline__ void WaitForPhase(std::uint32_t barrier, std::uint32_t parity) {
+  std::uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  }
+}
+
+// Turns that `kCount` warpgroups take, each as often as the others: Begin once, then Wait and Pass
+// in pairs, the last Pass marked. All threads of the warpgroups take part. With one there is no
+// order.
+template <int kCount>
+class Turns {
+ public:
+  __device__ __forceinline__ explicit Turns(int index) : index_(index) {}
+
+  __device__ __forceinline__ void Begin() const {
+    if (kCount > 1 && index_ == kCount - 1) ArriveAt(0);
+  }
+  __device__ __forceinline__ void Wait() const {
+    if (kCount > 1) asm volatile("bar.sync %0, 256;" ::"r"(kFirstBarrier + index_) : "memory");
+  }
+  __device__ __forceinline__ void Pass(bool last) const {
+    if (kCount > 1 && !(last && index_ == kCount - 1)) {
+      ArriveAt(index_ == kCount - 1 ? 0 : index_ + 1);
+    }
+  }
+
+ private:
+  static constexpr int kFirstBarrier = 1;  // 0 is the block's own
+
+  static __device__ __forceinline__ void ArriveAt(int index) {
+    asm volatile("bar.arrive %0, 256;" ::"r"(kFirstBarrier + index) : "memory");
+  }
+
+  int index_;
+};
+
+// Registers of each thread of the calling warpgroup. REQUIRES: all its warps call it; the kernel
+// has launch bounds.
+template <int kCount>
+__device__ __forceinline__ void ReleaseRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void AcquireRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
+}  // namespace theria::cuda::sm90a
+
+#endif  // THERIA_KERNELS_CUDA_PRIMITIVES_SM90A_BARRIER_CUH_

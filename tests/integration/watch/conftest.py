@@ -1,0 +1,56 @@
+"""A loaded server, and a real Prometheus that watches it with the configuration of deploy/."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tests/integration/python"))
+
+from load import put_load_on  # noqa: E402
+from prometheus_process import PrometheusProcess  # noqa: E402
+from server_process import ServerProcess  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def prometheus_binary() -> str:
+    """Debian's package brings promtool along."""
+    path = shutil.which("prometheus")
+    if path is None:
+        pytest.skip("prometheus not found; scripts/install_packages.sh --watch")
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """With a store so small that a load makes it evict."""
+    process = ServerProcess(tmp_path_factory.mktemp("server"), "--cache-bytes=4MiB")
+    try:
+        yield process
+        assert process.stop() == 0, process.log()[-4000:]
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def prometheus(
+    prometheus_binary: str, server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PrometheusProcess]:
+    """After it has watched the server under a mixed load, with every rule evaluated since."""
+    directory = tmp_path_factory.mktemp("prometheus")
+    process = PrometheusProcess(prometheus_binary, directory, [server.metrics_target])
+    try:
+        process.wait_for("theria_build_info")
+        put_load_on(server.target)
+        loaded = time.time() + 3 * process.interval_seconds
+        process.wait_for(f"timestamp(theria_build_info) > {loaded}")
+        process.wait_for("instance:grpc_server_faults:ratio_rate5m")
+        yield process
+    finally:
+        process.kill()

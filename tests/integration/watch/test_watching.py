@@ -1,0 +1,75 @@
+"""A loaded server, as Prometheus sees it."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_process import PrometheusProcess
+from server_process import ServerProcess
+
+
+def test_the_server_is_scraped(prometheus: PrometheusProcess, server: ServerProcess) -> None:
+    (target,) = prometheus.get("targets", state="active")["activeTargets"]
+    assert target["health"] == "up", target["lastError"]
+    assert target["labels"] == {"job": "theria", "instance": server.metrics_target}
+
+
+@pytest.mark.usefixtures("prometheus")
+def test_promtool_finds_no_fault_with_the_metrics(server: ServerProcess) -> None:
+    with urllib.request.urlopen(f"http://{server.metrics_target}/metrics") as answer:
+        text = answer.read()
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_every_rule_has_been_evaluated(prometheus: PrometheusProcess) -> None:
+    groups = prometheus.get("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) > 10
+    for rule in rules:
+        assert rule["health"] == "ok", (rule["name"], rule.get("lastError"))
+    for rule in rules:
+        if rule["type"] == "recording":
+            values = [value for _, value in prometheus.query(rule["name"])]
+            assert values, rule["name"]
+            assert any(math.isfinite(value) for value in values), rule["name"]
+
+
+def test_a_healthy_server_raises_no_critical_alert(prometheus: PrometheusProcess) -> None:
+    firing = prometheus.get("alerts")["alerts"]
+    assert [a for a in firing if a["labels"]["severity"] == "critical"] == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "floor"),
+    [
+        ('sum(grpc_server_handled_total{grpc_code="InvalidArgument"})', 5),
+        ('sum(theria_store_evictions_total{reason="watermark"})', 1),
+        ('sum(theria_compute_seconds_count{op="hvp"})', 5),
+    ],
+)
+def test_the_load_is_seen(prometheus: PrometheusProcess, expression: str, floor: int) -> None:
+    ((_, value),) = prometheus.query(expression)
+    assert value >= floor
+
+
+def test_servers_come_by_the_targets_file_and_are_missed_when_dead(
+    prometheus: PrometheusProcess, server: ServerProcess, tmp_path: Path
+) -> None:
+    other = ServerProcess(tmp_path)
+    try:
+        prometheus.watch([server.metrics_target, other.metrics_target])
+        prometheus.wait_for(f'up{{instance="{other.metrics_target}"}} == 1')
+    finally:
+        other.kill()
+    try:
+        prometheus.wait_for(f'up{{instance="{other.metrics_target}"}} == 0')
+        prometheus.wait_for('ALERTS{alertname="TheriaDown", alertstate="pending"}')
+    finally:
+        prometheus.watch([server.metrics_target])
