@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from conftest import await_idle, await_that, gauge
+from observe import await_idle, await_that, gauge
 from server_process import ServerProcess
 
 import theria

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
 
 from authority import Authority
 from server_process import ROOT, ServerProcess
+from tenants_file import TenantsFile, digest
 
 import theria
 
@@ -31,25 +30,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """One that the server does not trust, nor the clients."""
     return Authority(tmp_path_factory.mktemp("other"))
-
-
-def digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-class TenantsFile:
-    """The file of --tenants; replaced as a whole, as an operator should."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, **tenants: dict[str, Any]) -> None:
-        self.write_text(json.dumps({"tenants": tenants}))
-
-    def write_text(self, text: str) -> None:
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(text)
-        os.replace(partial, self.path)
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from conftest import TenantsFile, digest
 from google.protobuf.descriptor import ServiceDescriptor
 from server_process import ServerProcess
+from tenants_file import TenantsFile, digest
 
 import theria
 from theria.v1 import attention_pb2, server_pb2, tensor_store_pb2

@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 import pytest
 from authority import Authority
-from conftest import TenantsFile, digest
 from server_process import ServerProcess, server_binary
+from tenants_file import TenantsFile, digest
 
 import theria
 

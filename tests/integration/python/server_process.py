@@ -43,7 +43,11 @@ class ServerProcess:
     ) -> None:
         self._credentials = credentials
         self._directory = directory
-        self._environment = {**os.environ, **(EXACT_MEMORY if exact_memory else {}), **(environment or {})}
+        self._environment = {
+            **os.environ,
+            **(EXACT_MEMORY if exact_memory else {}),
+            **(environment or {}),
+        }
         self._flags = flags
         self._listen = listen
         self._start()
