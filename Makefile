@@ -8,8 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Checkouts share the compiler cache: paths below the root count as relative.
 export CCACHE_BASEDIR := $(CURDIR)
+# ON: with the CUDA backend, which takes an nvcc and many minutes the first time. AUTO: if there is one.
+CUDA ?= OFF
 # Where pip takes torch from, if not from its default index: a folder or index of CPU-only wheels.
 THERIA_TORCH_INDEX ?=
+# Of each fuzz target.
+FUZZ_SECONDS ?= 600
 
 .PHONY: help
 help:  ## List the targets
@@ -29,8 +33,8 @@ $(VENV)/.complete: client/python/pyproject.toml client/python/constraints.txt | 
 	@touch $@
 
 .PHONY: build
-build: packages $(VENV)/.complete  ## Server, command and Python package: build/bin, .venv
-	cmake --preset release
+build: packages $(VENV)/.complete  ## Server, command and Python package: build/bin, .venv; CUDA=ON: with it
+	cmake --preset release -DTHERIA_CUDA=$(CUDA)
 	cmake --build --preset release --parallel $(JOBS)
 	@$(BIN)/python client/python/generate.py
 
@@ -54,13 +58,20 @@ lint: build  ## clang-format, clang-tidy, ruff, mypy --strict, shellcheck
 
 .PHONY: bench
 bench: $(VENV)/.complete  ## Benchmarks against peers in the same run; JSON under build/bench
-	cmake --preset bench
+	cmake --preset bench -DTHERIA_CUDA=$(CUDA)
 	cmake --build --preset bench --parallel $(JOBS)
 	@$(BIN)/python tests/bench/run_all.py --build build/bench
 
 .PHONY: sanitize
 sanitize: $(VENV)/.complete  ## The C++ tests under asan with ubsan, then tsan
 	@scripts/sanitize.sh
+
+.PHONY: fuzz
+fuzz:  ## libFuzzer on what reads strangers' bytes, FUZZ_SECONDS each; needs clang
+	@scripts/install_packages.sh --fuzz
+	cmake --preset fuzz
+	cmake --build --preset fuzz --parallel $(JOBS)
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 .PHONY: clean
 clean:  ## Remove build/ (not .venv)

@@ -11,9 +11,11 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 
 find_program(CCACHE_PROGRAM ccache)
-if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
-endif()
+foreach(language CXX CUDA)
+  if(CCACHE_PROGRAM AND NOT CMAKE_${language}_COMPILER_LAUNCHER)
+    set(CMAKE_${language}_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+  endif()
+endforeach()
 
 # A package found in one folder is there for the folders that link to that one.
 set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)
@@ -34,12 +36,21 @@ if(THERIA_SANITIZER)
   endif()
 endif()
 
-# theria_library(NAME SOURCES ... [PUBLIC ...] [PRIVATE ...])
+if(THERIA_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+  add_link_options(-fsanitize=fuzzer-no-link)
+endif()
+
+# theria_library(NAME [SHARED|STATIC] SOURCES ... [PUBLIC ...] [PRIVATE ...])
 #
-# A static library of one folder. Sources include each other by their path from the root.
+# A library of one folder, static unless told. Sources include each other by their path from the root.
 function(theria_library name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;PUBLIC;PRIVATE")
-  add_library(${name} STATIC ${arg_SOURCES})
+  cmake_parse_arguments(PARSE_ARGV 1 arg "SHARED;STATIC" "" "SOURCES;PUBLIC;PRIVATE")
+  if(arg_SHARED)
+    add_library(${name} SHARED ${arg_SOURCES})
+  else()
+    add_library(${name} STATIC ${arg_SOURCES})
+  endif()
   target_include_directories(${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
   target_link_libraries(${name}
     PUBLIC ${arg_PUBLIC} PRIVATE ${arg_PRIVATE} $<BUILD_INTERFACE:theria_build_flags>)

@@ -11,6 +11,7 @@ packages=(
 )
 case "${1:-}" in
   --lint) packages=(clang-format-14 clang-tidy-14 shellcheck) ;;
+  --fuzz) packages+=(clang-14 libclang-rt-14-dev) ;;
   # What the tests of deploy/ run beside the server; they skip where it is missing.
   --watch) packages=(prometheus) ;;
   --deploy) packages=(buildah debootstrap systemd) ;;

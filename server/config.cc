@@ -62,16 +62,32 @@ void AddFlags(CLI::App& app, Config& config) {
   app.add_option("--backend", config.backend, "Who computes")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
+  app.add_option("--tls-cert", config.tls_cert, "PEM certificate chain; none: plain text")
+      ->type_name("FILE");
+  app.add_option("--tls-key", config.tls_key, "PEM key of that certificate")->type_name("FILE");
+  app.add_option("--tls-client-ca", config.tls_client_ca,
+                 "PEM certificates of who signs the clients' certificates, which are then required")
+      ->type_name("FILE");
+  app.add_option("--tenants", config.tenants,
+                 "JSON file of tenants, their tokens and limits; read again when it changes")
+      ->type_name("FILE");
   app.add_option("--compute-slots", config.compute_slots,
                  "Computations at once; 0: one for each core")
       ->capture_default_str();
   app.add_option("--backend-threads", config.backend_threads,
                  "Threads of the CPU backend; 0: one for each core")
       ->capture_default_str();
+  app.add_option("--device", config.device, "GPU of the CUDA backend, of those it sees")
+      ->capture_default_str();
+  app.add_option("--tuning-table", config.tuning_table,
+                 "Kernels that the CUDA backend prefers; default: those measured on its GPU")
+      ->type_name("FILE");
 }
 
 void AddStoreFlags(CLI::App& app, Config& config) {
   AddBytes(app, "--cache-bytes", config.cache_bytes, "Capacity of the tensor store");
+  AddBytes(app, "--spill-bytes", config.spill_bytes,
+           "Host memory for tensors that a GPU has no room for; 0: drop them");
   AddBytes(app, "--tenant-quota-bytes", config.tenant_quota_bytes,
            "What one tenant may store; 0: all");
   AddBytes(app, "--max-tensor-bytes", config.max_tensor_bytes,
@@ -89,6 +105,15 @@ void AddLimitFlags(CLI::App& app, Config& config) {
                  "Requests accepted and not yet answered")
       ->capture_default_str();
   AddBytes(app, "--max-queued-bytes", config.max_queued_bytes, "Bytes of their inputs and outputs");
+  app.add_option("--max-coalesced-requests", config.max_coalesced_requests,
+                 "Small requests of equal shape that are computed together; 1: none")
+      ->capture_default_str();
+  AddDuration(app, "--coalesce-delay", config.coalesce_delay,
+              "How long a small request waits for others, if it is not alone");
+  AddDuration(app, "--transfer-stall-timeout", config.transfer_stall_timeout,
+              "Longest time without a byte of an upload or download");
+  AddBytes(app, "--transfer-min-bytes-per-second", config.transfer_min_bytes_per_second,
+           "Slowest upload or download in the long run");
   AddDuration(app, "--max-call-time", config.max_call_time,
               "Deadline of calls that have none or a later one");
   AddDuration(app, "--drain-timeout", config.drain_timeout, "Time for accepted work after SIGTERM");
@@ -146,10 +171,28 @@ absl::Status CheckListenAddress(const std::string& address) {
   return CheckHostPort("listen", address);
 }
 
+absl::Status CheckIdentity(const Config& config) {
+  if (config.tls_cert.empty() != config.tls_key.empty()) {
+    return OutOfRange(config.tls_cert.empty() ? "tls-cert" : "tls-key", "empty",
+                      "a file: certificate and key go together");
+  }
+  if (!config.tls_client_ca.empty() && config.tls_cert.empty()) {
+    return OutOfRange("tls-cert", "empty", "a file, for --tls-client-ca to have a meaning");
+  }
+  if (config.channelz && !config.tenants.empty()) {
+    return OutOfRange("channelz", "on",
+                      "off with --tenants: it shows each of them the others' calls");
+  }
+  return absl::OkStatus();
+}
+
 void SetDefaults(Config& config) {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   if (config.compute_slots == 0) config.compute_slots = cores;
-  if (config.tenant_quota_bytes == 0) config.tenant_quota_bytes = config.cache_bytes;
+  if (config.backend == "cpu") config.spill_bytes = 0;
+  if (config.tenant_quota_bytes == 0) {
+    config.tenant_quota_bytes = config.cache_bytes + config.spill_bytes;
+  }
   if (config.max_tensor_bytes == 0) config.max_tensor_bytes = config.cache_bytes;
   if (config.max_transport_bytes == 0) {
     config.max_transport_bytes = 4 * config.max_message_bytes + (std::size_t{256} << 20);
@@ -200,7 +243,10 @@ absl::StatusOr<Config> Resolve(Config config) {
   checks.Update(CheckCount("compute-slots", config.compute_slots, 1, 1024));
   checks.Update(CheckCount("backend-threads", config.backend_threads, 0, 1024));
   checks.Update(CheckBytes("cache-bytes", config.cache_bytes, std::size_t{1} << 20, kMaxBytes));
-  checks.Update(CheckBytes("tenant-quota-bytes", config.tenant_quota_bytes, 1, config.cache_bytes));
+  checks.Update(CheckCount("device", config.device, 0, 1023));
+  checks.Update(CheckBytes("spill-bytes", config.spill_bytes, 0, kMaxBytes));
+  checks.Update(CheckBytes("tenant-quota-bytes", config.tenant_quota_bytes, 1,
+                           config.cache_bytes + config.spill_bytes));
   checks.Update(CheckBytes("max-tensor-bytes", config.max_tensor_bytes, 1, config.cache_bytes));
   checks.Update(CheckBytes("max-message-bytes", config.max_message_bytes, kMinMessageBytes,
                            kMaxMessageBytes));
@@ -209,6 +255,11 @@ absl::StatusOr<Config> Resolve(Config config) {
   checks.Update(CheckBytes("max-queued-bytes", config.max_queued_bytes, 1, kMaxBytes));
   checks.Update(CheckCount("max-queued-requests",
                            static_cast<std::int64_t>(config.max_queued_requests), 1, 1'000'000));
+  checks.Update(CheckIdentity(config));
+  checks.Update(CheckCount("max-coalesced-requests",
+                           static_cast<std::int64_t>(config.max_coalesced_requests), 1, 4096));
+  checks.Update(CheckBytes("transfer-min-bytes-per-second", config.transfer_min_bytes_per_second, 1,
+                           kMaxBytes));
   checks.Update(
       CheckCount("max-benchmark-repetitions", config.max_benchmark_repetitions, 1, 1'000'000));
   const absl::Duration year = absl::Hours(24 * 365);
@@ -217,6 +268,10 @@ absl::StatusOr<Config> Resolve(Config config) {
       CheckDuration("default-ttl", config.default_ttl, absl::Milliseconds(1), config.max_ttl));
   checks.Update(CheckDuration("max-pin", config.max_pin, absl::Milliseconds(1), year));
   checks.Update(CheckDuration("max-call-time", config.max_call_time, absl::Milliseconds(1), year));
+  checks.Update(CheckDuration("coalesce-delay", config.coalesce_delay, absl::ZeroDuration(),
+                              absl::Seconds(1)));
+  checks.Update(CheckDuration("transfer-stall-timeout", config.transfer_stall_timeout,
+                              absl::Milliseconds(1), year));
   checks.Update(CheckDuration("drain-timeout", config.drain_timeout, absl::ZeroDuration(), year));
   checks.Update(CheckDuration("max-connection-age", config.max_connection_age, absl::ZeroDuration(),
                               absl::Hours(24)));

@@ -22,12 +22,20 @@ struct Config {
   std::string metrics_port_file;
   std::string backend = "cpu";
 
-  int compute_slots = 0;    // computations that run at once; 0: one for each core
-  int backend_threads = 0;  // threads of the CPU backend; 0: one for each core
+  std::string tls_cert;  // PEM files; empty: plain text
+  std::string tls_key;
+  std::string tls_client_ca;  // empty: clients need no certificate
+  std::string tenants;        // empty: everyone is the default tenant
+
+  int compute_slots = 0;     // computations that run at once; 0: one for each core
+  int backend_threads = 0;   // threads of the CPU backend; 0: one for each core
+  int device = 0;            // of the CUDA backend, as CUDA counts the visible ones
+  std::string tuning_table;  // file; empty: the built-in one for that GPU
 
   std::size_t cache_bytes = std::size_t{1} << 30;
-  std::size_t tenant_quota_bytes = 0;  // 0: cache_bytes
-  std::size_t max_tensor_bytes = 0;    // 0: cache_bytes
+  std::size_t spill_bytes = std::size_t{1} << 30;  // of host memory; no use to the CPU backend
+  std::size_t tenant_quota_bytes = 0;              // 0: cache_bytes and what may be spilled
+  std::size_t max_tensor_bytes = 0;                // 0: cache_bytes
   absl::Duration default_ttl = absl::Minutes(10);
   absl::Duration max_ttl = absl::Hours(24);
   absl::Duration max_pin = absl::Hours(1);
@@ -36,6 +44,10 @@ struct Config {
   std::size_t max_transport_bytes = 0;  // 0: four messages and 256 MiB
   std::size_t max_queued_requests = 256;
   std::size_t max_queued_bytes = std::size_t{2} << 30;
+  std::size_t max_coalesced_requests = 16;
+  absl::Duration coalesce_delay = absl::ZeroDuration();
+  absl::Duration transfer_stall_timeout = absl::Seconds(30);
+  std::size_t transfer_min_bytes_per_second = std::size_t{256} << 10;
   absl::Duration max_call_time = absl::Hours(1);
   absl::Duration drain_timeout = absl::Seconds(30);
   absl::Duration max_connection_age;  // 0: none

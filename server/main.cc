@@ -4,17 +4,22 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,10 +27,15 @@
 #include "grpc/grpc.h"
 #include "kernels/api/message.h"
 #include "kernels/cpu/backend.h"
+#include "kernels/cuda/backend.h"
 #include "server/cache/tensor_store.h"
 #include "server/config.h"
 #include "server/engine/executor.h"
 #include "server/engine/state_metrics.h"
+#include "server/identity/authenticator.h"
+#include "server/identity/tenant_metrics.h"
+#include "server/planted_fault.h"
+#include "server/rpc/admission.h"
 #include "server/rpc/attention_service.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/server_service.h"
@@ -42,17 +52,31 @@ namespace {
 // Room that a response's other fields take beside the outputs.
 constexpr std::size_t kResponseOverheadBytes = std::size_t{16} << 10;
 
+// The process's end after a fault that its device does not recover from, for its supervisor to
+// start another.
+constexpr int kDeviceFaultExit = 3;
+
+// Of how many computations the next one faults: for tests, a number; unset outside of them.
+constexpr char kFaultVariable[] = "THERIA_TEST_FAULT_AFTER_RUNS";
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const Config& config) {
-  if (config.backend == "cpu") {
-    return MakeCpuBackend(CpuBackendOptions{.threads = config.backend_threads});
-  }
-  return absl::InvalidArgumentError(
-      Message("--backend ", config.backend, " is not compiled into this server"));
+  const bool is_cuda = config.backend == "cuda";
+  absl::StatusOr<std::unique_ptr<Backend>> backend =
+      is_cuda ? MakeCudaBackend({.device = config.device, .tuning_table = config.tuning_table})
+              : MakeCpuBackend(CpuBackendOptions{.threads = config.backend_threads});
+  const char* const good_runs = std::getenv(kFaultVariable);
+  if (!backend.ok() || good_runs == nullptr) return backend;
+  std::function<absl::Status()> plant;
+  if (is_cuda) plant = [device = config.device] { return PlantCudaFault(device); };
+  return std::make_unique<PlantedFault>(*std::move(backend), std::atoll(good_runs),
+                                        std::move(plant));
 }
 
-TensorStore::Options StoreOptions(const Config& config) {
+TensorStore::Options StoreOptions(const Config& config, Backend& backend) {
   TensorStore::Options options;
   options.capacity_bytes = config.cache_bytes;
+  options.spill_memory = &backend.spill_memory();
+  options.spill_capacity_bytes = config.spill_bytes;
   options.tenant_quota_bytes = config.tenant_quota_bytes;
   options.max_tensor_bytes = config.max_tensor_bytes;
   options.default_ttl = config.default_ttl;
@@ -62,6 +86,27 @@ TensorStore::Options StoreOptions(const Config& config) {
     return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
   };
   return options;
+}
+
+// Who may have so much of the server as is left free, times this, where there are tenants: one that
+// is alone gets four fifths of the queue.
+constexpr double kMaxShareOfFree = 4.0;
+
+// The tenants of --tenants, whose quotas the store learns, or the default tenant alone.
+absl::StatusOr<std::unique_ptr<Authenticator>> MakeAuthenticator(const Config& config,
+                                                                 TensorStore& store) {
+  if (config.tenants.empty()) return std::make_unique<Authenticator>();
+  const bool is_local =
+      std::all_of(config.listen.begin(), config.listen.end(), [](const std::string& address) {
+        return address.starts_with("unix:") || address.starts_with("127.") ||
+               address.starts_with("localhost:") || address.starts_with("[::1]:");
+      });
+  if (config.tls_cert.empty() && !is_local) {
+    LogLine(spdlog::level::warn, "tokens travel in plain text: no --tls-cert");
+  }
+  return Authenticator::Open(config.tenants, [&store](const Account& account) {
+    store.SetQuota(account.tenant(), account.limits().quota_bytes);
+  });
 }
 
 // Writes `lines` to `path` so that a reader sees all of them or no file.
@@ -77,12 +122,13 @@ absl::Status WriteAddressFile(const std::string& path, const std::vector<std::st
   return absl::OkStatus();
 }
 
-// Once a second drops expired tensors, and gives freed memory back to the system where no call is
-// under way: the heaps of gRPC's threads would keep what the largest messages once took.
+// Once a second reads the tenants file if it changed, drops expired tensors, and gives freed memory
+// back to the system where no call is under way: the heaps of gRPC's threads would keep what the
+// largest messages once took.
 class Housekeeping {
  public:
-  Housekeeping(TensorStore& store, DrainGate& gate)
-      : thread_([&store, &gate](const std::stop_token& stop) {
+  Housekeeping(TensorStore& store, Authenticator& authenticator, DrainGate& gate)
+      : thread_([&store, &authenticator, &gate](const std::stop_token& stop) {
           std::mutex mutex;
           std::condition_variable_any wake;
           std::unique_lock lock(mutex);
@@ -90,6 +136,7 @@ class Housekeeping {
           while (!wake.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; }) &&
                  !stop.stop_requested()) {
             store.CollectExpired();
+            ReadTenants(authenticator);
             if (gate.total_calls() != trimmed_at && gate.AwaitIdle(absl::Now())) {
               trimmed_at = gate.total_calls();
               malloc_trim(0);
@@ -98,10 +145,20 @@ class Housekeeping {
         }) {}
 
  private:
+  static void ReadTenants(Authenticator& authenticator) {
+    const absl::StatusOr<bool> read = authenticator.Refresh();
+    if (!read.ok()) {
+      LogLine(spdlog::level::err, "tenants refused")
+          .Add("reason", std::string(read.status().message()));
+    } else if (*read) {
+      LogLine(spdlog::level::info, "tenants read").Add("tenants", authenticator.accounts().size());
+    }
+  }
+
   std::jthread thread_;
 };
 
-// SIGTERM and SIGINT, blocked in every thread and waited for in one.
+// SIGTERM and SIGINT, blocked in every thread and polled for in one.
 class Signals {
  public:
   Signals() {
@@ -112,9 +169,11 @@ class Signals {
     signal(SIGPIPE, SIG_IGN);
   }
 
-  std::string Wait() const {
-    int number = 0;
-    sigwait(&set_, &number);
+  // The signal that came in a tenth of a second, or nothing.
+  std::optional<std::string> Poll() const {
+    const timespec interval = {.tv_sec = 0, .tv_nsec = 100'000'000};
+    const int number = sigtimedwait(&set_, nullptr, &interval);
+    if (number < 0) return std::nullopt;
     return number == SIGTERM ? "SIGTERM" : "SIGINT";
   }
 
@@ -135,17 +194,28 @@ class GrpcRuntime {
   GrpcRuntime& operator=(const GrpcRuntime&) = delete;
 };
 
-// Waits for a signal, then lets the server finish what it accepted.
-void AwaitAndDrain(const Config& config, const Signals& signals, Executor& executor,
-                   GrpcServer& server) {
-  const std::string signal = signals.Wait();
-  LogLine(spdlog::level::info, "draining").Add("signal", signal);
+// Waits for a signal, or for the end of the device's health, which it returns; then lets the server
+// finish what it accepted.
+absl::Status AwaitAndDrain(const Config& config, const Signals& signals, const Backend& backend,
+                           Executor& executor, GrpcServer& server) {
+  std::optional<std::string> signal;
+  absl::Status health;
+  while (!signal.has_value() && health.ok()) {
+    signal = signals.Poll();
+    health = backend.health();
+  }
+  if (health.ok()) {
+    LogLine(spdlog::level::info, "draining").Add("signal", *signal);
+  } else {
+    LogLine(spdlog::level::err, "device fault").Add("error", std::string(health.message()));
+  }
   signals.Restore();
   const absl::Time deadline = absl::Now() + config.drain_timeout;
   server.StopServing();
   const bool is_computed = executor.Drain(deadline);
   const bool is_idle = server.Shutdown(deadline);
   LogLine(spdlog::level::info, "stopped").Add("drained", is_computed && is_idle ? "true" : "false");
+  return health;
 }
 
 absl::Status Serve(const Config& config, const Signals& signals) {
@@ -156,28 +226,41 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   AddGpuMetrics(registry);
   ComputeMetrics compute_metrics(registry);
   RpcMetrics rpc_metrics(registry);
-  TensorStore store((*backend)->memory(), StoreOptions(config));
+  TensorStore store((*backend)->memory(), StoreOptions(config, **backend));
   AddStoreMetrics(registry, store);
+  absl::StatusOr<std::unique_ptr<Authenticator>> authenticator = MakeAuthenticator(config, store);
+  if (!authenticator.ok()) return authenticator.status();
   Executor executor({.slots = config.compute_slots,
                      .max_accepted_jobs = config.max_queued_requests,
-                     .max_accepted_bytes = config.max_queued_bytes},
+                     .max_accepted_bytes = config.max_queued_bytes,
+                     .max_share_of_free = config.tenants.empty() ? 0.0 : kMaxShareOfFree,
+                     .max_coalesced_jobs = config.max_coalesced_requests,
+                     .coalesce_delay = config.coalesce_delay},
                     compute_metrics);
   AddQueueMetrics(registry, executor);
+  AddTenantMetrics(registry, **authenticator, store, executor);
   DrainGate gate;
-  const Housekeeping housekeeping(store, gate);
+  const Admission admission(gate, **authenticator);
+  const Housekeeping housekeeping(store, **authenticator, gate);
   const GrpcRuntime grpc_runtime;
-  AttentionService attention({**backend, store, executor, compute_metrics, gate},
+  AttentionService attention({**backend, store, executor, compute_metrics, admission},
                              {config.max_tensor_bytes, config.max_queued_bytes,
                               config.max_message_bytes - kResponseOverheadBytes},
                              config.max_call_time);
-  TensorService tensors(store, gate);
+  TensorServiceOptions transfers;
+  transfers.transfer = {config.transfer_stall_timeout, config.transfer_min_bytes_per_second};
+  TensorService tensors(store, admission, transfers);
   ServerService info(
-      {**backend, store, executor, compute_metrics, gate},
+      {**backend, store, executor, compute_metrics, admission},
       {std::string(kVersion), std::string(kCommit), config.max_message_bytes,
        config.max_tensor_bytes, config.max_benchmark_repetitions, config.max_call_time});
   absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
-      {config.listen, config.max_message_bytes, config.max_transport_bytes, config.channelz,
-       config.max_connection_age},
+      {config.listen,
+       config.max_message_bytes,
+       config.max_transport_bytes,
+       config.channelz,
+       config.max_connection_age,
+       {config.tls_cert, config.tls_key, config.tls_client_ca}},
       {&attention, &tensors, &info},
       {v1::AttentionService::service_full_name(), v1::TensorService::service_full_name(),
        v1::ServerService::service_full_name()},
@@ -201,7 +284,11 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   absl::Status written = WriteAddressFile(config.port_file, (*server)->addresses());
   if (!written.ok()) return written;
 
-  AwaitAndDrain(config, signals, executor, **server);
+  const absl::Status health = AwaitAndDrain(config, signals, **backend, executor, **server);
+  if (!health.ok()) {
+    // Not through destructors: they would talk to a device that answers no more.
+    std::_Exit(kDeviceFaultExit);
+  }
   return absl::OkStatus();
 }
 

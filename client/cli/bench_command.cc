@@ -42,6 +42,7 @@ const std::map<std::string, Implementation> kImplementations = {
 
 struct Flags {
   std::string target;
+  client::ClientOptions connection;
   std::string preset = "small";
   std::string dtype = "float32";
   std::string implementation = "auto";
@@ -162,7 +163,7 @@ absl::StatusOr<std::vector<BenchResult>> Measure(const Target& target, const Fla
 }
 
 int RunBench(const Flags& flags) {
-  const std::optional<Target> target = OpenTarget(flags.target);
+  const std::optional<Target> target = OpenTarget(flags.target, flags.connection);
   if (!target.has_value()) return kUnusable;
   const absl::StatusOr<std::vector<BenchResult>> results = Measure(*target, flags);
   if (!results.ok()) {
@@ -211,6 +212,7 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   CLI::App* command =
       app.add_subcommand("bench", "Time the four operations, on the device and from here");
   command->add_option("TARGET", flags->target, "host:port or unix:PATH")->required();
+  AddConnectionFlags(*command, flags->connection);
   command->add_option("--preset", flags->preset, "Problem size")
       ->check(CLI::IsMember(presets))
       ->capture_default_str();

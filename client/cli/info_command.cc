@@ -35,8 +35,9 @@ std::string Limits(const client::ServerLimits& limits) {
   return table.ToString();
 }
 
-int RunInfo(const std::string& name, const std::string& json_path) {
-  const std::optional<Target> target = OpenTarget(name);
+int RunInfo(const std::string& name, const client::ClientOptions& connection,
+            const std::string& json_path) {
+  const std::optional<Target> target = OpenTarget(name, connection);
   if (!target.has_value()) return kUnusable;
   if (!json_path.empty() && !WriteJson(InfoJson(name, target->info), json_path)) return kUnusable;
   if (json_path != "-") std::fputs(FormatInfo(name, target->info).c_str(), stdout);
@@ -110,13 +111,16 @@ nlohmann::ordered_json InfoJson(const std::string& target, const client::ServerI
 void AddInfoCommand(CLI::App& app, int* exit_code) {
   struct Flags {
     std::string target;
+    client::ClientOptions connection;
     std::string json;
   };
   const auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("info", "Show what a server is and what it supports");
   command->add_option("TARGET", flags->target, "host:port or unix:PATH")->required();
   command->add_option("--json", flags->json, "Write it as JSON; - is standard output");
-  command->callback([flags, exit_code] { *exit_code = RunInfo(flags->target, flags->json); });
+  AddConnectionFlags(*command, flags->connection);
+  command->callback(
+      [flags, exit_code] { *exit_code = RunInfo(flags->target, flags->connection, flags->json); });
 }
 
 }  // namespace theria::cli

@@ -20,6 +20,7 @@ namespace {
 
 struct Flags {
   std::string target;
+  client::ClientOptions connection;
   std::string json;
   MamlConfig config;
 };
@@ -47,7 +48,7 @@ std::string CheckRate(const std::string& text) {
 }
 
 int RunMamlCommand(const Flags& flags) {
-  const std::optional<Target> target = OpenTarget(flags.target);
+  const std::optional<Target> target = OpenTarget(flags.target, flags.connection);
   if (!target.has_value()) return kUnusable;
   absl::StatusOr<MamlReport> report;
   {
@@ -79,6 +80,7 @@ void AddMamlCommand(CLI::App& app, int* exit_code) {
   CLI::App* command =
       app.add_subcommand("maml", "Meta-learn with every attention operation on a server");
   command->add_option("TARGET", flags->target, "host:port or unix:PATH")->required();
+  AddConnectionFlags(*command, flags->connection);
   AddChoice<maml::Mode>(*command, "--mode", config.mode, maml::ModeName,
                         {maml::Mode::kFull, maml::Mode::kFo, maml::Mode::kFoStrict},
                         "Which meta-gradient: exact; first-order; or first-order with the adapted "

@@ -20,6 +20,7 @@ namespace {
 
 struct Flags {
   std::string target;
+  client::ClientOptions connection;
   std::string reference;
   std::string suite = "quick";
   std::string json;
@@ -34,9 +35,9 @@ absl::StatusOr<std::vector<ParityResult>> Run(const Target& target, const Target
 }
 
 int RunParityCommand(const Flags& flags) {
-  const std::optional<Target> target = OpenTarget(flags.target);
+  const std::optional<Target> target = OpenTarget(flags.target, flags.connection);
   if (!target.has_value()) return kUnusable;
-  const std::optional<Target> reference = OpenTarget(flags.reference);
+  const std::optional<Target> reference = OpenTarget(flags.reference, flags.connection);
   if (!reference.has_value()) return kUnusable;
 
   const Suite suite = flags.suite == "full" ? Suite::kFull : Suite::kQuick;
@@ -75,6 +76,7 @@ void AddParityCommand(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand(
       "parity", "Compare forward, VJP, JVP and HVP of a server with a reference server");
   command->add_option("TARGET", flags->target, "host:port or unix:PATH")->required();
+  AddConnectionFlags(*command, flags->connection);
   command->add_option("--reference", flags->reference, "The server that is right")->required();
   command->add_option("--suite", flags->suite, "How much to check")
       ->check(CLI::IsMember({"quick", "full"}))

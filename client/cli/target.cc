@@ -1,6 +1,7 @@
 #include "client/cli/target.h"
 
 #include <cstdio>
+#include <functional>
 #include <utility>
 
 namespace theria::cli {
@@ -10,10 +11,43 @@ constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
 
 }  // namespace
 
-std::optional<Target> OpenTarget(const std::string& name) {
+void AddConnectionFlags(CLI::App& app, client::ClientOptions& options) {
+  const auto tls = [&options]() -> client::TlsOptions& {
+    if (!options.tls.has_value()) options.tls.emplace();
+    return *options.tls;
+  };
+  const auto add = [&app](const std::string& flag, const char* variable,
+                          std::function<void(const std::string&)> set, const std::string& help) {
+    return app.add_option_function<std::string>(flag, std::move(set), help)->envname(variable);
+  };
+  app.add_flag_callback(
+      "--tls", [tls] { tls(); }, "Encrypt; implied by the other --tls flags");
+  add(
+      "--tls-ca", "THERIA_TLS_CA", [tls](const std::string& path) { tls().ca_file = path; },
+      "PEM certificates of who signs servers' certificates")
+      ->type_name("FILE");
+  add(
+      "--tls-cert", "THERIA_TLS_CERT", [tls](const std::string& path) { tls().cert_file = path; },
+      "PEM certificate of this client")
+      ->type_name("FILE");
+  add(
+      "--tls-key", "THERIA_TLS_KEY", [tls](const std::string& path) { tls().key_file = path; },
+      "PEM key of that certificate")
+      ->type_name("FILE");
+  add(
+      "--tls-server-name", "THERIA_TLS_SERVER_NAME",
+      [tls](const std::string& name) { tls().server_name = name; },
+      "Name in the server's certificate, if it is not the target's host")
+      ->type_name("NAME");
+  app.add_option("--token-file", options.token_file, "File of the bearer token")
+      ->envname("THERIA_TOKEN_FILE")
+      ->type_name("FILE");
+}
+
+std::optional<Target> OpenTarget(const std::string& name, const client::ClientOptions& options) {
   Target target;
   target.name = name;
-  target.client = std::make_unique<client::Client>(name);
+  target.client = std::make_unique<client::Client>(name, options);
   absl::StatusOr<client::ServerInfo> info =
       target.client->GetServerInfo({.timeout = kConnectTimeout});
   if (!info.ok()) {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "theria/client.h"
 
@@ -17,9 +18,13 @@ struct Target {
   client::ServerInfo info;
 };
 
+// Adds the flags --tls, --tls-ca, --tls-cert, --tls-key, --tls-server-name and --token-file, which
+// stand for themselves in the environment as THERIA_TLS_CA and so on. `options` must outlive `app`.
+void AddConnectionFlags(CLI::App& app, client::ClientOptions& options);
+
 // Connects and asks who is there. On an error says so on stderr and returns none; the command then
 // ends with kUnusable.
-std::optional<Target> OpenTarget(const std::string& name);
+std::optional<Target> OpenTarget(const std::string& name, const client::ClientOptions& options);
 
 // "theria: NAME: what: CODE: message" on stderr.
 void PrintError(const std::string& name, const std::string& what, const absl::Status& status);

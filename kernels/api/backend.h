@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "kernels/api/attention.h"
 #include "kernels/api/memory.h"
 
@@ -50,6 +51,14 @@ struct ComputeReport {
   absl::Duration compute_time;  // by the device's own clock where it has one
 };
 
+// One of the computations that RunTogether does; `report` is its result. All but that outlive it.
+struct Computation {
+  const AttentionInputs* inputs;
+  const AttentionOutputs* outputs;
+  const Interrupt* interrupt;
+  absl::StatusOr<ComputeReport> report = absl::UnknownError("not computed");
+};
+
 // Thread-safe: any number of threads may call Run at once.
 class Backend {
  public:
@@ -61,6 +70,12 @@ class Backend {
 
   // Where the tensors that Run reads and writes must live.
   virtual Memory& memory() = 0;
+
+  // Host memory that its device copies from and to fastest; for tensors spilled from memory().
+  virtual Memory& spill_memory() { return HostMemory(); }
+
+  // Errors: INTERNAL, for good, once a fault has left the device unusable for this process.
+  virtual absl::Status health() const { return absl::OkStatus(); }
 
   // OK if Run has a kernel for this. Errors: UNIMPLEMENTED, naming what is supported.
   virtual absl::Status Supports(const AttentionProblem& problem,
@@ -75,6 +90,16 @@ class Backend {
                                             const AttentionInputs& inputs,
                                             const AttentionOutputs& outputs,
                                             const Interrupt& interrupt) = 0;
+
+  // Computes small problems of the same sizes, dtype and options (masks apart, which are of one
+  // shape) at less cost than one after the other. Every result is bit for bit that of Run, and none
+  // depends on what becomes of the others.
+  // REQUIRES: for each computation as Run.
+  virtual void RunTogether(const AttentionProblem& problem, absl::Span<Computation> computations) {
+    for (Computation& one : computations) {
+      one.report = Run(problem, *one.inputs, *one.outputs, *one.interrupt);
+    }
+  }
 };
 
 }  // namespace theria

@@ -58,6 +58,22 @@ class HostMemoryResource final : public Memory {
 
 }  // namespace
 
+absl::Status Memory::CopyAllFromHost(absl::Span<const MemoryCopy> copies) {
+  for (const MemoryCopy& copy : copies) {
+    absl::Status copied = CopyFromHost(copy.destination, copy.source, copy.size_bytes);
+    if (!copied.ok()) return copied;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Memory::CopyAllToHost(absl::Span<const MemoryCopy> copies) {
+  for (const MemoryCopy& copy : copies) {
+    absl::Status copied = CopyToHost(copy.destination, copy.source, copy.size_bytes);
+    if (!copied.ok()) return copied;
+  }
+  return absl::OkStatus();
+}
+
 Memory& HostMemory() {
   static HostMemoryResource& memory = *new HostMemoryResource;
   return memory;

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 // Where tensors live, seen from code that does not care which: the tensor store and the engine
 // allocate and copy through this interface alone; host memory and each device implement it.
@@ -46,6 +47,13 @@ class Buffer {
   std::size_t size_bytes_ = 0;
 };
 
+// One of several copies made together.
+struct MemoryCopy {
+  void* destination;
+  const void* source;
+  std::size_t size_bytes;
+};
+
 class Memory {
  public:
   virtual ~Memory() = default;
@@ -63,6 +71,10 @@ class Memory {
                                     std::size_t size_bytes) = 0;
   virtual absl::Status CopyToHost(void* destination, const void* source,
                                   std::size_t size_bytes) = 0;
+
+  // The same for many blocks; a device waits once for all of them. These go one by one.
+  virtual absl::Status CopyAllFromHost(absl::Span<const MemoryCopy> copies);
+  virtual absl::Status CopyAllToHost(absl::Span<const MemoryCopy> copies);
 
  private:
   friend class Buffer;

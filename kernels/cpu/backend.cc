@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstddef>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -87,11 +89,35 @@ class CpuBackend final : public Backend {
                                     const AttentionOutputs& outputs,
                                     const Interrupt& interrupt) override {
     if (absl::Status status = Supports(problem, inputs.options); !status.ok()) return status;
+    return RunOn(pool_, problem, inputs, outputs, interrupt);
+  }
+
+  // The threads take whole computations: small ones gain nothing from being shared out.
+  void RunTogether(const AttentionProblem& problem, absl::Span<Computation> computations) override {
+    if (computations.empty()) return;
+    std::atomic<std::size_t> next{0};
+    const auto helpers = static_cast<int>(
+        std::min<std::size_t>(computations.size() - 1, static_cast<std::size_t>(pool_.threads())));
+    pool_.Run(helpers, [&](cpu::ThreadPool::Seat& seat) {
+      while (!seat.ShouldLeave()) {
+        const std::size_t index = next.fetch_add(1);
+        if (index >= computations.size()) return;
+        Computation& one = computations[index];
+        one.report = RunOn(alone_, problem, *one.inputs, *one.outputs, *one.interrupt);
+      }
+    });
+  }
+
+ private:
+  static absl::StatusOr<ComputeReport> RunOn(cpu::ThreadPool& pool, const AttentionProblem& problem,
+                                             const AttentionInputs& inputs,
+                                             const AttentionOutputs& outputs,
+                                             const Interrupt& interrupt) {
     const absl::Time start = absl::Now();
     const ScoreMod mod = MakeScoreMod(problem, inputs.options);
     const cpu::RunContext context = {problem, inputs, outputs, mod,
                                      cpu::MakeBlocking(problem, mod)};
-    absl::Status status = cpu::RunOperation(context, interrupt, pool_);
+    absl::Status status = cpu::RunOperation(context, interrupt, pool);
     if (!status.ok()) return status;
     ComputeReport report;
     report.implementation = Implementation::kReference;
@@ -101,8 +127,8 @@ class CpuBackend final : public Backend {
     return report;
   }
 
- private:
   cpu::ThreadPool pool_;
+  cpu::ThreadPool alone_{1};  // its calls run on their callers' threads
 };
 
 }  // namespace

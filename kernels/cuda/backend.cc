@@ -50,14 +50,13 @@ class CudaBackend final : public Backend {
 
   std::string_view name() const override { return "cuda"; }
 
-  std::vector<DeviceInfo> Devices() const override {
-    return {{Message("cuda:", device_), properties_.name, properties_.totalGlobalMem,
-             Message("sm_", properties_.major, properties_.minor)}};
-  }
+  std::vector<DeviceInfo> Devices() const override;
 
   std::vector<KernelSupport> Kernels() const override;
 
   Memory& memory() override { return *memory_; }
+  Memory& spill_memory() override { return pinned_memory_; }
+  absl::Status health() const override { return cuda::ContextFault(); }
 
   absl::Status Supports(const AttentionProblem& problem,
                         const AttentionOptions& options) const override {
@@ -77,9 +76,26 @@ class CudaBackend final : public Backend {
   cudaDeviceProp properties_;
   cuda::KernelChooser kernels_;
   std::unique_ptr<cuda::DeviceMemory> memory_;
+  cuda::PinnedMemory pinned_memory_;
   cuda::StreamPool streams_;
   cuda::CublasPool cublas_;
 };
+
+DeviceInfo Describe(int device, const cudaDeviceProp& properties) {
+  return {Message("cuda:", device), properties.name, properties.totalGlobalMem,
+          Message("sm_", properties.major, properties.minor)};
+}
+
+std::vector<DeviceInfo> CudaBackend::Devices() const {
+  std::vector<DeviceInfo> devices = {Describe(device_, properties_)};
+  for (int device = 0; device < CudaDeviceCount(); ++device) {
+    cudaDeviceProp properties;
+    if (device != device_ && cudaGetDeviceProperties(&properties, device) == cudaSuccess) {
+      devices.push_back(Describe(device, properties));
+    }
+  }
+  return devices;
+}
 
 absl::StatusOr<Implementation> CudaBackend::Choose(const AttentionProblem& problem,
                                                    const AttentionOptions& options) const {

@@ -20,11 +20,18 @@ struct CudaBackendOptions {
   std::string tuning_table;
 };
 
+// Makes a kernel fault on purpose: from then on every computation and copy fails, and the backend's
+// health says so, until the process ends. For tests of what happens then.
+// Errors: UNAVAILABLE where the build has no CUDA; INTERNAL.
+absl::Status PlantCudaFault(int device);
+
 // Devices that this process can see; 0 where there is no driver or the build has no CUDA.
 int CudaDeviceCount();
 
 // Serves kFused, kUnfused, and kAuto: fused where there is a kernel, unfused for the rest (head_dim
-// above 256, and above 192 for the HVP of float64). Its memory is the device's.
+// above 256, and above 192 for the HVP of float64). Its memory is the device's, what spills from it
+// goes to pinned host memory. Devices() lists all that the process sees, the one that computes
+// first.
 // Errors: UNAVAILABLE where the build has no CUDA or there is no such device; NOT_FOUND and
 // INVALID_ARGUMENT for the tuning table; INTERNAL.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options = {});

@@ -7,6 +7,10 @@ namespace theria {
 
 int CudaDeviceCount() { return 0; }
 
+absl::Status PlantCudaFault(int /*device*/) {
+  return absl::UnavailableError("this build has no CUDA backend");
+}
+
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& /*options*/) {
   return absl::UnavailableError("this build has no CUDA backend (configure with -DTHERIA_CUDA=ON)");
 }

@@ -16,6 +16,9 @@ class ByteBudget {
   std::size_t limit_bytes() const { return limit_bytes_; }
   std::size_t used_bytes() const { return used_bytes_; }
 
+  // May be less than what is in use: nothing fits then until enough is released.
+  void SetLimit(std::size_t limit_bytes) { limit_bytes_ = limit_bytes; }
+
   // Whether `size_bytes` more would stay within `limit_bytes` once `released_bytes` of those in use
   // are released. Never overflows. REQUIRES: as much is reserved.
   bool FitsWithin(std::size_t limit_bytes, std::size_t size_bytes,

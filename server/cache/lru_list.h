@@ -27,7 +27,7 @@ class LruList {
     size_bytes_ += entry.size_bytes;
   }
 
-  // Nothing if `entry` is in no list.
+  // Nothing if `entry` is in no list. REQUIRES: it is in no other.
   void Remove(Entry& entry) {
     if (!entry.evictable) return;
     (entry.older != nullptr ? entry.older->newer : oldest_) = entry.newer;

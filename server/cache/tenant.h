@@ -34,7 +34,8 @@ struct Tenant {
 
   const TenantId id;
   ByteBudget quota;
-  LruList evictable;                       // neither pinned nor being read
+  LruList evictable;                       // neither pinned, being read nor spilled
+  LruList spilled;                         // the same, in the spill memory
   std::map<std::uint64_t, Entry*> by_age;  // by Entry::sequence
   absl::flat_hash_map<ContentKey, Entry*> by_content;
   std::uint64_t next_sequence = 1;

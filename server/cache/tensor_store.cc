@@ -100,9 +100,10 @@ absl::StatusOr<std::optional<TensorInfo>> TensorStore::FindContent(const TenantI
 }
 
 absl::StatusOr<TensorLease> TensorStore::Acquire(const TenantId& tenant, std::string_view handle) {
-  std::shared_ptr<internal::Entry> entry = impl_->Acquire(tenant, Handle::Parse(handle));
-  if (entry == nullptr) return Missing();
-  return TensorLease(this, std::move(entry));
+  absl::StatusOr<Impl::EntryPtr> entry = impl_->Acquire(tenant, Handle::Parse(handle));
+  if (!entry.ok()) return entry.status();
+  if (*entry == nullptr) return Missing();
+  return TensorLease(this, *std::move(entry));
 }
 
 absl::StatusOr<TensorInfo> TensorStore::Stat(const TenantId& tenant, std::string_view handle) {
@@ -154,8 +155,20 @@ absl::StatusOr<TensorStore::Page> TensorStore::List(const TenantId& tenant, int 
   return page;
 }
 
+std::size_t TensorStore::Relieve(const TenantId& tenant, std::size_t size_bytes) {
+  return impl_->Relieve(tenant, size_bytes);
+}
+
 void TensorStore::CollectExpired() { impl_->CollectExpired(); }
 
 TensorStoreStats TensorStore::stats() const { return impl_->stats(); }
+
+void TensorStore::SetQuota(const TenantId& tenant, std::size_t quota_bytes) {
+  impl_->SetQuota(tenant, quota_bytes);
+}
+
+TensorStore::TenantStats TensorStore::tenant_stats(const TenantId& tenant) const {
+  return impl_->tenant_stats(tenant);
+}
 
 }  // namespace theria::server

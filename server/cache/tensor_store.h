@@ -29,8 +29,12 @@
 // pin are uses. Each tenant has a byte quota, sees its own tensors only, and makes room for its new
 // tensors at the cost of its own old ones only.
 //
+// A store on a device may have a second, host-accessible memory to spill to: what eviction would
+// drop moves there as long as it has room, and back when somebody acquires it. Copies run on the
+// thread that needs the room or the tensor, without keeping others from the store.
+//
 // Every byte counts from Create to the release of its last lease, and stats() adds up exactly.
-// Thread-safe. The Memory and the clock must outlive the store, the store must outlive every
+// Thread-safe. The memories and the clock must outlive the store, the store must outlive every
 // PendingTensor and TensorLease.
 
 namespace theria::server {
@@ -58,21 +62,27 @@ struct TensorInfo {
   absl::Duration expires_in;
   absl::Duration pinned_for;  // zero: not pinned
   std::optional<Sha256Digest> sha256;
-  std::string device;  // Memory::name()
+  std::string device;  // Memory::name() of where it is now
   int readers = 0;
 };
 
 // Why a tensor left the store; the label of the metric. kWatermark: to make room, for its tenant's
-// quota too.
+// quota too, where spilling could not.
 enum class EvictionReason : std::uint8_t { kExpired, kWatermark, kDeleted };
 std::string_view EvictionReasonName(EvictionReason reason);  // "expired", "watermark", "deleted"
 
 struct TensorStoreStats {
   std::size_t capacity_bytes = 0;
-  std::size_t used_bytes = 0;  // committed, pending, and deleted but still being read
+  std::size_t used_bytes = 0;  // in the Memory: committed, pending, and deleted but being read
   std::size_t pending_bytes = 0;
-  std::size_t pinned_bytes = 0;              // of readable tensors
-  std::size_t entries = 0;                   // readable tensors
+  std::size_t pinned_bytes = 0;  // of readable tensors
+  std::size_t entries = 0;       // readable tensors, spilled ones too
+  std::size_t spill_capacity_bytes = 0;
+  std::size_t spilled_bytes = 0;  // in the spill memory, or on the way there
+  std::uint64_t spills = 0;       // moves to the spill memory, and their bytes
+  std::uint64_t spill_traffic_bytes = 0;
+  std::uint64_t restores = 0;  // moves back
+  std::uint64_t restore_traffic_bytes = 0;
   std::uint64_t hits = 0;                    // Acquire that found its tensor
   std::uint64_t misses = 0;                  // Acquire that did not
   std::array<std::uint64_t, 3> evictions{};  // by EvictionReason
@@ -132,9 +142,11 @@ class TensorStore {
  public:
   struct Options {
     std::size_t capacity_bytes = std::size_t{1} << 30;
-    double high_watermark = 0.90;  // of capacity: eviction starts above it
-    double low_watermark = 0.85;   // of capacity: and goes on down to it, if it can be reached
-    std::size_t tenant_quota_bytes = 0;  // 0: the capacity
+    double high_watermark = 0.90;    // of capacity: eviction starts above it
+    double low_watermark = 0.85;     // of capacity: and goes on down to it, if it can be reached
+    Memory* spill_memory = nullptr;  // host-accessible; null: nothing is spilled
+    std::size_t spill_capacity_bytes = 0;
+    std::size_t tenant_quota_bytes = 0;  // in both memories; 0: all of both
     std::size_t max_tensor_bytes = 0;    // 0: the capacity
     absl::Duration default_ttl = absl::Minutes(10);
     absl::Duration max_ttl = absl::Hours(24);
@@ -154,11 +166,11 @@ class TensorStore {
   const Options& options() const;
   Memory& memory() const;
 
-  // Reserves room, evicting if needed; evicts nothing where that would not be enough. `ttl` and
-  // `pin` count from the commit. `ttl` zero: the default. `pin` zero: not pinned.
+  // Reserves room, spilling and evicting if needed; does neither where that would not be enough.
+  // `ttl` and `pin` count from the commit. `ttl` zero: the default. `pin` zero: not pinned.
   // Errors: INVALID_ARGUMENT (with FieldOf "ttl_ms", "pin_ms", "shape" or "shape[axis]");
   // RESOURCE_EXHAUSTED: no room within the quota or the capacity even after eviction, or the Memory
-  // has none.
+  // has none even after Relieve.
   absl::StatusOr<PendingTensor> Create(const TenantId& tenant, TensorSpec spec,
                                        absl::Duration ttl = absl::ZeroDuration(),
                                        absl::Duration pin = absl::ZeroDuration());
@@ -175,6 +187,7 @@ class TensorStore {
   // Each below. Errors: NOT_FOUND if the handle names no tensor of this tenant (unknown, expired,
   // evicted, deleted: indistinguishable); INVALID_ARGUMENT (with FieldOf "ttl_ms" or "pin_ms") for
   // a duration below zero or over the maximum; zero is the default.
+  // Acquire moves a spilled tensor back first. Errors: also those of Create for want of room there.
   absl::StatusOr<TensorLease> Acquire(const TenantId& tenant, std::string_view handle);
   absl::StatusOr<TensorInfo> Stat(const TenantId& tenant, std::string_view handle);
   // Sets the lease, be it longer or shorter than before.
@@ -195,11 +208,28 @@ class TensorStore {
   // REQUIRES: page_size > 0.
   absl::StatusOr<Page> List(const TenantId& tenant, int page_size, std::string_view page_token);
 
+  // For a caller whom the Memory itself refused `size_bytes`, though all budgets held: gives up
+  // about as many, spilling where it can, else dropping tensors of this tenant. Returns how many
+  // bytes were freed; 0: there is nothing more to give.
+  std::size_t Relieve(const TenantId& tenant, std::size_t size_bytes);
+
   // Drops what has expired now. Every other call does so too; a server calls this once a second,
   // so that an idle store gives its memory back.
   void CollectExpired();
 
   TensorStoreStats stats() const;
+
+  // What one tenant may hold from now on; zero: the default. Tensors that are there stay, also
+  // those over a quota that shrank.
+  void SetQuota(const TenantId& tenant, std::size_t quota_bytes);
+
+  // As stats(), of one tenant's tensors alone; the capacity is its quota.
+  struct TenantStats {
+    std::size_t quota_bytes = 0;
+    std::size_t used_bytes = 0;
+    std::size_t entries = 0;
+  };
+  TenantStats tenant_stats(const TenantId& tenant) const;
 
  private:
   friend class TensorLease;

@@ -14,7 +14,11 @@ absl::Duration MonotonicNow() {
 }
 
 TensorStore::Options WithDefaults(TensorStore::Options options) {
-  if (options.tenant_quota_bytes == 0) options.tenant_quota_bytes = options.capacity_bytes;
+  if (options.spill_memory == nullptr) options.spill_capacity_bytes = 0;
+  if (options.spill_capacity_bytes == 0) options.spill_memory = nullptr;
+  if (options.tenant_quota_bytes == 0) {
+    options.tenant_quota_bytes = options.capacity_bytes + options.spill_capacity_bytes;
+  }
   if (options.max_tensor_bytes == 0) options.max_tensor_bytes = options.capacity_bytes;
   options.max_tensor_bytes = std::min(options.max_tensor_bytes, options.capacity_bytes);
   options.default_ttl = std::min(options.default_ttl, options.max_ttl);
@@ -34,7 +38,8 @@ TensorStore::Impl::Impl(Memory& memory, Options options)
       options_(WithDefaults(std::move(options))),
       high_bytes_(Fraction(options_.capacity_bytes, options_.high_watermark)),
       low_bytes_(Fraction(options_.capacity_bytes, options_.low_watermark)),
-      capacity_(options_.capacity_bytes) {}
+      capacity_(options_.capacity_bytes),
+      spill_capacity_(options_.spill_capacity_bytes) {}
 
 TensorStore::Impl::Section::Section(Impl& impl) : lock_(impl.mutex_), now_(impl.options_.clock()) {
   impl.RunTimeline(*this);
@@ -54,15 +59,13 @@ absl::StatusOr<TensorStore::Impl::EntryPtr> TensorStore::Impl::Create(const Tena
   entry->ttl = ttl;
   entry->pin = pin;
   {
-    Section section(*this);
-    Tenant& tenant = TenantOf(tenant_id);
-    if (absl::Status status = MakeRoom(section, tenant, size_bytes); !status.ok()) return status;
-    capacity_.Reserve(size_bytes);
-    tenant.quota.Reserve(size_bytes);
-    pending_bytes_ += size_bytes;
-    entry->tenant = &tenant;
+    const Section section(*this);
+    entry->tenant = &TenantOf(tenant_id);
   }
-  absl::StatusOr<Buffer> buffer = memory_.Allocate(size_bytes);
+  if (absl::Status room = ClaimRoom(*entry->tenant, size_bytes, Claim::kNewTensor); !room.ok()) {
+    return room;
+  }
+  absl::StatusOr<Buffer> buffer = Allocate(*entry->tenant, size_bytes);
   if (!buffer.ok()) {
     Abort(entry);
     return buffer.status();
@@ -81,7 +84,7 @@ TensorInfo TensorStore::Impl::Commit(EntryPtr entry, const std::optional<Sha256D
       Entry& existing = *it->second;
       Extend(existing, section.now(), entry->ttl, entry->pin);
       entry->state = Entry::State::kGone;
-      ReleaseBytes(*entry);
+      ReleaseIfUnused(*entry);
       section.garbage_.push_back(std::move(entry));
       return Describe(existing, section.now());
     }
@@ -104,7 +107,7 @@ void TensorStore::Impl::Abort(const EntryPtr& entry) {
   const std::lock_guard lock(mutex_);
   entry->state = Entry::State::kGone;
   pending_bytes_ -= entry->size_bytes;
-  ReleaseBytes(*entry);
+  ReleaseIfUnused(*entry);
 }
 
 std::optional<TensorInfo> TensorStore::Impl::FindContent(const TenantId& tenant,
@@ -119,28 +122,36 @@ std::optional<TensorInfo> TensorStore::Impl::FindContent(const TenantId& tenant,
   return Describe(*it->second, section.now());
 }
 
-TensorStore::Impl::EntryPtr TensorStore::Impl::Acquire(const TenantId& tenant,
-                                                       const std::optional<Handle>& handle) {
-  Section section(*this);
-  Entry* entry = handle.has_value() ? Find(tenant, *handle) : nullptr;
-  if (entry == nullptr) {
-    ++misses_;
-    return nullptr;
+absl::StatusOr<TensorStore::Impl::EntryPtr> TensorStore::Impl::Acquire(
+    const TenantId& tenant, const std::optional<Handle>& handle) {
+  EntryPtr entry;
+  {
+    Section section(*this);
+    Entry* const found = handle.has_value() ? Find(tenant, *handle) : nullptr;
+    if (found == nullptr) {
+      ++misses_;
+      return nullptr;
+    }
+    entry = entries_.find(*handle)->second;
+    ++hits_;
+    ++entry->readers;
+    IdleList(*entry).Remove(*entry);
+    moved_.wait(section.lock_, [&] { return !(entry->is_spilled && entry->is_moving); });
+    if (!entry->is_spilled) return entry;
+    entry->is_moving = true;
   }
-  ++hits_;
-  ++entry->readers;
-  entry->tenant->evictable.Remove(*entry);
-  return entries_.find(*handle)->second;
+  if (absl::Status restored = Restore(*entry); !restored.ok()) {
+    Release(entry);
+    return restored;
+  }
+  return entry;
 }
 
 void TensorStore::Impl::Release(const EntryPtr& entry) {
   const std::lock_guard lock(mutex_);
-  if (--entry->readers > 0) return;
-  if (entry->state == Entry::State::kGone) {
-    ReleaseBytes(*entry);
-  } else if (!entry->pinned_until.has_value()) {
-    entry->tenant->evictable.Append(*entry);
-  }
+  --entry->readers;
+  ReleaseIfUnused(*entry);
+  AppendIfIdle(*entry);
 }
 
 std::optional<TensorInfo> TensorStore::Impl::Stat(const TenantId& tenant, const Handle& handle) {
@@ -220,7 +231,26 @@ TensorStoreStats TensorStore::Impl::stats() {
   stats.hits = hits_;
   stats.misses = misses_;
   stats.evictions = evictions_;
+  stats.spill_capacity_bytes = spill_capacity_.limit_bytes();
+  stats.spilled_bytes = spill_capacity_.used_bytes();
+  stats.spills = spills_;
+  stats.spill_traffic_bytes = spill_traffic_bytes_;
+  stats.restores = restores_;
+  stats.restore_traffic_bytes = restore_traffic_bytes_;
   return stats;
+}
+
+void TensorStore::Impl::SetQuota(const TenantId& tenant, std::size_t quota_bytes) {
+  const Section section(*this);
+  TenantOf(tenant).quota.SetLimit(quota_bytes == 0
+                                      ? options_.tenant_quota_bytes
+                                      : std::min(quota_bytes, capacity_.limit_bytes()));
+}
+
+TensorStore::TenantStats TensorStore::Impl::tenant_stats(const TenantId& tenant_id) {
+  const Section section(*this);
+  const Tenant& tenant = TenantOf(tenant_id);
+  return {tenant.quota.limit_bytes(), tenant.quota.used_bytes(), tenant.by_age.size()};
 }
 
 internal::Tenant& TensorStore::Impl::TenantOf(const TenantId& id) {
@@ -235,33 +265,210 @@ internal::Entry* TensorStore::Impl::Find(const TenantId& tenant, const Handle& h
   return it->second.get();
 }
 
-absl::Status TensorStore::Impl::MakeRoom(Section& section, Tenant& tenant, std::size_t size_bytes) {
-  internal::LruList& evictable = tenant.evictable;
-  for (const auto& [budget, name] :
-       {std::pair(&tenant.quota, "tenant's quota"), std::pair(&capacity_, "store's capacity")}) {
-    if (!budget->FitsWithin(budget->limit_bytes(), size_bytes, evictable.size_bytes())) {
+absl::Status TensorStore::Impl::CheckRoom(const Tenant& tenant, std::size_t size_bytes,
+                                          Claim claim) const {
+  if (claim == Claim::kNewTensor) {
+    const std::size_t evictable_bytes = tenant.evictable.size_bytes() + tenant.spilled.size_bytes();
+    const ByteBudget& quota = tenant.quota;
+    if (!quota.FitsWithin(quota.limit_bytes(), size_bytes, evictable_bytes)) {
       return absl::ResourceExhaustedError(absl::StrCat(
-          "no room for ", size_bytes, " bytes: of the ", name, " of ", budget->limit_bytes(),
-          " bytes, ", budget->used_bytes() - evictable.size_bytes(), " cannot be evicted now"));
+          "no room for ", size_bytes, " bytes: of the tenant's quota of ", quota.limit_bytes(),
+          " bytes, ", quota.used_bytes() - evictable_bytes, " cannot be evicted now"));
     }
   }
-  std::size_t target_bytes = high_bytes_;
-  if (!capacity_.FitsWithin(high_bytes_, size_bytes)) {
-    // The lowest mark that giving up this tenant's tensors can reach: nothing is lost in vain.
-    for (const std::size_t mark_bytes : {low_bytes_, high_bytes_, capacity_.limit_bytes()}) {
-      target_bytes = mark_bytes;
-      if (capacity_.FitsWithin(mark_bytes, size_bytes, evictable.size_bytes())) break;
-    }
-  }
-  while (evictable.oldest() != nullptr &&
-         !(tenant.quota.Fits(size_bytes) && capacity_.FitsWithin(target_bytes, size_bytes))) {
-    Remove(section, *evictable.oldest(), EvictionReason::kWatermark);
+  if (!capacity_.FitsWithin(capacity_.limit_bytes(), size_bytes, tenant.evictable.size_bytes())) {
+    // No figures: they would tell what the other tenants hold.
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no room for ", size_bytes,
+                     " bytes: the store is full, and the tenant's own tensors cannot make way"));
   }
   return absl::OkStatus();
 }
 
-void TensorStore::Impl::ReleaseBytes(Entry& entry) {
-  capacity_.Release(entry.size_bytes);
+absl::Status TensorStore::Impl::MakeRoom(Section& section, Tenant& tenant, std::size_t size_bytes,
+                                         Claim claim, std::vector<EntryPtr>& victims) {
+  absl::Status room = CheckRoom(tenant, size_bytes, claim);
+  while (!room.ok()) {
+    if (spilling_bytes_ == 0) return room;
+    moved_.wait(section.lock_);
+    room = CheckRoom(tenant, size_bytes, claim);
+  }
+  internal::LruList& evictable = tenant.evictable;
+  while (claim == Claim::kNewTensor && !tenant.quota.Fits(size_bytes)) {
+    Entry* const oldest = tenant.spilled.oldest();
+    Remove(section, oldest != nullptr ? *oldest : *evictable.oldest(), EvictionReason::kWatermark);
+  }
+  const auto fits = [&](std::size_t mark_bytes, std::size_t given_bytes) {
+    return capacity_.FitsWithin(mark_bytes, size_bytes, given_bytes + spilling_bytes_);
+  };
+  std::size_t target_bytes = high_bytes_;
+  if (!fits(high_bytes_, 0)) {
+    // The lowest mark that giving up this tenant's tensors can reach: nothing is lost in vain.
+    for (const std::size_t mark_bytes : {low_bytes_, high_bytes_, capacity_.limit_bytes()}) {
+      target_bytes = mark_bytes;
+      if (fits(mark_bytes, evictable.size_bytes())) break;
+    }
+  }
+  while (evictable.oldest() != nullptr && !fits(target_bytes, 0)) {
+    Entry& oldest = *evictable.oldest();
+    // Where tensors can be spilled, none is dropped for a mark alone.
+    const bool may_drop = options_.spill_memory == nullptr || !fits(capacity_.limit_bytes(), 0);
+    if (BeginSpill(section, oldest, may_drop, victims)) continue;
+    if (!may_drop) break;
+    Remove(section, oldest, EvictionReason::kWatermark);
+  }
+  // What others are spilling is about to be free.
+  while (victims.empty() && !capacity_.Fits(size_bytes) && spilling_bytes_ > 0) {
+    moved_.wait(section.lock_);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TensorStore::Impl::ClaimRoom(Tenant& tenant, std::size_t size_bytes, Claim claim) {
+  while (true) {
+    bool is_claimed = false;
+    std::vector<EntryPtr> victims;
+    {
+      Section section(*this);
+      absl::Status room = MakeRoom(section, tenant, size_bytes, claim, victims);
+      if (!room.ok()) return room;
+      const bool is_new = claim == Claim::kNewTensor;
+      if (capacity_.Fits(size_bytes) && (!is_new || tenant.quota.Fits(size_bytes))) {
+        capacity_.Reserve(size_bytes);
+        if (is_new) {
+          tenant.quota.Reserve(size_bytes);
+          pending_bytes_ += size_bytes;
+        }
+        is_claimed = true;
+      }
+    }
+    for (const EntryPtr& victim : victims) Spill(victim, true);
+    if (is_claimed) return absl::OkStatus();
+  }
+}
+
+absl::StatusOr<Buffer> TensorStore::Impl::Allocate(Tenant& tenant, std::size_t size_bytes) {
+  absl::StatusOr<Buffer> buffer = memory_.Allocate(size_bytes);
+  while (absl::IsResourceExhausted(buffer.status()) && Relieve(tenant.id, size_bytes) > 0) {
+    buffer = memory_.Allocate(size_bytes);
+  }
+  return buffer;
+}
+
+bool TensorStore::Impl::BeginSpill(Section& section, Entry& entry, bool may_drop,
+                                   std::vector<EntryPtr>& victims) {
+  internal::LruList& spilled = entry.tenant->spilled;
+  const std::size_t limit_bytes = spill_capacity_.limit_bytes();
+  const std::size_t given_bytes = may_drop ? spilled.size_bytes() : 0;
+  if (!spill_capacity_.FitsWithin(limit_bytes, entry.size_bytes, given_bytes)) return false;
+  while (!spill_capacity_.Fits(entry.size_bytes)) {
+    Remove(section, *spilled.oldest(), EvictionReason::kWatermark);
+  }
+  spill_capacity_.Reserve(entry.size_bytes);
+  IdleList(entry).Remove(entry);
+  entry.is_moving = true;
+  spilling_bytes_ += entry.size_bytes;
+  victims.push_back(entries_.find(entry.handle)->second);
+  return true;
+}
+
+std::size_t TensorStore::Impl::Spill(const EntryPtr& entry, bool may_drop) {
+  absl::StatusOr<Buffer> copy = options_.spill_memory->Allocate(entry->size_bytes);
+  absl::Status copied = copy.status();
+  if (copied.ok()) {
+    copied = memory_.CopyToHost(copy->data(), entry->buffer.data(), entry->size_bytes);
+  }
+  bool is_moved = false;
+  if (copied.ok()) {
+    const std::lock_guard lock(mutex_);
+    is_moved = IsIdle(*entry);
+    if (is_moved) {
+      std::swap(entry->buffer, *copy);
+      entry->is_spilled = true;
+    }
+  }
+  copy = Buffer();  // what it holds now is free before anybody may count on it
+
+  Section section(*this);
+  entry->is_moving = false;
+  spilling_bytes_ -= entry->size_bytes;
+  moved_.notify_all();
+  (is_moved ? capacity_ : spill_capacity_).Release(entry->size_bytes);
+  ReleaseIfUnused(*entry);
+  AppendIfIdle(*entry);
+  if (is_moved) {
+    ++spills_;
+    spill_traffic_bytes_ += entry->size_bytes;
+  } else if (!copied.ok() && may_drop && IsIdle(*entry)) {
+    Remove(section, *entry, EvictionReason::kWatermark);
+  }
+  const bool is_free = is_moved || (entry->state == Entry::State::kGone && entry->readers == 0);
+  return is_free ? entry->size_bytes : 0;
+}
+
+absl::Status TensorStore::Impl::Restore(Entry& entry) {
+  absl::Status status = ClaimRoom(*entry.tenant, entry.size_bytes, Claim::kSpilledTensor);
+  const bool is_claimed = status.ok();
+  Buffer copy;
+  if (is_claimed) {
+    absl::StatusOr<Buffer> buffer = Allocate(*entry.tenant, entry.size_bytes);
+    status = buffer.status();
+    if (status.ok()) {
+      copy = *std::move(buffer);
+      status = memory_.CopyFromHost(copy.data(), entry.buffer.data(), entry.size_bytes);
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  entry.is_moving = false;
+  moved_.notify_all();
+  if (!status.ok()) {
+    if (is_claimed) capacity_.Release(entry.size_bytes);
+    return status;
+  }
+  std::swap(entry.buffer, copy);
+  entry.is_spilled = false;
+  spill_capacity_.Release(entry.size_bytes);
+  ++restores_;
+  restore_traffic_bytes_ += entry.size_bytes;
+  return absl::OkStatus();
+}
+
+std::size_t TensorStore::Impl::Relieve(const TenantId& tenant_id, std::size_t size_bytes) {
+  std::size_t freed_bytes = 0;
+  std::vector<EntryPtr> victims;
+  {
+    Section section(*this);
+    std::size_t planned_bytes = 0;
+    Tenant& own = TenantOf(tenant_id);
+    while (planned_bytes < size_bytes && own.evictable.oldest() != nullptr) {
+      Entry& oldest = *own.evictable.oldest();
+      planned_bytes += oldest.size_bytes;
+      if (BeginSpill(section, oldest, true, victims)) continue;
+      freed_bytes += oldest.size_bytes;
+      Remove(section, oldest, EvictionReason::kWatermark);
+    }
+    // Others lose nothing by it: their tensors are spilled only.
+    for (const auto& [id, tenant] : tenants_) {
+      while (planned_bytes < size_bytes && tenant->evictable.oldest() != nullptr) {
+        Entry& oldest = *tenant->evictable.oldest();
+        if (!BeginSpill(section, oldest, false, victims)) break;
+        planned_bytes += oldest.size_bytes;
+      }
+    }
+    if (planned_bytes == 0 && spilling_bytes_ > 0) {  // by somebody else, for everybody
+      freed_bytes = spilling_bytes_;
+      moved_.wait(section.lock_);
+    }
+  }
+  for (const EntryPtr& victim : victims) {
+    freed_bytes += Spill(victim, victim->tenant->id == tenant_id);
+  }
+  return freed_bytes;
+}
+
+void TensorStore::Impl::ReleaseIfUnused(Entry& entry) {
+  if (entry.state != Entry::State::kGone || entry.readers > 0 || entry.is_moving) return;
+  (entry.is_spilled ? spill_capacity_ : capacity_).Release(entry.size_bytes);
   entry.tenant->quota.Release(entry.size_bytes);
 }
 
@@ -272,11 +479,11 @@ void TensorStore::Impl::Remove(Section& section, Entry& entry, EvictionReason re
     entry.pinned_until.reset();
   }
   timeline_.erase({entry.next_event, &entry});
-  tenant.evictable.Remove(entry);
+  IdleList(entry).Remove(entry);
   tenant.by_age.erase(entry.sequence);
   if (entry.sha256.has_value()) tenant.by_content.erase({*entry.sha256, entry.spec});
   entry.state = Entry::State::kGone;
-  if (entry.readers == 0) ReleaseBytes(entry);
+  ReleaseIfUnused(entry);
   ++evictions_[static_cast<std::size_t>(reason)];
   const auto it = entries_.find(entry.handle);
   section.garbage_.push_back(std::move(it->second));
@@ -312,7 +519,7 @@ void TensorStore::Impl::Extend(Entry& entry, absl::Duration now, absl::Duration 
 void TensorStore::Impl::SetPin(Entry& entry, absl::Duration pin_end) {
   if (!entry.pinned_until.has_value()) {
     pinned_bytes_ += entry.size_bytes;
-    entry.tenant->evictable.Remove(entry);
+    IdleList(entry).Remove(entry);
   }
   entry.pinned_until = std::max(entry.pinned_until.value_or(pin_end), pin_end);
   Reschedule(entry);
@@ -323,13 +530,13 @@ void TensorStore::Impl::EndPin(Entry& entry) {
   pinned_bytes_ -= entry.size_bytes;
   entry.pinned_until.reset();
   Reschedule(entry);
-  if (entry.readers == 0) entry.tenant->evictable.Append(entry);
+  AppendIfIdle(entry);
 }
 
 void TensorStore::Impl::Touch(Entry& entry) {
   if (!entry.evictable) return;
-  entry.tenant->evictable.Remove(entry);
-  entry.tenant->evictable.Append(entry);
+  IdleList(entry).Remove(entry);
+  IdleList(entry).Append(entry);
 }
 
 TensorInfo TensorStore::Impl::Describe(const Entry& entry, absl::Duration now) const {
@@ -341,7 +548,7 @@ TensorInfo TensorStore::Impl::Describe(const Entry& entry, absl::Duration now) c
     if (entry.pinned_until.has_value()) info.pinned_for = *entry.pinned_until - now;
   }
   info.sha256 = entry.sha256;
-  info.device = std::string(memory_.name());
+  info.device = std::string((entry.is_spilled ? *options_.spill_memory : memory_).name());
   info.readers = entry.readers;
   return info;
 }

@@ -4,22 +4,26 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
-#include <list>
 #include <mutex>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/engine/account.h"
+#include "server/engine/fair_queue.h"
 #include "server/engine/job.h"
 #include "server/telemetry/compute_metrics.h"
 
-// Bounded execution of jobs, in order of acceptance, on a fixed number of slots.
+// Bounded execution of jobs, in the order of a FairQueue, on a fixed number of slots.
 //
-// Admission counts every job and its bytes from Submit to the end of Run; beyond the limits it
-// refuses at once, so that memory and waiting stay bounded. A job leaves the queue without running
-// when it is cancelled or past its deadline. A job that is small enough runs on the caller's thread
-// if a slot is free and nobody waits: a hand-over between threads would cost more than its work.
+// Admission counts every job and its bytes from Submit to the end of Run; beyond the limits of the
+// executor or of the job's account it refuses at once, so that memory and waiting stay bounded. A
+// job that starts takes along others that may be computed with it. A job leaves the queue without
+// running when it is cancelled or past its deadline. A job that is small enough runs on the
+// caller's thread if a slot is free and nobody waits: a hand-over between threads would cost more
+// than its work.
 //
 // Thread-safe. Jobs may call Submit and Cancel, but not Drain.
 
@@ -32,6 +36,16 @@ class Executor {
     std::size_t max_accepted_jobs = 256;
     std::size_t max_accepted_bytes = std::size_t{1} << 30;
     double max_inline_flops = 1 << 20;  // about a millisecond of the slowest backend
+    // No account may hold more than this many times what is left free, so that there always is
+    // room for the next one (dynamic thresholds: Choudhury and Hahne, 1998). 0: no such limit.
+    double max_share_of_free = 0.0;
+
+    // Jobs of one coalesce_key that start together, of at most so much arithmetic each.
+    std::size_t max_coalesced_jobs = 16;  // 1: none
+    double max_coalesced_flops = 1 << 26;
+    // How long a job that finds fewer waits for more, counted from its acceptance, while other
+    // jobs are accepted; one that is alone never waits.
+    absl::Duration coalesce_delay = absl::ZeroDuration();
   };
 
   struct Load {
@@ -64,14 +78,25 @@ class Executor {
 
   Load load() const;
 
+  // What the jobs of this account hold now.
+  struct Usage {
+    std::size_t jobs = 0;
+    std::size_t bytes = 0;
+  };
+  Usage usage(const Account& account) const;
+
  private:
+  using Waiting = FairQueue::Waiting;
+
   void Work();
-  void RunJob(Job& job, absl::Time accepted);
+  void RunJobs(absl::Span<const Waiting> jobs);
   void DropJob(Job& job, const absl::Status& why);
 
   // REQUIRES of these: mutex_ held.
-  absl::Status Admit(const Job::Demand& demand) const;
-  void Release(const Job::Demand& demand);
+  absl::Status Admit(const Job& job) const;
+  absl::Status AdmitToAccount(const Job& job) const;
+  std::vector<Waiting> Next(std::unique_lock<std::mutex>& lock);
+  void Release(const Account& account, const Job::Demand& demand);
   absl::Duration RetryDelay() const;
   bool has_free_slot() const { return running_ < static_cast<std::size_t>(options_.slots); }
 
@@ -79,9 +104,11 @@ class Executor {
   ComputeMetrics& metrics_;
 
   mutable std::mutex mutex_;
-  std::condition_variable work_;  // a job waits and a slot is free, or the executor ends
-  std::condition_variable idle_;  // accepted_ became 0
-  std::list<Job::Queued> queue_;
+  std::condition_variable work_;     // a job waits and a slot is free, or the executor ends
+  std::condition_variable idle_;     // accepted_ became 0
+  std::condition_variable arrived_;  // a job came while a worker waits for companions
+  FairQueue queue_;
+  std::unordered_map<const Account*, Usage> usage_;
   std::size_t running_ = 0;
   std::size_t accepted_ = 0;
   std::size_t accepted_bytes_ = 0;

@@ -1,5 +1,6 @@
 #include "server/engine/state_metrics.h"
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,7 @@ void AddStoreMetrics(MetricRegistry& registry, const TensorStore& store) {
     const TensorStoreStats stats = store.stats();
     std::vector<MetricSample> samples = {
         {"theria_store_bytes",
-         "Bytes that the tensor store holds.",
+         "Bytes that the tensor store holds in the backend's memory.",
          Kind::kGauge,
          {},
          Value(stats.used_bytes)},
@@ -32,10 +33,20 @@ void AddStoreMetrics(MetricRegistry& registry, const TensorStore& store) {
          {},
          Value(stats.pinned_bytes)},
         {"theria_store_capacity_bytes",
-         "Bytes that the tensor store may hold.",
+         "Bytes that the tensor store may hold there.",
          Kind::kGauge,
          {},
          Value(stats.capacity_bytes)},
+        {"theria_store_spilled_bytes",
+         "Bytes of tensors spilled to host memory.",
+         Kind::kGauge,
+         {},
+         Value(stats.spilled_bytes)},
+        {"theria_store_spill_capacity_bytes",
+         "Bytes that may be spilled to host memory.",
+         Kind::kGauge,
+         {},
+         Value(stats.spill_capacity_bytes)},
         {"theria_store_entries",
          "Tensors that can be read.",
          Kind::kGauge,
@@ -52,6 +63,13 @@ void AddStoreMetrics(MetricRegistry& registry, const TensorStore& store) {
          {},
          Value(stats.misses)},
     };
+    const auto count = [&samples](const char* name, const char* help, std::uint64_t value) {
+      samples.push_back({name, help, Kind::kCounter, {}, static_cast<double>(value)});
+    };
+    count("theria_store_spills_total", "Tensors moved to host memory.", stats.spills);
+    count("theria_store_spill_bytes_total", "Their bytes.", stats.spill_traffic_bytes);
+    count("theria_store_restores_total", "Tensors moved back for use.", stats.restores);
+    count("theria_store_restore_bytes_total", "Their bytes.", stats.restore_traffic_bytes);
     for (std::size_t reason = 0; reason < stats.evictions.size(); ++reason) {
       const auto name = EvictionReasonName(static_cast<EvictionReason>(reason));
       samples.push_back({"theria_store_evictions_total",

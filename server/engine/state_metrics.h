@@ -6,7 +6,8 @@
 #include "server/telemetry/metric_registry.h"
 
 // The state of store and queue at the time of a scrape: theria_store_{bytes,pending_bytes,
-// pinned_bytes,capacity_bytes,entries}, theria_store_{hits,misses}_total,
+// pinned_bytes,capacity_bytes,spilled_bytes,spill_capacity_bytes,entries},
+// theria_store_{hits,misses,spills,spill_bytes,restores,restore_bytes}_total,
 // theria_store_evictions_total{reason}; theria_queue_depth, theria_running_requests,
 // theria_accepted_bytes.
 

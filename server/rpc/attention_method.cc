@@ -43,6 +43,14 @@ std::size_t TotalInputBytes(const AttentionInputs& inputs) {
 
 }  // namespace
 
+void AttentionTask::StageInputs(DeviceStaging& staging) {
+  const auto stage = [&](std::optional<TensorView>& view) {
+    if (view.has_value() && !decoder.IsResident(*view)) staging.AddInput(*view);
+  };
+  for (const InputField& field : kInputFields) stage(inputs.*field.member);
+  stage(inputs.options.mask);
+}
+
 AttentionMethod::AttentionMethod(Operation operation, const Descriptor& request,
                                  const Descriptor& response)
     : operation_(operation),

@@ -11,6 +11,7 @@
 #include "kernels/api/attention.h"
 #include "server/cache/tensor_store.h"
 #include "server/engine/job.h"
+#include "server/rpc/device_staging.h"
 #include "server/rpc/tensor_codec.h"
 #include "theria/v1/attention.pb.h"
 
@@ -44,6 +45,9 @@ struct AttentionTask {
   std::vector<PlannedOutput> outputs;
   absl::Duration resident_ttl;  // zero: the store's default
   Job::Demand demand;
+
+  // Adds the inputs that came with the request, the mask among them.
+  void StageInputs(DeviceStaging& staging);
 };
 
 class AttentionMethod {

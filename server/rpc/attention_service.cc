@@ -1,11 +1,17 @@
 #include "server/rpc/attention_service.h"
 
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "grpcpp/impl/codegen/proto_utils.h"
+#include "server/cache/relief.h"
+#include "server/rpc/coalesce_key.h"
+#include "server/rpc/device_staging.h"
 #include "server/rpc/execution_info.h"
 #include "server/rpc/request_context.h"
+#include "server/rpc/response_codec.h"
 #include "server/rpc/unary_job.h"
 
 namespace theria::server {
@@ -16,13 +22,17 @@ using google::protobuf::Message;
 class AttentionCall final : public UnaryJob {
  public:
   AttentionCall(const AttentionServiceParts& parts, const AttentionMethod& method,
-                RequestContext& context, std::unique_ptr<AttentionTask> task, Message& response,
-                absl::Duration max_call_time)
-      : UnaryJob(parts.executor, context, task->demand, max_call_time),
+                RequestContext& context, std::unique_ptr<Message> request,
+                std::unique_ptr<AttentionTask> task, std::unique_ptr<Message> response,
+                grpc::ByteBuffer* encoded, absl::Duration max_call_time)
+      : UnaryJob(parts.executor, context, task->demand, max_call_time, CoalesceKey(*task)),
         parts_(parts),
         method_(method),
+        request_(std::move(request)),
+        response_(std::move(response)),
+        encoded_(encoded),
         task_(std::move(task)),
-        response_(response) {}
+        staging_(std::in_place, parts.store, context.tenant()) {}
 
  private:
   struct Resident {
@@ -31,47 +41,102 @@ class AttentionCall final : public UnaryJob {
   };
 
   absl::Status Answer() override {
-    AttentionOutputs outputs;
-    std::vector<Resident> residents;
-    for (const PlannedOutput& planned : task_->outputs) {
-      absl::StatusOr<MutableTensorView> view = Place(planned, residents);
-      if (!view.ok()) return view.status();
-      outputs.*planned.field.member = *view;
+    if (absl::Status placed = PlaceOutputs(); !placed.ok()) return placed;
+    return Complete(Compute());
+  }
+
+  std::vector<absl::Status> AnswerTogether(absl::Span<UnaryJob* const> together) override {
+    std::vector<absl::Status> statuses;
+    std::vector<AttentionCall*> placed;
+    std::vector<Computation> computations;
+    for (UnaryJob* job : together) {
+      auto* const call = static_cast<AttentionCall*>(job);
+      statuses.push_back(call->PlaceOutputs());
+      if (!statuses.back().ok()) continue;
+      placed.push_back(call);
+      computations.push_back({&call->task_->inputs, &call->outputs_, &call->interrupt()});
     }
-    const absl::StatusOr<ComputeReport> report =
-        parts_.backend.Run(task_->problem, task_->inputs, outputs, interrupt());
+    parts_.backend.RunTogether(task_->problem, absl::MakeSpan(computations));
+    for (std::size_t i = 0, done = 0; i < together.size(); ++i) {
+      if (!statuses[i].ok()) continue;
+      absl::StatusOr<ComputeReport>& report = computations[done].report;
+      AttentionCall& call = *placed[done];
+      ++done;
+      if (absl::IsResourceExhausted(report.status())) report = call.Compute();
+      statuses[i] = call.Complete(report);
+    }
+    return statuses;
+  }
+
+  void Release() override {
+    residents_.clear();
+    staging_.reset();
+    task_.reset();
+  }
+
+  // Memory for the outputs; where the backend's memory is not the host's, what lies in the request
+  // or goes into the response gets its place there as well.
+  absl::Status PlaceOutputs() {
+    for (const PlannedOutput& planned : task_->outputs) {
+      absl::StatusOr<MutableTensorView> view = Place(planned);
+      if (!view.ok()) return view.status();
+      outputs_.*planned.field.member = *view;
+    }
+    if (parts_.store.memory().host_accessible()) return absl::OkStatus();
+    task_->StageInputs(*staging_);
+    for (const PlannedOutput& planned : task_->outputs) {
+      if (!planned.is_resident) staging_->AddOutput(*(outputs_.*planned.field.member));
+    }
+    return staging_->Upload();
+  }
+
+  absl::StatusOr<ComputeReport> Compute() {
+    return WithRelief(parts_.store, context().tenant(), task_->demand.bytes, [&] {
+      return parts_.backend.Run(task_->problem, task_->inputs, outputs_, interrupt());
+    });
+  }
+
+  // The outputs are written: makes the resident ones readable and fills the response's rest.
+  absl::Status Complete(const absl::StatusOr<ComputeReport>& report) {
     if (!report.ok()) return report.status();
+    if (absl::Status downloaded = staging_->Download(); !downloaded.ok()) return downloaded;
     parts_.metrics.ObserveCompute(task_->problem.operation, task_->problem.dtype,
                                   report->implementation, report->compute_time);
-    for (Resident& resident : residents) {
+    for (Resident& resident : residents_) {
       EncodeResident(std::move(resident.tensor).Commit(), *resident.wire);
     }
-    RecordExecution(*report, context(), method_.MutableExecution(response_));
+    RecordExecution(*report, context(), method_.MutableExecution(*response_));
+    *encoded_ = EncodeResponse(*response_);
     return absl::OkStatus();
   }
 
   // Memory for one output: in the response, or in the store.
-  absl::StatusOr<MutableTensorView> Place(const PlannedOutput& planned,
-                                          std::vector<Resident>& residents) {
+  absl::StatusOr<MutableTensorView> Place(const PlannedOutput& planned) {
     auto& wire = static_cast<v1::Tensor&>(
-        *response_.GetReflection()->MutableMessage(&response_, planned.wire));
+        *response_->GetReflection()->MutableMessage(response_.get(), planned.wire));
     if (!planned.is_resident) return EncodeInline(planned.layout, wire);
     const MutableTensorView& layout = planned.layout;
     absl::StatusOr<PendingTensor> pending = parts_.store.Create(
-        TenantId{},
+        context().tenant(),
         TensorSpec{layout.dtype, {layout.shape.begin(), layout.shape.begin() + layout.rank}},
         task_->resident_ttl);
     if (!pending.ok()) return pending.status();
     MutableTensorView view = layout;
     view.data = pending->data();
-    residents.push_back({&wire, *std::move(pending)});
+    residents_.push_back({&wire, *std::move(pending)});
     return view;
   }
 
   const AttentionServiceParts& parts_;
   const AttentionMethod& method_;
-  const std::unique_ptr<AttentionTask> task_;
-  Message& response_;
+  const std::unique_ptr<Message> request_;  // whose bytes the task reads
+  const std::unique_ptr<Message> response_;
+  grpc::ByteBuffer* const encoded_;
+  std::unique_ptr<AttentionTask> task_;
+  AttentionOutputs outputs_;
+  std::vector<Resident> residents_;
+  std::optional<DeviceStaging>
+      staging_;  // of no use where the host can access the backend's memory
 };
 
 template <typename Request, typename Response>
@@ -91,43 +156,57 @@ AttentionService::AttentionService(const AttentionServiceParts& parts,
       jvp_(MethodOf<v1::JvpRequest, v1::JvpResponse>(Operation::kJvp)),
       hvp_(MethodOf<v1::HvpRequest, v1::HvpResponse>(Operation::kHvp)) {}
 
+template <typename Request, typename Response>
 grpc::ServerUnaryReactor* AttentionService::Handle(const AttentionMethod& method,
                                                    grpc::CallbackServerContext* context,
-                                                   const Message& request, Message& response) {
+                                                   const grpc::ByteBuffer& request,
+                                                   grpc::ByteBuffer* response) {
   RequestContext& request_context = RequestContext::Of(context);
-  request_context.record()->request_bytes = request.ByteSizeLong();
-  if (absl::Status open = parts_.gate.Check(); !open.ok()) return FinishNow(context, open);
+  request_context.record()->request_bytes = request.Length();
+  if (!request.Valid()) {
+    return FinishNow(context, absl::CancelledError("the call broke off before its request came"));
+  }
+  if (absl::Status admitted = parts_.admission.Admit(request_context); !admitted.ok()) {
+    return FinishNow(context, admitted);
+  }
+  auto message = std::make_unique<Request>();
+  grpc::ByteBuffer buffer(request);
+  if (!grpc::SerializationTraits<Request>::Deserialize(&buffer, message.get()).ok()) {
+    return FinishNow(context, absl::InvalidArgumentError(
+                                  "the request's bytes are not a message of this method"));
+  }
   absl::StatusOr<std::unique_ptr<AttentionTask>> task =
-      method.Decode(request, parts_.store, TenantId{}, limits_);
+      method.Decode(*message, parts_.store, request_context.tenant(), limits_);
   if (!task.ok()) return FinishNow(context, task.status());
   absl::Status supported = parts_.backend.Supports((*task)->problem, (*task)->inputs.options);
   if (!supported.ok()) return FinishNow(context, supported);
-  return UnaryJob::Start(new AttentionCall(parts_, method, request_context, *std::move(task),
-                                           response, max_call_time_));
+  return UnaryJob::Start(new AttentionCall(parts_, method, request_context, std::move(message),
+                                           *std::move(task), std::make_unique<Response>(), response,
+                                           max_call_time_));
 }
 
 grpc::ServerUnaryReactor* AttentionService::Forward(grpc::CallbackServerContext* context,
-                                                    const v1::ForwardRequest* request,
-                                                    v1::ForwardResponse* response) {
-  return Handle(forward_, context, *request, *response);
+                                                    const grpc::ByteBuffer* request,
+                                                    grpc::ByteBuffer* response) {
+  return Handle<v1::ForwardRequest, v1::ForwardResponse>(forward_, context, *request, response);
 }
 
 grpc::ServerUnaryReactor* AttentionService::Vjp(grpc::CallbackServerContext* context,
-                                                const v1::VjpRequest* request,
-                                                v1::VjpResponse* response) {
-  return Handle(vjp_, context, *request, *response);
+                                                const grpc::ByteBuffer* request,
+                                                grpc::ByteBuffer* response) {
+  return Handle<v1::VjpRequest, v1::VjpResponse>(vjp_, context, *request, response);
 }
 
 grpc::ServerUnaryReactor* AttentionService::Jvp(grpc::CallbackServerContext* context,
-                                                const v1::JvpRequest* request,
-                                                v1::JvpResponse* response) {
-  return Handle(jvp_, context, *request, *response);
+                                                const grpc::ByteBuffer* request,
+                                                grpc::ByteBuffer* response) {
+  return Handle<v1::JvpRequest, v1::JvpResponse>(jvp_, context, *request, response);
 }
 
 grpc::ServerUnaryReactor* AttentionService::Hvp(grpc::CallbackServerContext* context,
-                                                const v1::HvpRequest* request,
-                                                v1::HvpResponse* response) {
-  return Handle(hvp_, context, *request, *response);
+                                                const grpc::ByteBuffer* request,
+                                                grpc::ByteBuffer* response) {
+  return Handle<v1::HvpRequest, v1::HvpResponse>(hvp_, context, *request, response);
 }
 
 }  // namespace theria::server

@@ -5,14 +5,15 @@
 #include "kernels/api/backend.h"
 #include "server/cache/tensor_store.h"
 #include "server/engine/executor.h"
+#include "server/rpc/admission.h"
 #include "server/rpc/attention_method.h"
-#include "server/rpc/drain_gate.h"
 #include "server/telemetry/compute_metrics.h"
 #include "theria/v1/attention.grpc.pb.h"
 
 // theria.v1.AttentionService on gRPC's callback API: decode, validate, submit to the executor, and
 // answer from whichever thread computed. Inputs are read where they are, in the request's bytes or
-// in the store; outputs are written where they stay, in the response's bytes or in the store.
+// in the store; outputs are written where they stay, in the store or where the transport sends them
+// from.
 // Thread-safe.
 
 namespace theria::server {
@@ -23,10 +24,16 @@ struct AttentionServiceParts {
   TensorStore& store;
   Executor& executor;
   ComputeMetrics& metrics;
-  const DrainGate& gate;
+  const Admission& admission;
 };
 
-class AttentionService final : public v1::AttentionService::CallbackService {
+namespace internal {
+using RawAttentionService = v1::AttentionService::WithRawCallbackMethod_Forward<
+    v1::AttentionService::WithRawCallbackMethod_Vjp<v1::AttentionService::WithRawCallbackMethod_Jvp<
+        v1::AttentionService::WithRawCallbackMethod_Hvp<v1::AttentionService::Service>>>>;
+}  // namespace internal
+
+class AttentionService final : public internal::RawAttentionService {
  public:
   // A call without a deadline of its own, or with a later one, ends after `max_call_time`.
   // The server's contexts are RequestContexts.
@@ -34,20 +41,23 @@ class AttentionService final : public v1::AttentionService::CallbackService {
                    absl::Duration max_call_time);
 
   grpc::ServerUnaryReactor* Forward(grpc::CallbackServerContext* context,
-                                    const v1::ForwardRequest* request,
-                                    v1::ForwardResponse* response) override;
-  grpc::ServerUnaryReactor* Vjp(grpc::CallbackServerContext* context, const v1::VjpRequest* request,
-                                v1::VjpResponse* response) override;
-  grpc::ServerUnaryReactor* Jvp(grpc::CallbackServerContext* context, const v1::JvpRequest* request,
-                                v1::JvpResponse* response) override;
-  grpc::ServerUnaryReactor* Hvp(grpc::CallbackServerContext* context, const v1::HvpRequest* request,
-                                v1::HvpResponse* response) override;
+                                    const grpc::ByteBuffer* request,
+                                    grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Vjp(grpc::CallbackServerContext* context,
+                                const grpc::ByteBuffer* request,
+                                grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Jvp(grpc::CallbackServerContext* context,
+                                const grpc::ByteBuffer* request,
+                                grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Hvp(grpc::CallbackServerContext* context,
+                                const grpc::ByteBuffer* request,
+                                grpc::ByteBuffer* response) override;
 
  private:
+  template <typename Request, typename Response>
   grpc::ServerUnaryReactor* Handle(const AttentionMethod& method,
                                    grpc::CallbackServerContext* context,
-                                   const google::protobuf::Message& request,
-                                   google::protobuf::Message& response);
+                                   const grpc::ByteBuffer& request, grpc::ByteBuffer* response);
 
   const AttentionServiceParts parts_;
   const AttentionLimits limits_;

@@ -39,11 +39,12 @@ struct BenchmarkTask {
 
 // Errors: INVALID_ARGUMENT with FieldOf, FAILED_PRECONDITION for a missing mask.
 absl::StatusOr<std::unique_ptr<BenchmarkTask>> DecodeBenchmark(
-    const v1::RunBenchmarkRequest& request, TensorStore& store, const BenchmarkLimits& limits);
+    const v1::RunBenchmarkRequest& request, TensorStore& store, const TenantId& tenant,
+    const BenchmarkLimits& limits);
 
 class BenchmarkCall final : public UnaryJob {
  public:
-  BenchmarkCall(Backend& backend, ComputeMetrics& metrics, Executor& executor,
+  BenchmarkCall(Backend& backend, TensorStore& store, ComputeMetrics& metrics, Executor& executor,
                 RequestContext& context, std::unique_ptr<BenchmarkTask> task,
                 v1::RunBenchmarkResponse& response, absl::Duration max_call_time);
 
@@ -51,9 +52,11 @@ class BenchmarkCall final : public UnaryJob {
   absl::Status Answer() override;
   // Memory for every input and output of the operation; inputs filled.
   absl::Status Allocate(AttentionOutputs& outputs);
+  absl::StatusOr<Buffer> AllocateOne(std::size_t size_bytes);
   void Publish(const ComputeReport& report, absl::Duration median);
 
   Backend& backend_;
+  TensorStore& store_;
   ComputeMetrics& metrics_;
   const std::unique_ptr<BenchmarkTask> task_;
   v1::RunBenchmarkResponse& response_;

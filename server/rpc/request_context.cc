@@ -1,6 +1,6 @@
 #include "server/rpc/request_context.h"
 
-#include <atomic>
+#include <cstdint>
 #include <random>
 
 #include "absl/strings/str_cat.h"
@@ -20,10 +20,9 @@ class RequestContextAllocator : public grpc::ContextAllocator {
 }  // namespace
 
 std::string NewRequestId() {
-  // The upper half tells processes apart, the lower counts.
-  static const std::uint64_t process = std::uint64_t{std::random_device()()} << 32;
-  static std::atomic<std::uint32_t> count{0};
-  const std::uint64_t id = process | count.fetch_add(1, std::memory_order_relaxed);
+  // Random, not counted: no caller sees from his ids how many calls the others make.
+  thread_local std::random_device random;
+  const std::uint64_t id = std::uint64_t{random()} << 32 | random();
   return absl::StrCat(absl::Hex(id, absl::kZeroPad16));
 }
 

@@ -105,6 +105,9 @@ class RpcInterceptor : public grpc::experimental::Interceptor {
     line.Add("id", id_).Add("method", method_).Add("code", RpcCodeName(code_));
     line.Add("peer", peer_).Add("seconds", absl::ToDoubleSeconds(time_));
     if (record_ != nullptr) {
+      if (record_->account != nullptr && !record_->account->tenant().name.empty()) {
+        line.Add("tenant", record_->account->tenant().name);
+      }
       line.Add("request_bytes", record_->request_bytes);
       if (record_->queue_time.has_value()) {
         line.Add("queue_seconds", absl::ToDoubleSeconds(*record_->queue_time));

@@ -40,8 +40,11 @@ ServerService::ServerService(const ServerServiceParts& parts, ServerServiceOptio
 grpc::ServerUnaryReactor* ServerService::GetServerInfo(grpc::CallbackServerContext* context,
                                                        const v1::GetServerInfoRequest* request,
                                                        v1::GetServerInfoResponse* response) {
-  RequestContext::Of(context).record()->request_bytes = request->ByteSizeLong();
-  if (absl::Status open = parts_.gate.Check(); !open.ok()) return FinishNow(context, open);
+  RequestContext& request_context = RequestContext::Of(context);
+  request_context.record()->request_bytes = request->ByteSizeLong();
+  if (absl::Status admitted = parts_.admission.Admit(request_context); !admitted.ok()) {
+    return FinishNow(context, admitted);
+  }
   response->set_version(options_.version);
   response->set_commit(options_.commit);
   EncodeBackend(parts_.backend, *response);
@@ -57,8 +60,8 @@ grpc::ServerUnaryReactor* ServerService::GetServerInfo(grpc::CallbackServerConte
   limits.set_max_pin_ms(absl::ToInt64Milliseconds(store.max_pin));
   limits.set_max_benchmark_repetitions(options_.max_benchmark_repetitions);
 
-  const TensorStoreStats stats = parts_.store.stats();
-  response->mutable_store()->set_capacity_bytes(stats.capacity_bytes);
+  const TensorStore::TenantStats stats = parts_.store.tenant_stats(request_context.tenant());
+  response->mutable_store()->set_capacity_bytes(stats.quota_bytes);
   response->mutable_store()->set_used_bytes(stats.used_bytes);
   response->mutable_store()->set_entries(stats.entries);
   response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
@@ -71,17 +74,19 @@ grpc::ServerUnaryReactor* ServerService::RunBenchmark(grpc::CallbackServerContex
                                                       v1::RunBenchmarkResponse* response) {
   RequestContext& request_context = RequestContext::Of(context);
   request_context.record()->request_bytes = request->ByteSizeLong();
-  if (absl::Status open = parts_.gate.Check(); !open.ok()) return FinishNow(context, open);
+  if (absl::Status admitted = parts_.admission.Admit(request_context); !admitted.ok()) {
+    return FinishNow(context, admitted);
+  }
   const BenchmarkLimits limits = {options_.max_benchmark_repetitions, options_.max_tensor_bytes,
                                   parts_.executor.options().max_accepted_bytes};
   absl::StatusOr<std::unique_ptr<BenchmarkTask>> task =
-      DecodeBenchmark(*request, parts_.store, limits);
+      DecodeBenchmark(*request, parts_.store, request_context.tenant(), limits);
   if (!task.ok()) return FinishNow(context, task.status());
   absl::Status supported = parts_.backend.Supports((*task)->problem, (*task)->inputs.options);
   if (!supported.ok()) return FinishNow(context, supported);
-  return UnaryJob::Start(new BenchmarkCall(parts_.backend, parts_.metrics, parts_.executor,
-                                           request_context, *std::move(task), *response,
-                                           options_.max_call_time));
+  return UnaryJob::Start(new BenchmarkCall(parts_.backend, parts_.store, parts_.metrics,
+                                           parts_.executor, request_context, *std::move(task),
+                                           *response, options_.max_call_time));
 }
 
 }  // namespace theria::server

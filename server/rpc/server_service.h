@@ -8,7 +8,7 @@
 #include "kernels/api/backend.h"
 #include "server/cache/tensor_store.h"
 #include "server/engine/executor.h"
-#include "server/rpc/drain_gate.h"
+#include "server/rpc/admission.h"
 #include "server/telemetry/compute_metrics.h"
 #include "theria/v1/server.grpc.pb.h"
 
@@ -22,7 +22,7 @@ struct ServerServiceParts {
   TensorStore& store;
   Executor& executor;
   ComputeMetrics& metrics;
-  const DrainGate& gate;
+  const Admission& admission;
 };
 
 struct ServerServiceOptions {

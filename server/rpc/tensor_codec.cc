@@ -9,6 +9,7 @@
 #include "kernels/api/attention.h"
 #include "kernels/api/message.h"
 #include "server/rpc/status_map.h"
+#include "server/rpc/store_codec.h"
 
 namespace theria::server {
 namespace {
@@ -170,7 +171,7 @@ absl::StatusOr<std::optional<TensorView>> TensorDecoder::DecodeResident(const v1
     }
     return std::nullopt;
   }
-  if (!lease.ok()) return lease.status();
+  if (!lease.ok()) return FromStore(lease.status(), tensor.handle());
   const TensorSpec& spec = lease->spec();
   if (tensor.dtype() != v1::DTYPE_UNSPECIFIED && tensor.dtype() != EncodeDType(spec.dtype)) {
     return InvalidField(Message(field, ".dtype"),
@@ -197,6 +198,11 @@ absl::StatusOr<std::optional<TensorView>> TensorDecoder::DecodeResident(const v1
   view.data = lease->data();
   leases_.push_back(*std::move(lease));
   return view;
+}
+
+bool TensorDecoder::IsResident(const TensorView& view) const {
+  return std::any_of(leases_.begin(), leases_.end(),
+                     [&view](const TensorLease& lease) { return lease.data() == view.data; });
 }
 
 absl::Status TensorDecoder::status() const {

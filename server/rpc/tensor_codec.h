@@ -45,6 +45,9 @@ class TensorDecoder {
   absl::StatusOr<std::optional<TensorView>> Decode(const v1::Tensor& tensor,
                                                    std::string_view field);
 
+  // Whether a view that Decode gave is of a resident tensor; else it is of the request's own bytes.
+  bool IsResident(const TensorView& view) const;
+
   // FAILED_PRECONDITION naming every handle that Decode missed (TensorsMissing), or OK.
   absl::Status status() const;
 

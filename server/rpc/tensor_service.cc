@@ -41,29 +41,30 @@ grpc::ServerUnaryReactor* ReplyInfo(grpc::CallbackServerContext* context,
 
 }  // namespace
 
-TensorService::TensorService(TensorStore& store, const DrainGate& drain,
+TensorService::TensorService(TensorStore& store, const Admission& admission,
                              TensorServiceOptions options)
-    : store_(store), drain_(drain), options_(options) {}
+    : store_(store), admission_(admission), options_(options) {}
 
 grpc::ServerReadReactor<grpc::ByteBuffer>* TensorService::Upload(
     grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
-  if (absl::Status status = drain_.Check(); !status.ok()) {
+  RequestContext& caller = RequestContext::Of(context);
+  if (absl::Status status = admission_.Admit(caller); !status.ok()) {
     return new FailedStream<grpc::ServerReadReactor<grpc::ByteBuffer>>(status);
   }
-  return UploadReactor::Start(store_, TenantId{}, options_.transfer, RequestContext::Of(context),
-                              response);
+  return UploadReactor::Start(store_, caller.tenant(), options_.transfer, caller, response);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* TensorService::Download(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
   using Failed = FailedStream<grpc::ServerWriteReactor<grpc::ByteBuffer>>;
-  if (absl::Status status = drain_.Check(); !status.ok()) return new Failed(status);
+  RequestContext& caller = RequestContext::Of(context);
+  if (absl::Status status = admission_.Admit(caller); !status.ok()) return new Failed(status);
   v1::DownloadRequest parsed;
   grpc::ByteBuffer buffer(*request);
   if (!grpc::SerializationTraits<v1::DownloadRequest>::Deserialize(&buffer, &parsed).ok()) {
     return new Failed(absl::InvalidArgumentError("the message is no DownloadRequest"));
   }
-  absl::StatusOr<TensorLease> lease = store_.Acquire(TenantId{}, parsed.handle());
+  absl::StatusOr<TensorLease> lease = store_.Acquire(caller.tenant(), parsed.handle());
   if (!lease.ok()) return new Failed(FromStore(lease.status(), parsed.handle()));
   const std::size_t chunk_bytes =
       parsed.chunk_bytes() == 0
@@ -71,21 +72,23 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* TensorService::Download(
           : std::clamp<std::size_t>(parsed.chunk_bytes(), options_.min_chunk_bytes,
                                     options_.max_chunk_bytes);
   return DownloadReactor::Start(store_.memory(), *std::move(lease), chunk_bytes, options_.transfer,
-                                RequestContext::Of(context));
+                                caller);
 }
 
 grpc::ServerUnaryReactor* TensorService::Stat(grpc::CallbackServerContext* context,
                                               const v1::StatRequest* request,
                                               v1::StatResponse* response) {
-  if (absl::Status status = drain_.Check(); !status.ok()) return Reply(context, status);
-  return ReplyInfo(context, store_.Stat(TenantId{}, request->handle()), request->handle(),
+  RequestContext& caller = RequestContext::Of(context);
+  if (absl::Status status = admission_.Admit(caller); !status.ok()) return Reply(context, status);
+  return ReplyInfo(context, store_.Stat(caller.tenant(), request->handle()), request->handle(),
                    response->mutable_info());
 }
 
 grpc::ServerUnaryReactor* TensorService::List(grpc::CallbackServerContext* context,
                                               const v1::ListRequest* request,
                                               v1::ListResponse* response) {
-  if (absl::Status status = drain_.Check(); !status.ok()) return Reply(context, status);
+  RequestContext& caller = RequestContext::Of(context);
+  if (absl::Status status = admission_.Admit(caller); !status.ok()) return Reply(context, status);
   if (request->page_size() < 0) {
     return Reply(context, InvalidField("page_size", absl::StrCat("is ", request->page_size(),
                                                                  ", must not be negative")));
@@ -93,7 +96,7 @@ grpc::ServerUnaryReactor* TensorService::List(grpc::CallbackServerContext* conte
   const int page_size = request->page_size() == 0
                             ? options_.default_page_size
                             : std::min(request->page_size(), options_.max_page_size);
-  auto page = store_.List(TenantId{}, page_size, request->page_token());
+  auto page = store_.List(caller.tenant(), page_size, request->page_token());
   if (!page.ok()) return Reply(context, page.status());
   for (const TensorInfo& info : page->tensors) EncodeTensorInfo(info, *response->add_tensors());
   response->set_next_page_token(std::move(page->next_page_token));
@@ -103,34 +106,41 @@ grpc::ServerUnaryReactor* TensorService::List(grpc::CallbackServerContext* conte
 grpc::ServerUnaryReactor* TensorService::Renew(grpc::CallbackServerContext* context,
                                                const v1::RenewRequest* request,
                                                v1::RenewResponse* response) {
-  if (absl::Status status = drain_.Check(); !status.ok()) return Reply(context, status);
+  RequestContext& caller = RequestContext::Of(context);
+  if (absl::Status status = admission_.Admit(caller); !status.ok()) return Reply(context, status);
   return ReplyInfo(
-      context, store_.Renew(TenantId{}, request->handle(), absl::Milliseconds(request->ttl_ms())),
+      context,
+      store_.Renew(caller.tenant(), request->handle(), absl::Milliseconds(request->ttl_ms())),
       request->handle(), response->mutable_info());
 }
 
 grpc::ServerUnaryReactor* TensorService::Pin(grpc::CallbackServerContext* context,
                                              const v1::PinRequest* request,
                                              v1::PinResponse* response) {
-  if (absl::Status status = drain_.Check(); !status.ok()) return Reply(context, status);
-  return ReplyInfo(context,
-                   store_.Pin(TenantId{}, request->handle(), absl::Milliseconds(request->pin_ms())),
-                   request->handle(), response->mutable_info());
+  RequestContext& caller = RequestContext::Of(context);
+  if (absl::Status status = admission_.Admit(caller); !status.ok()) return Reply(context, status);
+  return ReplyInfo(
+      context,
+      store_.Pin(caller.tenant(), request->handle(), absl::Milliseconds(request->pin_ms())),
+      request->handle(), response->mutable_info());
 }
 
 grpc::ServerUnaryReactor* TensorService::Unpin(grpc::CallbackServerContext* context,
                                                const v1::UnpinRequest* request,
                                                v1::UnpinResponse* response) {
-  if (absl::Status status = drain_.Check(); !status.ok()) return Reply(context, status);
-  return ReplyInfo(context, store_.Unpin(TenantId{}, request->handle()), request->handle(),
+  RequestContext& caller = RequestContext::Of(context);
+  if (absl::Status status = admission_.Admit(caller); !status.ok()) return Reply(context, status);
+  return ReplyInfo(context, store_.Unpin(caller.tenant(), request->handle()), request->handle(),
                    response->mutable_info());
 }
 
 grpc::ServerUnaryReactor* TensorService::Delete(grpc::CallbackServerContext* context,
                                                 const v1::DeleteRequest* request,
                                                 v1::DeleteResponse* /*response*/) {
-  if (absl::Status status = drain_.Check(); !status.ok()) return Reply(context, status);
-  return Reply(context, FromStore(store_.Delete(TenantId{}, request->handle()), request->handle()));
+  RequestContext& caller = RequestContext::Of(context);
+  if (absl::Status status = admission_.Admit(caller); !status.ok()) return Reply(context, status);
+  return Reply(context,
+               FromStore(store_.Delete(caller.tenant(), request->handle()), request->handle()));
 }
 
 }  // namespace theria::server

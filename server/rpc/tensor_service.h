@@ -5,7 +5,7 @@
 
 #include "absl/time/time.h"
 #include "server/cache/tensor_store.h"
-#include "server/rpc/drain_gate.h"
+#include "server/rpc/admission.h"
 #include "server/rpc/transfer_watch.h"
 #include "theria/v1/tensor_store.grpc.pb.h"
 
@@ -14,7 +14,7 @@
 // in the tensor; a download's chunks are not copied at all where the host can reach the tensor, the
 // transport sends them from the leased bytes. One message of a stream is in flight at a time.
 //
-// Every call acts for the default tenant. Thread-safe.
+// Every call acts for the tenant that makes it. Thread-safe.
 
 namespace theria::server {
 
@@ -38,9 +38,9 @@ using CallbackTensorService = v1::TensorService::WithCallbackMethod_Stat<
 
 class TensorService final : public internal::CallbackTensorService {
  public:
-  // The store and the gate must outlive the service, and the store every connection of the server:
-  // destroy it after the grpc::Server. The server's contexts are RequestContexts.
-  TensorService(TensorStore& store, const DrainGate& drain, TensorServiceOptions options = {});
+  // The store and the admission must outlive the service, and the store every connection of the
+  // server: destroy it after the grpc::Server. The server's contexts are RequestContexts.
+  TensorService(TensorStore& store, const Admission& admission, TensorServiceOptions options = {});
 
   grpc::ServerReadReactor<grpc::ByteBuffer>* Upload(grpc::CallbackServerContext* context,
                                                     grpc::ByteBuffer* response) override;
@@ -66,7 +66,7 @@ class TensorService final : public internal::CallbackTensorService {
 
  private:
   TensorStore& store_;
-  const DrainGate& drain_;
+  const Admission& admission_;
   const TensorServiceOptions options_;
 };
 

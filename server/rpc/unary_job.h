@@ -2,6 +2,9 @@
 #define THERIA_SERVER_RPC_UNARY_JOB_H_
 
 #include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
@@ -19,17 +22,18 @@ class UnaryJob : public grpc::ServerUnaryReactor, private Job {
  public:
   // Submits `job` and returns the reactor to give to gRPC; a refusal is its answer.
   static grpc::ServerUnaryReactor* Start(UnaryJob* job) {
-    if (absl::Status accepted = job->executor_.Submit(*job); !accepted.ok()) {
-      job->Finish(ToGrpcStatus(accepted));
-    }
+    if (absl::Status accepted = job->executor_.Submit(*job); !accepted.ok()) job->End(accepted);
     return job;
   }
 
  protected:
-  // `context` is that of the RPC, `executor` outlives the server. The job ends at the call's
-  // deadline, at the latest after `max_call_time`.
-  UnaryJob(Executor& executor, RequestContext& context, Demand demand, absl::Duration max_call_time)
-      : Job(demand, std::min(absl::FromChrono(context.deadline()), absl::Now() + max_call_time)),
+  // `context` is that of the RPC, which was admitted; `executor` outlives the server. The job ends
+  // at the call's deadline, at the latest after `max_call_time`. `coalesce_key` as Job::Terms says;
+  // jobs of equal keys are of one class that has AnswerTogether.
+  UnaryJob(Executor& executor, RequestContext& context, Demand demand, absl::Duration max_call_time,
+           std::string coalesce_key = "")
+      : Job(demand, std::min(absl::FromChrono(context.deadline()), absl::Now() + max_call_time),
+            {&context.account(), context.priority(), std::move(coalesce_key)}),
         executor_(executor),
         context_(context) {}
 
@@ -39,12 +43,36 @@ class UnaryJob : public grpc::ServerUnaryReactor, private Job {
   // Computes and fills the response.
   virtual absl::Status Answer() = 0;
 
+  // The same for `together`, of which this is one; one status for each.
+  virtual std::vector<absl::Status> AnswerTogether(absl::Span<UnaryJob* const> together) {
+    std::vector<absl::Status> statuses;
+    for (UnaryJob* job : together) statuses.push_back(job->Answer());
+    return statuses;
+  }
+
+  // Gives back what the call holds beside its response, so that nothing of it is left by the time
+  // that the client has the answer.
+  virtual void Release() {}
+
  private:
   void Run(absl::Duration queue_time) final {
     context_.record()->queue_time = queue_time;
-    Finish(ToGrpcStatus(Answer()));
+    End(Answer());
   }
-  void Drop(const absl::Status& why) final { Finish(ToGrpcStatus(why)); }
+  void RunWith(absl::Span<const Companion> together) final {
+    std::vector<UnaryJob*> jobs;
+    for (const Companion& companion : together) {
+      jobs.push_back(static_cast<UnaryJob*>(companion.job));
+      jobs.back()->context_.record()->queue_time = companion.queue_time;
+    }
+    const std::vector<absl::Status> statuses = AnswerTogether(jobs);
+    for (std::size_t i = 0; i < jobs.size(); ++i) jobs[i]->End(statuses[i]);
+  }
+  void Drop(const absl::Status& why) final { End(why); }
+  void End(const absl::Status& status) {
+    Release();
+    Finish(ToGrpcStatus(status));
+  }
   void OnCancel() final { executor_.Cancel(*this); }
   void OnDone() final { delete this; }
 

@@ -12,6 +12,8 @@ const prometheus::Histogram::BucketBoundaries kSeconds = {
     2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2,
     0.1,  0.25, 0.5,  1.0,    2.5,  5.0,  10.0,   30.0, 60.0, 300.0};
 
+const prometheus::Histogram::BucketBoundaries kRequests = {1, 2, 4, 8, 16, 32, 64, 128, 256};
+
 }  // namespace
 
 ComputeMetrics::ComputeMetrics(MetricRegistry& registry)
@@ -21,6 +23,11 @@ ComputeMetrics::ComputeMetrics(MetricRegistry& registry)
                                "computation.")
                          .Register(registry.families())
                          .Add({}, kSeconds)),
+      coalesced_requests_(prometheus::BuildHistogram()
+                              .Name("theria_coalesced_requests")
+                              .Help("Requests whose computations started together.")
+                              .Register(registry.families())
+                              .Add({}, kRequests)),
       compute_seconds_(prometheus::BuildHistogram()
                            .Name("theria_compute_seconds")
                            .Help("Time of a computation, by the device's own clock where it has "
@@ -42,6 +49,10 @@ ComputeMetrics::ComputeMetrics(MetricRegistry& registry)
 
 void ComputeMetrics::ObserveQueueTime(absl::Duration time) {
   queue_seconds_.Observe(absl::ToDoubleSeconds(time));
+}
+
+void ComputeMetrics::ObserveCoalesced(std::size_t requests) {
+  coalesced_requests_.Observe(static_cast<double>(requests));
 }
 
 void ComputeMetrics::ObserveCompute(Operation operation, DType dtype, Implementation implementation,

@@ -18,6 +18,7 @@
 // What computations cost:
 //
 //   theria_queue_seconds                                    histogram
+//   theria_coalesced_requests                               histogram
 //   theria_compute_seconds{op,dtype,implementation}         histogram
 //   theria_benchmark_seconds{op,shape,dtype,implementation} gauge, and
 //   theria_benchmark_flops_per_second, theria_benchmark_bytes likewise
@@ -44,6 +45,8 @@ class ComputeMetrics {
   explicit ComputeMetrics(MetricRegistry& registry);
 
   void ObserveQueueTime(absl::Duration time);
+  // How many requests started together.
+  void ObserveCoalesced(std::size_t requests);
   // REQUIRES: `implementation` is not kAuto.
   void ObserveCompute(Operation operation, DType dtype, Implementation implementation,
                       absl::Duration time);
@@ -53,6 +56,7 @@ class ComputeMetrics {
   static constexpr std::size_t kOperations = 4, kDTypes = 4, kImplementations = 4;
 
   prometheus::Histogram& queue_seconds_;
+  prometheus::Histogram& coalesced_requests_;
   prometheus::Family<prometheus::Histogram>& compute_seconds_;
   // The histograms by label, made at first use.
   std::array<std::atomic<prometheus::Histogram*>, kOperations * kDTypes * kImplementations>

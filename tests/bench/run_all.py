@@ -29,6 +29,10 @@ def commands(programs: Path, out: Path) -> dict[str, list[str]]:
             str(programs / "theria-overhead-bench"),
             f"--json={out / 'overhead.json'}",
         ],
+        "coalescing": [
+            str(programs / "theria-coalescing-bench"),
+            f"--json={out / 'coalescing.json'}",
+        ],
         "store": [str(programs / "store_bench"), f"--json={out / 'store.json'}"],
     }
 

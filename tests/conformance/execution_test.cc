@@ -75,7 +75,9 @@ TEST_P(ExecutionTest, InterruptStopsARun) {
   for (const Operation operation : kOperations) {
     const auto expected = RunTensors(target(), operation, problem);
     ASSERT_TRUE(expected.ok()) << expected.status();
-    for (const int calls : {0, 1, 2, 7, 20, 50}) {
+    // A kernel that was launched runs to its end.
+    for (const int calls :
+         target().is_reference() ? std::vector<int>{0, 1, 2, 7, 20, 50} : std::vector<int>{0}) {
       const auto result = RunTensors(target(), operation, problem, {}, StopAfter(calls));
       EXPECT_EQ(result.status(), absl::CancelledError("enough"))
           << OperationName(operation) << " after " << calls;

@@ -45,7 +45,8 @@ TEST_P(IdentityTest, VjpIsTheAdjointOfJvp) {
   Product left;
   Add(values_.at("o_bar"), jvp.at("o_dot"), left);
   const Product right = ProductOver(vjp, "_bar", values_, "_dot");
-  EXPECT_NEAR(left.value, right.value, kIdentity * (1.0 + left.magnitude + right.magnitude));
+  EXPECT_NEAR(left.value, right.value,
+              Identity(target().arithmetic) * (1.0 + left.magnitude + right.magnitude));
 }
 
 TEST_P(IdentityTest, HvpIsSymmetric) {
@@ -58,7 +59,8 @@ TEST_P(IdentityTest, HvpIsSymmetric) {
   const Arrays others = other.Values();
   const Product left = ProductOver(Run(Operation::kHvp, problem_), "_bar_dot", others, "_dot");
   const Product right = ProductOver(Run(Operation::kHvp, other), "_bar_dot", values_, "_dot");
-  EXPECT_NEAR(left.value, right.value, kIdentity * (1.0 + left.magnitude + right.magnitude));
+  EXPECT_NEAR(left.value, right.value,
+              Identity(target().arithmetic) * (1.0 + left.magnitude + right.magnitude));
 }
 
 TEST_P(IdentityTest, VjpIsLinear) {
@@ -70,7 +72,8 @@ TEST_P(IdentityTest, VjpIsLinear) {
   const Arrays second = Run(Operation::kVjp, other);
   const Arrays sum = Run(Operation::kVjp, both);
   for (const char* name : {"q_bar", "k_bar", "v_bar"}) {
-    EXPECT_TRUE(Near(sum.at(name), Combine(2.0, first.at(name), -3.0, second.at(name)), kReordered))
+    EXPECT_TRUE(Near(sum.at(name), Combine(2.0, first.at(name), -3.0, second.at(name)),
+                     Reordered(target().arithmetic)))
         << name;
   }
 }
@@ -90,7 +93,8 @@ TEST_P(IdentityTest, JvpAndHvpAreLinearInTheTangents) {
     const Arrays sum = Run(operation, both);
     for (const auto& [name, array] : sum) {
       if (name.find("_dot") == std::string::npos) continue;
-      EXPECT_TRUE(Near(array, Combine(2.0, first.at(name), -3.0, second.at(name)), kReordered))
+      EXPECT_TRUE(Near(array, Combine(2.0, first.at(name), -3.0, second.at(name)),
+                       Reordered(target().arithmetic)))
           << OperationName(operation) << " " << name;
     }
   }
@@ -141,7 +145,7 @@ TEST_P(IdentityTest, BatchesAndHeadsAreIndependent) {
   alone.shape.heads_kv = 1;
   for (const auto& [name, array] : values_) alone.Set(name, part(name, array));
   for (const auto& [name, array] : Run(Operation::kHvp, alone)) {
-    EXPECT_TRUE(Near(array, part(name, all.at(name)), kReordered)) << name;
+    EXPECT_TRUE(Near(array, part(name, all.at(name)), Reordered(target().arithmetic))) << name;
   }
 }
 
@@ -177,7 +181,8 @@ TEST_P(IdentityTest, OrderOfKeysDoesNotMatter) {
   for (const auto& [name, array] : Run(Operation::kHvp, permuted)) {
     const bool is_key = name[0] == 'k' || name[0] == 'v';
     const Array& reference = expected.at(name);
-    EXPECT_TRUE(Near(array, is_key ? PermuteRows(reference, order) : reference, kReordered))
+    EXPECT_TRUE(Near(array, is_key ? PermuteRows(reference, order) : reference,
+                     Reordered(target().arithmetic)))
         << name;
   }
 }

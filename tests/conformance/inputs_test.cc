@@ -78,11 +78,13 @@ TEST_P(InputsTest, SavedStatisticsGiveTheSameResults) {
                      << case_name << " " << DTypeName(dtype) << " " << OperationName(operation));
         const auto actual = RunTensors(target(), operation, problem);
         ASSERT_TRUE(actual.ok()) << actual.status();
-        EXPECT_EQ(actual->at("o").bytes, saved->at("o").bytes);
-        EXPECT_EQ(actual->at("lse").bytes, saved->at("lse").bytes);
+        if (target().is_reference()) {
+          EXPECT_EQ(actual->at("o").bytes, saved->at("o").bytes);
+          EXPECT_EQ(actual->at("lse").bytes, saved->at("lse").bytes);
+        }
         for (const auto& [name, tensor] : *actual) {
-          EXPECT_TRUE(Near(Decode(tensor), expected.at(name), WithSavedStatistics(dtype),
-                           HalfSmallest(dtype)))
+          EXPECT_TRUE(Near(Decode(tensor), expected.at(name),
+                           WithSavedStatistics(target().arithmetic, dtype), HalfSmallest(dtype)))
               << name;
         }
       }
@@ -91,6 +93,9 @@ TEST_P(InputsTest, SavedStatisticsGiveTheSameResults) {
 }
 
 TEST_P(InputsTest, SavedLseIsTrusted) {
+  if (target().implementation == Implementation::kUnfused) {
+    GTEST_SKIP() << "stores the probabilities, and so has no use for lse";
+  }
   Problem problem = MakeProblem(CaseNamed("small"), DType::kFloat64);
   auto saved = RunTensors(target(), Operation::kForward, problem);
   ASSERT_TRUE(saved.ok()) << saved.status();
@@ -102,7 +107,7 @@ TEST_P(InputsTest, SavedLseIsTrusted) {
   // P halves, and with it v_bar = P^T o_bar.
   const Arrays trusted = RunArrays(target(), Operation::kVjp, problem, {"v_bar"});
   EXPECT_TRUE(Near(Combine(2.0, trusted.at("v_bar"), 0.0, trusted.at("v_bar")), plain.at("v_bar"),
-                   kReordered));
+                   Reordered(target().arithmetic)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Conformance, InputsTest, testing::ValuesIn(Targets()), TargetTestName);

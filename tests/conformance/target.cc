@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/cpu/backend.h"
+#include "kernels/cuda/backend.h"
 
 namespace theria::conformance {
 namespace {
@@ -63,9 +64,18 @@ std::ostream& operator<<(std::ostream& out, const Target& target) { return out <
 
 const std::vector<Target>& Targets() {
   static Backend& cpu = *MakeCpuBackend({.threads = 4}).release();
-  static const std::vector<Target>& targets = *new std::vector<Target>{
-      {"cpu_reference", &cpu, Implementation::kReference, Arithmetic::kFloat64},
-  };
+  static const std::vector<Target>& targets = *[] {
+    auto* all = new std::vector<Target>{
+        {"cpu_reference", &cpu, Implementation::kReference, Arithmetic::kFloat64},
+    };
+    if (CudaDeviceCount() == 0) return all;
+    Backend* const cuda = MakeCudaBackend()->release();  // a GPU that does not work fails the suite
+    all->push_back({"cuda_fused", cuda, Implementation::kFused, Arithmetic::kAccumulator});
+    all->push_back(
+        {"cuda_fused_fast", cuda, Implementation::kFused, Arithmetic::kTf32, Precision::kFast});
+    all->push_back({"cuda_unfused", cuda, Implementation::kUnfused, Arithmetic::kAccumulator});
+    return all;
+  }();
   return targets;
 }
 
@@ -76,6 +86,7 @@ absl::StatusOr<HostTensors> RunTensors(const Target& target, Operation operation
   AttentionInputs inputs;
   inputs.options = problem.shape.options;
   inputs.options.implementation = target.implementation;
+  inputs.options.precision = target.precision;
   for (const InputField& field : kInputFields) {
     const auto tensor = problem.inputs.find(std::string(field.name));
     if (tensor == problem.inputs.end() || !Takes(operation, field.name)) continue;

@@ -15,7 +15,9 @@ namespace theria::conformance {
 
 // How a target computes, which decides its tolerances.
 enum class Arithmetic {
-  kFloat64,  // everything in float64, rounded once on output
+  kFloat64,      // everything in float64, rounded once on output
+  kAccumulator,  // products of the inputs' dtype; sums in float32, in float64 for float64 inputs
+  kTf32,         // the same, with TF32 products for float32 inputs
 };
 
 // An implementation of a backend.
@@ -24,6 +26,11 @@ struct Target {
   Backend* backend;
   Implementation implementation;
   Arithmetic arithmetic;
+  Precision precision = Precision::kStrict;
+
+  // Whether an output is bitwise the same whatever else is asked for, runs stop between tiles, and
+  // a saved o comes back as it was: promises of the reference alone.
+  bool is_reference() const { return implementation == Implementation::kReference; }
 };
 
 std::ostream& operator<<(std::ostream& out, const Target& target);

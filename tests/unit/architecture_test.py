@@ -20,10 +20,12 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     "server/telemetry": ("kernels/api",),
     "server/cache": ("kernels/api",),
     "server/engine": ("kernels/api", "server/cache", "server/telemetry"),
+    "server/identity": ("kernels/api", "server/cache", "server/engine", "server/telemetry"),
     "server/rpc": (
         "kernels/api",
         "server/cache",
         "server/engine",
+        "server/identity",
         "server/telemetry",
         "theria/v1",
     ),

@@ -72,7 +72,15 @@ Stubs Connect(const std::string& target, const ClientOptions& options) {
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   Stubs stubs;
-  stubs.channel = grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials =
+      MakeChannelCredentials(options);
+  stubs.usable = credentials.status();
+  if (options.tls.has_value() && !options.tls->server_name.empty()) {
+    arguments.SetSslTargetNameOverride(options.tls->server_name);
+  }
+  stubs.channel = grpc::CreateCustomChannel(
+      target, credentials.ok() ? *credentials : grpc::InsecureChannelCredentials(), arguments);
+  stubs.metadata = std::make_shared<CallMetadata>(options);
   stubs.attention = v1::AttentionService::NewStub(stubs.channel);
   stubs.tensors = v1::TensorService::NewStub(stubs.channel);
   stubs.server = v1::ServerService::NewStub(stubs.channel);
@@ -85,8 +93,12 @@ GrpcConnection::GrpcConnection(Stubs stubs, const RetryPolicy& retry, RetryClock
 template <typename Attempt>
 absl::Status GrpcConnection::Call(CallContext& call, Attempt attempt) {
   return retrier_.Run(call.deadline, [&] {
+    if (!stubs_.usable.ok()) return stubs_.usable;
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(call.deadline));
+    if (stubs_.metadata != nullptr) {
+      if (absl::Status added = stubs_.metadata->AddTo(context); !added.ok()) return added;
+    }
     const absl::Time start = absl::Now();
     const absl::Status status = FromGrpcStatus(attempt(&context));
     call.rpc_time = absl::Now() - start;

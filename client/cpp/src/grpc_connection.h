@@ -5,6 +5,7 @@
 #include <string>
 
 #include "client/cpp/src/connection.h"
+#include "client/cpp/src/identity.h"
 #include "client/cpp/src/retry.h"
 #include "grpcpp/channel.h"
 #include "theria/v1/attention.grpc.pb.h"
@@ -19,9 +20,12 @@ struct Stubs {
   std::unique_ptr<v1::TensorService::StubInterface> tensors;
   std::unique_ptr<v1::ServerService::StubInterface> server;
   std::shared_ptr<grpc::Channel> channel;  // for health checks
+  std::shared_ptr<CallMetadata> metadata;  // of every call; may be null
+  absl::Status usable;                     // else what every call ends with
 };
 
-// Does not wait for the server. Messages of any size pass: the server's limits are the only ones.
+// Does not wait for the server; options that cannot be are the error of each call. Messages of any
+// size pass: the server's limits are the only ones.
 Stubs Connect(const std::string& target, const ClientOptions& options);
 
 // A Connection over gRPC: each attempt under the call's deadline, attempts repeated by a Retrier.

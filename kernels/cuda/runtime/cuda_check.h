@@ -13,6 +13,10 @@ namespace theria::cuda {
 // memory ran out; INTERNAL otherwise. The message names the step and CUDA's own error.
 absl::Status CudaStatus(cudaError_t error, std::string_view step);
 
+// INTERNAL, for good, once CudaStatus has seen an error that CUDA calls sticky: the context is
+// corrupt, and every later call fails until the process ends. Thread-safe.
+absl::Status ContextFault();
+
 }  // namespace theria::cuda
 
 // Returns from the enclosing function with the status of a CUDA call that failed.

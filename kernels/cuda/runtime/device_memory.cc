@@ -3,11 +3,11 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstdint>
-#include <limits>
+#include <cstring>
 
 #include "kernels/api/message.h"
 #include "kernels/cuda/runtime/cuda_check.h"
+#include "kernels/cuda/runtime/device_pool.h"
 
 namespace theria::cuda {
 
@@ -15,11 +15,8 @@ absl::StatusOr<std::unique_ptr<DeviceMemory>> DeviceMemory::Create(int device) {
   THERIA_CUDA_RETURN_IF_ERROR(cudaSetDevice(device));
   std::unique_ptr<DeviceMemory> memory(new DeviceMemory(device, Message("cuda:", device)));
   THERIA_CUDA_RETURN_IF_ERROR(cudaStreamCreateWithFlags(&memory->stream_, cudaStreamNonBlocking));
-  cudaMemPool_t pool = nullptr;
-  THERIA_CUDA_RETURN_IF_ERROR(cudaDeviceGetDefaultMemPool(&pool, device));
-  std::uint64_t keep_all = std::numeric_limits<std::uint64_t>::max();
-  THERIA_CUDA_RETURN_IF_ERROR(
-      cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep_all));
+  const absl::Status kept = KeepFreedMemory(device);
+  if (!kept.ok()) return kept;
   return memory;
 }
 
@@ -29,37 +26,69 @@ DeviceMemory::~DeviceMemory() {
 
 absl::StatusOr<Buffer> DeviceMemory::Allocate(std::size_t size_bytes) {
   THERIA_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
-  void* data = nullptr;
-  THERIA_CUDA_RETURN_IF_ERROR(
-      cudaMallocAsync(&data, std::max<std::size_t>(size_bytes, 1), stream_));
-  Buffer buffer(this, data, size_bytes);
+  absl::StatusOr<void*> data = AllocateAsync(std::max<std::size_t>(size_bytes, 1), stream_);
+  if (!data.ok()) return data.status();
+  Buffer buffer(this, *data, size_bytes);
   THERIA_CUDA_RETURN_IF_ERROR(cudaStreamSynchronize(stream_));
   return buffer;
 }
 
 absl::Status DeviceMemory::CopyFromHost(void* destination, const void* source,
                                         std::size_t size_bytes) {
-  return Copy(destination, source, size_bytes, cudaMemcpyHostToDevice);
+  return CopyAllFromHost({{destination, source, size_bytes}});
 }
 
 absl::Status DeviceMemory::CopyToHost(void* destination, const void* source,
                                       std::size_t size_bytes) {
-  return Copy(destination, source, size_bytes, cudaMemcpyDeviceToHost);
+  return CopyAllToHost({{destination, source, size_bytes}});
 }
 
-absl::Status DeviceMemory::Copy(void* destination, const void* source, std::size_t size_bytes,
-                                cudaMemcpyKind kind) {
-  if (size_bytes == 0) return absl::OkStatus();
+absl::Status DeviceMemory::CopyAllFromHost(absl::Span<const MemoryCopy> copies) {
+  if (copies.empty()) return absl::OkStatus();
+  absl::StatusOr<TransferPool::Borrowed> lane = Lane();
+  if (!lane.ok()) return lane.status();
+  return (*lane)->CopyFromHost(copies);
+}
+
+absl::Status DeviceMemory::CopyAllToHost(absl::Span<const MemoryCopy> copies) {
+  if (copies.empty()) return absl::OkStatus();
+  absl::StatusOr<TransferPool::Borrowed> lane = Lane();
+  if (!lane.ok()) return lane.status();
+  return (*lane)->CopyToHost(copies);
+}
+
+absl::StatusOr<TransferPool::Borrowed> DeviceMemory::Lane() {
   THERIA_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
-  THERIA_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(destination, source, size_bytes, kind, stream_));
-  THERIA_CUDA_RETURN_IF_ERROR(cudaStreamSynchronize(stream_));
-  return absl::OkStatus();
+  return lanes_.Borrow();
 }
 
 void DeviceMemory::Deallocate(void* data, std::size_t /*size_bytes*/) noexcept {
   // Nothing uses the block any more: Run and the copies return only when they are complete.
   cudaSetDevice(device_);
   cudaFreeAsync(data, stream_);
+}
+
+absl::StatusOr<Buffer> PinnedMemory::Allocate(std::size_t size_bytes) {
+  void* data = nullptr;
+  THERIA_CUDA_RETURN_IF_ERROR(
+      cudaHostAlloc(&data, std::max<std::size_t>(size_bytes, 1), cudaHostAllocPortable));
+  return Buffer(this, data, size_bytes);
+}
+
+absl::Status PinnedMemory::CopyFromHost(void* destination, const void* source,
+                                        std::size_t size_bytes) {
+  std::memcpy(destination, source, size_bytes);
+  return absl::OkStatus();
+}
+
+absl::Status PinnedMemory::CopyToHost(void* destination, const void* source,
+                                      std::size_t size_bytes) {
+  std::memcpy(destination, source, size_bytes);
+  return absl::OkStatus();
+}
+
+void PinnedMemory::Deallocate(void* data, std::size_t /*size_bytes*/) noexcept {
+  cudaFreeHost(data);
 }
 
 }  // namespace theria::cuda

@@ -2,7 +2,7 @@
 
 #include <cuda_runtime.h>
 
-#include "kernels/cuda/runtime/cuda_check.h"
+#include "kernels/cuda/runtime/device_pool.h"
 
 namespace theria::cuda {
 
@@ -11,9 +11,9 @@ Workspace::~Workspace() {
 }
 
 absl::StatusOr<void*> Workspace::Allocate(std::size_t size_bytes) {
-  void* block = nullptr;
-  THERIA_CUDA_RETURN_IF_ERROR(cudaMallocAsync(&block, size_bytes, stream_));
-  blocks_.push_back(block);
+  absl::StatusOr<void*> block = AllocateAsync(size_bytes, stream_);
+  if (!block.ok()) return block.status();
+  blocks_.push_back(*block);
   size_bytes_ += size_bytes;
   return block;
 }

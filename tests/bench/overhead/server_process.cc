@@ -16,21 +16,25 @@
 extern char** environ;
 
 std::optional<ServerProcess> ServerProcess::Start(const std::string& program,
-                                                  const std::string& log_file) {
+                                                  const std::string& log_file,
+                                                  const std::vector<std::string>& flags) {
   std::string folder = (std::filesystem::temp_directory_path() / "theria-bench-XXXXXX").string();
   if (mkdtemp(folder.data()) == nullptr) return std::nullopt;
   std::string port_file = folder + "/address";
-  std::string arguments[] = {program,       "--listen", "127.0.0.1:0", "--metrics-listen", "none",
-                             "--log-level", "info",     "--port-file", port_file};
-  char* argv[std::size(arguments) + 1] = {};
-  for (std::size_t i = 0; i < std::size(arguments); ++i) argv[i] = arguments[i].data();
+  std::vector<std::string> arguments = {program,  "--listen",    "127.0.0.1:0", "--metrics-listen",
+                                        "none",   "--log-level", "info",        "--port-file",
+                                        port_file};
+  arguments.insert(arguments.end(), flags.begin(), flags.end());
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
 
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, log_file.c_str(),
                                    O_WRONLY | O_CREAT | O_TRUNC, 0644);
   pid_t pid = 0;
-  const int error = posix_spawn(&pid, program.c_str(), &actions, nullptr, argv, environ);
+  const int error = posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
 
   std::string address;

@@ -5,14 +5,15 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 // A theria-server of the benchmark's own: started on a free port, ended with the object.
 
 class ServerProcess {
  public:
   // Nothing if the server did not listen within ten seconds.
-  static std::optional<ServerProcess> Start(const std::string& program,
-                                            const std::string& log_file);
+  static std::optional<ServerProcess> Start(const std::string& program, const std::string& log_file,
+                                            const std::vector<std::string>& flags = {});
   ServerProcess(ServerProcess&& other) noexcept;
   ServerProcess& operator=(ServerProcess&&) = delete;
   ~ServerProcess();

@@ -1,8 +1,12 @@
 // Throughput of the tensor store through the wire: uploads and downloads of 1, 16 and 256 MiB over
-// loopback TCP and a unix socket, client and server in one process, one call at a time.
+// loopback TCP and a unix socket, client and server in one process, one call at a time; against a
+// raw echo on the same connection, which moves one ByteBuffer of that size in one call each way,
+// out of memory that its owner keeps, and stores nothing.
 //
 //     store_bench [--json FILE] [--seconds PER_CASE]
 
+#include <grpcpp/generic/async_generic_service.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
@@ -37,12 +41,73 @@ constexpr std::size_t kChunkBytes = kMiB;
   std::exit(1);
 }
 
+constexpr std::size_t kMaxBytes = 256 * kMiB;
+
+// Bytes that a transport sends from where they are.
+grpc::ByteBuffer Borrowed(const std::string& memory, std::size_t size_bytes) {
+  const grpc::Slice slice(
+      const_cast<char*>(memory.data()), size_bytes, [](void*) {}, nullptr);
+  return grpc::ByteBuffer(&slice, 1);
+}
+
+// The peer: "/echo/Put" answers with nothing, "/echo/Get" with as many bytes as its request says.
+class EchoService final : public grpc::CallbackGenericService {
+ public:
+  grpc::ServerGenericBidiReactor* CreateReactor(
+      grpc::GenericCallbackServerContext* context) override {
+    return new Call(memory_, context->method() == "/echo/Get");
+  }
+
+ private:
+  class Call final : public grpc::ServerGenericBidiReactor {
+   public:
+    Call(const std::string& memory, bool is_get) : memory_(memory), is_get_(is_get) {
+      StartRead(&message_);
+    }
+
+   private:
+    void OnReadDone(bool ok) override {
+      if (!ok) return Finish({grpc::StatusCode::INTERNAL, "no message"});
+      std::size_t size_bytes = 0;
+      if (is_get_) {
+        grpc::Slice slice;
+        message_.DumpToSingleSlice(&slice).ok();
+        size_bytes = std::stoull(std::string(slice.begin(), slice.end()));
+      }
+      message_ = Borrowed(memory_, size_bytes);
+      StartWriteAndFinish(&message_, {}, grpc::Status::OK);
+    }
+    void OnDone() override { delete this; }
+
+    const std::string& memory_;
+    const bool is_get_;
+    grpc::ByteBuffer message_;
+  };
+
+  const std::string memory_ = std::string(kMaxBytes, 'x');
+};
+
 class Client {
  public:
-  explicit Client(const std::string& address)
-      : stub_(v1::TensorService::NewStub(
-            grpc::CreateChannel(address, grpc::InsecureChannelCredentials()))) {
+  explicit Client(const std::string& address) {
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(-1);
+    const auto channel =
+        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+    stub_ = v1::TensorService::NewStub(channel);
+    echo_ = std::make_unique<grpc::GenericStub>(channel);
     chunk_.set_chunk(std::string(kChunkBytes, 'x'));
+  }
+
+  void EchoPut(std::size_t size_bytes) {
+    if (Echo("/echo/Put", Borrowed(memory_, size_bytes)).Length() != 0) Die("echo: wrong answer");
+  }
+
+  void EchoGet(std::size_t size_bytes) {
+    const grpc::Slice size(std::to_string(size_bytes));
+    if (Echo("/echo/Get", grpc::ByteBuffer(&size, 1)).Length() != size_bytes) {
+      Die("echo: wrong answer");
+    }
   }
 
   // An upload of zeros' worth; with `digest`, the server hashes it. Returns the handle.
@@ -83,8 +148,25 @@ class Client {
   }
 
  private:
+  grpc::ByteBuffer Echo(const std::string& method, const grpc::ByteBuffer& request) {
+    grpc::ClientContext context;
+    grpc::CompletionQueue queue;
+    const auto call = echo_->PrepareUnaryCall(&context, method, request, &queue);
+    grpc::ByteBuffer response;
+    grpc::Status status;
+    call->StartCall();
+    call->Finish(&response, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    queue.Next(&tag, &ok);
+    if (!status.ok()) Die(status.error_message());
+    return response;
+  }
+
   std::unique_ptr<v1::TensorService::Stub> stub_;
+  std::unique_ptr<grpc::GenericStub> echo_;
   v1::UploadRequest chunk_;
+  const std::string memory_ = std::string(kMaxBytes, 'x');
 };
 
 // Median seconds of `call`, repeated for about `budget`, at least three times after a warm-up;
@@ -116,6 +198,10 @@ nlohmann::json Measure(Client& client, std::string_view transport, std::size_t s
                        absl::Duration budget) {
   std::string handle;
   const auto drop = [&] { client.Delete(handle); };
+  const double echo_put = MedianSeconds(
+      budget, [&] { client.EchoPut(size_bytes); }, [] {});
+  const double echo_get = MedianSeconds(
+      budget, [&] { client.EchoGet(size_bytes); }, [] {});
   const double upload = MedianSeconds(
       budget, [&] { handle = client.Upload(size_bytes, ""); }, drop);
   const std::string digest = DigestOfUpload(size_bytes);
@@ -128,13 +214,18 @@ nlohmann::json Measure(Client& client, std::string_view transport, std::size_t s
   const auto rate = [size_bytes](double seconds) {
     return static_cast<double>(size_bytes) / seconds / 1e9;
   };
-  std::printf("%-9s %5zu MiB  %8.2f  %15.2f  %8.2f\n", std::string(transport).c_str(),
-              size_bytes / kMiB, rate(upload), rate(hashed), rate(download));
+  std::printf("%-9s %5zu MiB  %8.2f  %5.2f  %15.2f  %8.2f  %5.2f\n", std::string(transport).c_str(),
+              size_bytes / kMiB, rate(upload), echo_put / upload, rate(hashed), rate(download),
+              echo_get / download);
   return {{"transport", transport},
           {"size_bytes", size_bytes},
           {"upload_seconds", upload},
           {"upload_sha256_seconds", hashed},
           {"download_seconds", download},
+          {"echo_put_seconds", echo_put},
+          {"echo_get_seconds", echo_get},
+          {"upload_to_echo", echo_put / upload},
+          {"download_to_echo", echo_get / download},
           {"upload_gigabytes_per_second", rate(upload)},
           {"upload_sha256_gigabytes_per_second", rate(hashed)},
           {"download_gigabytes_per_second", rate(download)}};
@@ -156,19 +247,24 @@ int Main(int argc, char** argv) {
 
   TensorStore store(HostMemory(), {.capacity_bytes = 1024 * kMiB});
   const DrainGate gate;
-  TensorService service(store, gate);
+  Authenticator authenticator;
+  const Admission admission(gate, authenticator);
+  TensorService service(store, admission);
   const std::string socket = "unix:/tmp/theria_store_bench." + std::to_string(getpid());
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.AddListeningPort(socket, grpc::InsecureServerCredentials());
   builder.RegisterService(&service);
+  EchoService echo;
+  builder.RegisterCallbackGenericService(&echo);
+  builder.SetMaxReceiveMessageSize(-1);
   builder.SetContextAllocator(MakeContextAllocator());
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) Die("cannot listen");
 
-  std::printf("GB/s, median, chunks of 1 MiB\n");
-  std::printf("transport      size    upload  upload + sha256  download\n");
+  std::printf("GB/s, median, chunks of 1 MiB; ratio: to the raw echo's\n");
+  std::printf("transport      size    upload  ratio  upload + sha256  download  ratio\n");
   nlohmann::json results = nlohmann::json::array();
   const std::pair<std::string, std::string> transports[] = {
       {"tcp", "127.0.0.1:" + std::to_string(port)}, {"unix", socket}};

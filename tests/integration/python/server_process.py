@@ -29,7 +29,9 @@ class ServerProcess:
     """Started by the constructor; answers when that returns. Log and ports go to `directory`.
 
     With `exact_memory`, the server's allocator gives freed memory back to the system at once, so
-    that its resident memory is what it holds.
+    that its resident memory is what it holds. `credentials` are for a server with TLS. The
+    environment's THERIA_SERVER_FLAGS (such as `--backend=cuda`) stand before `flags`, to run the
+    same tests on another backend.
     """
 
     def __init__(
@@ -38,10 +40,17 @@ class ServerProcess:
         *flags: str,
         listen: str = "127.0.0.1:0",
         exact_memory: bool = False,
+        credentials: grpc.ChannelCredentials | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
+        self._credentials = credentials
         self._directory = directory
-        self._environment = {**os.environ, **(EXACT_MEMORY if exact_memory else {})}
-        self._flags = flags
+        self._environment = {
+            **os.environ,
+            **(EXACT_MEMORY if exact_memory else {}),
+            **(environment or {}),
+        }
+        self._flags = (*os.environ.get("THERIA_SERVER_FLAGS", "").split(), *flags)
         self._listen = listen
         self._start()
 
@@ -71,7 +80,12 @@ class ServerProcess:
             time.sleep(0.01)
         self.target = ports.read_text().split()[0]
         self.metrics_target = metrics.read_text().strip()
-        with grpc.insecure_channel(self.target) as channel:
+        channel = (
+            grpc.insecure_channel(self.target)
+            if self._credentials is None
+            else grpc.secure_channel(self.target, self._credentials)
+        )
+        with channel:
             grpc.channel_ready_future(channel).result(timeout=10)
 
     def log(self) -> str:

@@ -45,6 +45,7 @@ constexpr std::int64_t kDownloadElements = 512 << 10;  // 2 MiB
 struct Flags {
   std::string server;
   double seconds = 60.0;
+  std::uint64_t calls = 0;  // at least; goes on for longer if it takes longer
   int clients = 64;
   int max_queued_requests = 16;  // low, so that admission has to refuse now and then
   std::uint64_t seed = 1;
@@ -96,7 +97,7 @@ std::size_t MedianBytes(const std::vector<MemorySample>& memory, double from, do
   return bytes[bytes.size() / 2];
 }
 
-// Runs the clients for flags.seconds; samples the server's memory meanwhile.
+// Runs the clients for flags.seconds and flags.calls; samples the server's memory meanwhile.
 void RunClients(const Flags& flags, const ServerProcess& server, Shared& shared, Outcome& outcome) {
   std::vector<std::unique_ptr<Worker>> workers;
   for (int i = 0; i < flags.clients; ++i) {
@@ -109,7 +110,7 @@ void RunClients(const Flags& flags, const ServerProcess& server, Shared& shared,
     const auto ticks =
         static_cast<std::size_t>(std::ceil(flags.seconds / absl::ToDoubleSeconds(kTick)));
     cli::ProgressBar bar("soak", ticks);
-    for (std::size_t tick = 1; tick <= ticks; ++tick) {
+    for (std::size_t tick = 1; tick <= ticks || shared.calls < flags.calls; ++tick) {
       absl::SleepFor(start + kTick * static_cast<double>(tick) - absl::Now());
       const double now = absl::ToDoubleSeconds(absl::Now() - start);
       outcome.memory.push_back({now, server.ResidentBytes()});
@@ -117,6 +118,7 @@ void RunClients(const Flags& flags, const ServerProcess& server, Shared& shared,
           shared.calls >= kWarmUpCallsPerClient * static_cast<std::uint64_t>(flags.clients)) {
         outcome.warm_up_seconds = std::min(outcome.warm_up_seconds, now);
       }
+      if (tick > ticks) continue;
       bar.Advance(absl::StrFormat("%d calls, %d failures, %.0f MiB", shared.calls.load(),
                                   shared.failures.load(),
                                   static_cast<double>(outcome.memory.back().bytes) / (1 << 20)));
@@ -279,6 +281,8 @@ int main(int argc, char** argv) {
   app.add_option("--server", flags.server, "The theria-server to run")->required();
   app.add_option("--seconds", flags.seconds, "How long")
       ->check(CLI::Range(4.0, 86400.0))
+      ->capture_default_str();
+  app.add_option("--calls", flags.calls, "How many at least, however long that takes")
       ->capture_default_str();
   app.add_option("--clients", flags.clients, "How many at once")
       ->check(CLI::Range(1, 1024))

@@ -16,6 +16,8 @@
 #include "kernels/api/memory.h"
 #include "server/cache/sha256.h"
 #include "server/cache/tensor_store.h"
+#include "server/identity/authenticator.h"
+#include "server/rpc/admission.h"
 #include "server/rpc/request_context.h"
 #include "server/rpc/tensor_service.h"
 #include "theria/v1/tensor_store.grpc.pb.h"
@@ -68,7 +70,7 @@ class StoreStreamTest : public ::testing::Test {
     store_ = std::make_unique<TensorStore>(memory, options);
     TensorServiceOptions service_options;
     service_options.transfer = limits;
-    service_ = std::make_unique<TensorService>(*store_, gate_, service_options);
+    service_ = std::make_unique<TensorService>(*store_, admission_, service_options);
     grpc::ServerBuilder builder;
     int port = 0;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
@@ -179,6 +181,8 @@ class StoreStreamTest : public ::testing::Test {
   }
 
   DrainGate gate_;
+  Authenticator authenticator_;
+  Admission admission_{gate_, authenticator_};
   std::unique_ptr<TensorStore> store_;
   std::unique_ptr<TensorService> service_;
   std::unique_ptr<grpc::Server> server_;

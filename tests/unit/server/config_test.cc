@@ -19,6 +19,17 @@ CommandLine Parse(std::vector<const char*> flags) {
   return ParseCommandLine(static_cast<int>(flags.size()), flags.data());
 }
 
+TEST(ConfigTest, ADeviceSpills) {
+  const CommandLine line =
+      Parse({"--backend=cuda", "--device=3", "--cache-bytes=4GiB", "--spill-bytes=2GiB"});
+  ASSERT_TRUE(line.is_to_serve) << line.text;
+  EXPECT_EQ(line.config.device, 3);
+  EXPECT_EQ(line.config.spill_bytes, std::size_t{2} << 30);
+  EXPECT_EQ(line.config.tenant_quota_bytes, std::size_t{6} << 30);
+  EXPECT_EQ(line.config.max_tensor_bytes, std::size_t{4} << 30);
+  EXPECT_EQ(Parse({"--device=-1"}).exit_status, 2);
+}
+
 TEST(ConfigTest, HasDefaults) {
   const CommandLine line = Parse({});
   ASSERT_TRUE(line.is_to_serve) << line.text;
@@ -26,6 +37,7 @@ TEST(ConfigTest, HasDefaults) {
   EXPECT_EQ(line.config.backend, "cpu");
   EXPECT_GE(line.config.compute_slots, 1);
   EXPECT_EQ(line.config.tenant_quota_bytes, line.config.cache_bytes);
+  EXPECT_EQ(line.config.spill_bytes, 0);  // a CPU server has nowhere to spill from
   EXPECT_EQ(line.config.max_tensor_bytes, line.config.cache_bytes);
   EXPECT_GT(line.config.max_transport_bytes, line.config.max_message_bytes);
 }

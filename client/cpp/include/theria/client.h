@@ -38,6 +38,17 @@ struct RetryPolicy {
   double jitter = 0.2;  // in [0, 1]
 };
 
+// An encrypted connection, from PEM files that are read when the client is made.
+struct TlsOptions {
+  std::string ca_file;      // who signs servers' certificates; empty: gRPC's own list
+  std::string cert_file;    // the client's certificate chain, where the server asks for one (mTLS)
+  std::string key_file;     // the key of cert_file
+  std::string server_name;  // that the server's certificate must have; empty: the target's host
+};
+
+// Rank of a call among those of its tenant that wait.
+enum class Priority : std::uint8_t { kHigh, kNormal, kLow };
+
 struct ClientOptions {
   // For each call, unless CallOptions::timeout says otherwise.
   absl::Duration timeout = absl::InfiniteDuration();
@@ -45,6 +56,10 @@ struct ClientOptions {
   // Whether to use one TCP connection together with the process's other clients of the same server
   // that say so too.
   bool share_connection = false;
+  std::optional<TlsOptions> tls;  // none: plain text
+  std::string token;              // bearer token that proves the tenant; empty: none
+  std::string token_file;         // file of that token, read again whenever it changes
+  Priority priority = Priority::kNormal;
 };
 
 struct PutOptions {
@@ -70,8 +85,9 @@ enum class Health : std::uint8_t { kServing, kNotServing, kServiceUnknown };
 // and repeats itself; if others are gone too, FAILED_PRECONDITION names them
 // (ErrorDetails::missing_handles).
 //
-// Errors of every call: UNAVAILABLE after the last attempt, DEADLINE_EXCEEDED, and those named in
-// Attention::Run for the server's own reasons.
+// Errors of every call: UNAVAILABLE after the last attempt, DEADLINE_EXCEEDED, UNAUTHENTICATED,
+// INVALID_ARGUMENT for a file of the options that cannot be read, and those named in Attention::Run
+// for the server's own reasons.
 class Client : public Attention {
  public:
   // `target` is host:port or unix:PATH.

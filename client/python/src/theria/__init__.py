@@ -31,6 +31,7 @@ from theria._errors import (
     Unavailable,
     Unimplemented,
 )
+from theria._identity import Priority, Tls
 from theria._options import CallOptions, Implementation, Operand, OutputMode, Precision
 from theria._resident import ResidentTensor, TensorInfo
 from theria._results import (
@@ -71,6 +72,7 @@ __all__ = [
     "Operand",
     "OutputMode",
     "Precision",
+    "Priority",
     "ResidentTensor",
     "ResourceExhausted",
     "RetryPolicy",
@@ -79,6 +81,7 @@ __all__ = [
     "StoreInfo",
     "TensorInfo",
     "TensorMissing",
+    "Tls",
     "Unavailable",
     "Unimplemented",
     "VjpResult",

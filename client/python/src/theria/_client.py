@@ -15,6 +15,7 @@ from theria._arrays import ArrayLike
 from theria._attention_flow import attention
 from theria._grpc import GrpcTransport
 from theria._grpc_channel import ChannelCredentials
+from theria._identity import Metadata, MetadataSource, Priority, Tls, channel_options
 from theria._operations import FORWARD, HVP, JVP, VJP
 from theria._options import CallOptions, Operand, milliseconds
 from theria._put_flow import get, put
@@ -40,7 +41,11 @@ def connect(
     timeout: float | None = None,
     retry: RetryPolicy | None = None,
     credentials: ChannelCredentials | None = None,
-    metadata: tuple[tuple[str, str], ...] = (),
+    metadata: Metadata = (),
+    tls: Tls | None = None,
+    token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    priority: Priority = "normal",
 ) -> Client:
     """A client of the server at `target`.
 
@@ -51,17 +56,30 @@ def connect(
         target: ``host:port`` or ``unix:PATH``.
         timeout: Seconds for each call that names none of its own; None for no limit.
         retry: When to try again what failed with UNAVAILABLE.
-        credentials: For TLS, from `grpc.ssl_channel_credentials`; None for plain text.
-        metadata: Sent with every request, such as an authorization header.
+        credentials: gRPC's own, for what `tls` cannot say; None for plain text.
+        metadata: Sent with every request.
+        tls: For an encrypted connection.
+        token: Bearer token that proves the tenant.
+        token_file: File of that token, read again whenever it changes; not with `token`.
+        priority: Rank of this client's calls among those of its tenant that wait.
+
+    Raises:
+        InvalidArgument: A file of `tls` cannot be read, or arguments exclude each other.
 
     Example:
         >>> with theria.connect("localhost:50051") as client:
         ...     r = client.forward(q, k, v, is_causal=True)
         ...     g = client.vjp(q, k, v, o_bar, o=r.o, lse=r.lse, is_causal=True)
     """
-    return Client(
-        GrpcTransport(target, credentials, metadata), Session(timeout, retry or RetryPolicy())
+    if tls is not None:
+        credentials = tls.credentials()
+    transport = GrpcTransport(
+        target,
+        credentials,
+        MetadataSource(metadata, token, token_file, priority),
+        channel_options(tls),
     )
+    return Client(transport, Session(timeout, retry or RetryPolicy()))
 
 
 class Client:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
 from theria._grpc_channel import CHANNEL_OPTIONS, serialize, translated
+from theria._identity import MetadataSource
 from theria._steps import Call, Download, Upload
 
 __all__ = ["GrpcTransport"]
@@ -18,21 +20,24 @@ class GrpcTransport:
     Args:
         target: host:port or unix:PATH.
         credentials: For TLS; None for plain text.
-        metadata: Sent with every RPC.
+        metadata: Gives what is sent with every RPC.
+        options: Of the channel, beside those that every client has.
     """
 
     def __init__(
         self,
         target: str,
         credentials: grpc.ChannelCredentials | None = None,
-        metadata: tuple[tuple[str, str], ...] = (),
+        metadata: MetadataSource | None = None,
+        options: Sequence[tuple[str, Any]] = (),
     ):
+        options = [*CHANNEL_OPTIONS, *options]
         self._channel = (
-            grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+            grpc.insecure_channel(target, options=options)
             if credentials is None
-            else grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+            else grpc.secure_channel(target, credentials, options=options)
         )
-        self._metadata = metadata
+        self._metadata = metadata or MetadataSource()
         self._stubs: dict[str, Any] = {}
 
     def call(self, step: Call) -> Any:
@@ -40,14 +45,14 @@ class GrpcTransport:
         request = serialize(step.request)
         with translated():
             return self._stub("unary_unary", step)(
-                request, timeout=step.timeout, metadata=self._metadata
+                request, timeout=step.timeout, metadata=self._metadata()
             )
 
     def upload(self, step: Upload) -> Any:
         """See `Transport`."""
         with translated():
             return self._stub("stream_unary", step)(
-                map(serialize, step.requests), timeout=step.timeout, metadata=self._metadata
+                map(serialize, step.requests), timeout=step.timeout, metadata=self._metadata()
             )
 
     def download(self, step: Download) -> None:
@@ -55,7 +60,7 @@ class GrpcTransport:
         request = serialize(step.request)
         with translated():
             responses = self._stub("unary_stream", step)(
-                request, timeout=step.timeout, metadata=self._metadata
+                request, timeout=step.timeout, metadata=self._metadata()
             )
             try:
                 for response in responses:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from theria._grpc_channel import CHANNEL_OPTIONS, serialize, translated
+from theria._identity import MetadataSource
 from theria._steps import Call, Download, Upload
 
 __all__ = ["GrpcAioTransport"]
@@ -21,14 +22,16 @@ class GrpcAioTransport:
         self,
         target: str,
         credentials: grpc.ChannelCredentials | None = None,
-        metadata: tuple[tuple[str, str], ...] = (),
+        metadata: MetadataSource | None = None,
+        options: Sequence[tuple[str, Any]] = (),
     ):
+        options = [*CHANNEL_OPTIONS, *options]
         self._channel = (
-            grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+            grpc.aio.insecure_channel(target, options=options)
             if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+            else grpc.aio.secure_channel(target, credentials, options=options)
         )
-        self._metadata = metadata
+        self._metadata = metadata or MetadataSource()
         self._stubs: dict[str, Any] = {}
 
     async def call(self, step: Call) -> Any:
@@ -36,7 +39,7 @@ class GrpcAioTransport:
         request = serialize(step.request)
         with translated():
             return await self._stub("unary_unary", step)(
-                request, timeout=step.timeout, metadata=self._metadata
+                request, timeout=step.timeout, metadata=self._metadata()
             )
 
     async def upload(self, step: Upload) -> Any:
@@ -48,7 +51,7 @@ class GrpcAioTransport:
 
         with translated():
             return await self._stub("stream_unary", step)(
-                requests(), timeout=step.timeout, metadata=self._metadata
+                requests(), timeout=step.timeout, metadata=self._metadata()
             )
 
     async def download(self, step: Download) -> None:
@@ -56,7 +59,7 @@ class GrpcAioTransport:
         request = serialize(step.request)
         with translated():
             responses = self._stub("unary_stream", step)(
-                request, timeout=step.timeout, metadata=self._metadata
+                request, timeout=step.timeout, metadata=self._metadata()
             )
             try:
                 async for response in responses:

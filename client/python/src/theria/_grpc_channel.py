@@ -27,7 +27,8 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_retries", 0),
     # gRPC's own waits between connection attempts grow to two minutes; a restart takes seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Also the least time that an attempt may take, TLS and a long way included.
+    ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Clients of one process would otherwise share one TCP connection.
     ("grpc.use_local_subchannel_pool", 1),

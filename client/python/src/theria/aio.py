@@ -23,6 +23,7 @@ from theria._arrays import ArrayLike
 from theria._attention_flow import attention
 from theria._grpc_aio import GrpcAioTransport
 from theria._grpc_channel import ChannelCredentials
+from theria._identity import Metadata, MetadataSource, Priority, Tls, channel_options
 from theria._operations import FORWARD, HVP, JVP, VJP
 from theria._options import CallOptions, Operand, milliseconds
 from theria._put_flow import get, put
@@ -48,12 +49,22 @@ def connect(
     timeout: float | None = None,
     retry: RetryPolicy | None = None,
     credentials: ChannelCredentials | None = None,
-    metadata: tuple[tuple[str, str], ...] = (),
+    metadata: Metadata = (),
+    tls: Tls | None = None,
+    token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    priority: Priority = "normal",
 ) -> Client:
     """A client for the running event loop; the arguments are those of `theria.connect`."""
-    return Client(
-        GrpcAioTransport(target, credentials, metadata), Session(timeout, retry or RetryPolicy())
+    if tls is not None:
+        credentials = tls.credentials()
+    transport = GrpcAioTransport(
+        target,
+        credentials,
+        MetadataSource(metadata, token, token_file, priority),
+        channel_options(tls),
     )
+    return Client(transport, Session(timeout, retry or RetryPolicy()))
 
 
 class Client:

@@ -7,6 +7,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/api/memory.h"
+#include "tests/unit/server/fake_device.h"
 
 namespace theria::server {
 namespace {
@@ -40,6 +41,30 @@ TEST(StateMetricsTest, TellsTheStoresState) {
   EXPECT_THAT(text, HasSubstr("theria_store_evictions_total{reason=\"expired\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("theria_store_evictions_total{reason=\"watermark\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("theria_store_entries 0\n"));
+}
+
+TEST(StateMetricsTest, TellsWhatWasSpilled) {
+  FakeDeviceMemory device;
+  TensorStore store(
+      device,
+      {.capacity_bytes = 1 << 20, .spill_memory = &HostMemory(), .spill_capacity_bytes = 1 << 19});
+  MetricRegistry registry;
+  AddStoreMetrics(registry, store);
+  const std::string handle = std::move(*store.Create({}, {DType::kFloat32, {25}})).Commit().handle;
+  ASSERT_EQ(store.Relieve({}, 1), 100u);
+  std::string text = registry.Text();
+  EXPECT_THAT(text, HasSubstr("theria_store_bytes 0\n"));
+  EXPECT_THAT(text, HasSubstr("theria_store_spilled_bytes 100\n"));
+  EXPECT_THAT(text, HasSubstr("theria_store_spill_capacity_bytes 524288\n"));
+  EXPECT_THAT(text, HasSubstr("theria_store_spills_total 1\n"));
+  EXPECT_THAT(text, HasSubstr("theria_store_spill_bytes_total 100\n"));
+  EXPECT_THAT(text, HasSubstr("theria_store_restores_total 0\n"));
+  ASSERT_TRUE(store.Acquire({}, handle).ok());
+  text = registry.Text();
+  EXPECT_THAT(text, HasSubstr("theria_store_bytes 100\n"));
+  EXPECT_THAT(text, HasSubstr("theria_store_spilled_bytes 0\n"));
+  EXPECT_THAT(text, HasSubstr("theria_store_restores_total 1\n"));
+  EXPECT_THAT(text, HasSubstr("theria_store_restore_bytes_total 100\n"));
 }
 
 class Idle : public Job {

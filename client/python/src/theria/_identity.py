@@ -1,0 +1,122 @@
+"""Who a client says that it is, and whom it trusts: TLS, bearer tokens, priority."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import grpc
+
+from theria import _errors as errors
+
+__all__ = ["Metadata", "MetadataSource", "Priority", "Tls", "channel_options"]
+
+Priority: TypeAlias = Literal["high", "normal", "low"]
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+_PRIORITY_KEY = "theria-priority"
+
+
+@dataclass(frozen=True)
+class Tls:
+    """An encrypted connection, from PEM files that are read when it is made.
+
+    Attributes:
+        ca_file: Certificates of who signs servers' certificates; None for gRPC's own list.
+        cert_file: The client's certificate chain, where the server asks for one (mTLS).
+        key_file: The key of `cert_file`.
+        server_name: The name that the server's certificate must have; None for the target's host.
+    """
+
+    ca_file: str | os.PathLike[str] | None = None
+    cert_file: str | os.PathLike[str] | None = None
+    key_file: str | os.PathLike[str] | None = None
+    server_name: str | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """As gRPC wants them.
+
+        Raises:
+            InvalidArgument: A file cannot be read, or only one of `cert_file` and `key_file` is
+                given.
+        """
+        if (self.cert_file is None) != (self.key_file is None):
+            raise errors.InvalidArgument("tls: cert_file and key_file go together")
+        return grpc.ssl_channel_credentials(
+            _read(self.ca_file), _read(self.key_file), _read(self.cert_file)
+        )
+
+
+def channel_options(tls: Tls | None) -> list[tuple[str, Any]]:
+    """The channel options that `tls` needs."""
+    if tls is None or tls.server_name is None:
+        return []
+    return [("grpc.ssl_target_name_override", tls.server_name)]
+
+
+class MetadataSource:
+    """The metadata of each RPC. Thread-safe.
+
+    Args:
+        metadata: Sent as it is.
+        token: Bearer token.
+        token_file: File of the token, read again whenever it changes; not with `token`.
+        priority: Rank of the client's calls among those of its tenant.
+
+    Raises:
+        InvalidArgument: `token` and `token_file` are both given, or the priority is unknown.
+    """
+
+    def __init__(
+        self,
+        metadata: Metadata = (),
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        priority: Priority = "normal",
+    ):
+        if token is not None and token_file is not None:
+            raise errors.InvalidArgument("token and token_file: give one of them")
+        if priority not in ("high", "normal", "low"):
+            raise errors.InvalidArgument.of(
+                "priority", f"priority is {priority!r}, must be high, normal or low"
+            )
+        ranked = () if priority == "normal" else ((_PRIORITY_KEY, priority),)
+        self._fixed: Metadata = (*metadata, *ranked)
+        self._current = self._fixed if token is None else self._with(token)
+        self._token_file = token_file
+        self._version: tuple[int, ...] = ()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Metadata:
+        """The metadata of an RPC that starts now.
+
+        Raises:
+            InvalidArgument: The token file cannot be read.
+        """
+        if self._token_file is None:
+            return self._current
+        with self._lock:
+            try:
+                status = os.stat(self._token_file)
+                version = (status.st_ino, status.st_size, status.st_mtime_ns)
+                if version != self._version:
+                    self._current = self._with(Path(self._token_file).read_text("ascii").strip())
+                    self._version = version
+            except (OSError, UnicodeDecodeError) as error:
+                raise errors.InvalidArgument(f"token_file: {error}") from error
+            return self._current
+
+    def _with(self, token: str) -> Metadata:
+        return (*self._fixed, ("authorization", f"Bearer {token}"))
+
+
+def _read(path: str | os.PathLike[str] | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise errors.InvalidArgument(f"tls: {error}") from error

@@ -1,0 +1,292 @@
+"""What the server and its clients promise when something breaks; docs/operations.md lists it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from observe import await_idle, await_that, gauge
+from server_process import ServerProcess
+
+import theria
+
+StartServer = Callable[..., ServerProcess]
+ONCE = theria.RetryPolicy(max_attempts=1)
+
+SLOW_UPLOAD = """
+import sys, time
+import grpc
+from theria.v1 import tensor_pb2, tensor_store_pb2 as pb
+
+def messages():
+    yield pb.UploadRequest(
+        header=pb.UploadHeader(dtype=tensor_pb2.FLOAT32, shape=[1 << 20])
+    ).SerializeToString()
+    yield pb.UploadRequest(chunk=bytes(1 << 20)).SerializeToString()
+    print("half way", flush=True)
+    time.sleep(600)
+
+channel = grpc.insecure_channel(sys.argv[1])
+channel.stream_unary("/theria.v1.TensorService/Upload")(messages())
+"""
+
+
+def qkv(rng: np.random.Generator, seq: int = 8) -> list[np.ndarray]:
+    return [rng.standard_normal((1, 2, seq, 8)) for _ in range(3)]
+
+
+def large(rng: np.random.Generator) -> np.ndarray:
+    """A problem that takes a while."""
+    return rng.standard_normal((1, 8, 1024, 64))
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    scores = q @ np.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1])
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return (weights / weights.sum(-1, keepdims=True)) @ v
+
+
+def assert_serves(server: ServerProcess, rng: np.random.Generator) -> None:
+    tensors = qkv(rng)
+    with theria.connect(server.target, timeout=60.0) as client:
+        np.testing.assert_allclose(client.forward(*tensors).o, attention(*tensors), rtol=1e-10)
+
+
+def test_a_client_killed_in_mid_upload_leaves_nothing(
+    start_server: StartServer, rng: np.random.Generator
+) -> None:
+    server = start_server()
+    uploads = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLOW_UPLOAD, server.target], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    try:
+        for upload in uploads:
+            assert upload.stdout is not None
+            assert upload.stdout.readline() == "half way\n"
+        await_that(lambda: gauge(server, "theria_store_pending_bytes") == 3 * 4 * (1 << 20))
+    finally:
+        for upload in uploads:
+            upload.kill()
+            upload.wait()
+    await_idle(server)
+    assert gauge(server, "theria_store_bytes") == 0
+    assert_serves(server, rng)
+
+
+def test_a_server_killed_and_restarted_under_load_is_recovered_from(
+    start_server: StartServer, rng: np.random.Generator
+) -> None:
+    """Clients retry, and upload again what the server lost; every answer is right."""
+    server = start_server()
+    tensors = qkv(rng)
+    expected = attention(*tensors)
+    patient = theria.RetryPolicy(max_attempts=30, max_backoff=1.0)
+    is_over = threading.Event()
+    answers = [0] * 4
+
+    def work(index: int) -> None:
+        with theria.connect(server.target, timeout=120.0, retry=patient) as client:
+            resident = [client.put(tensor) for tensor in tensors]
+            while not is_over.is_set():
+                np.testing.assert_allclose(client.forward(*resident).o, expected, rtol=1e-10)
+                answers[index] += 1
+
+    with ThreadPoolExecutor(len(answers)) as threads:
+        workers = [threads.submit(work, index) for index in range(len(answers))]
+        try:
+            for _ in range(2):
+                before = list(answers)
+                await_that(lambda b=before: all(a > c for a, c in zip(answers, b, strict=True)))
+                server.restart()
+            before = list(answers)
+            await_that(lambda: all(a > c for a, c in zip(answers, before, strict=True)), 60)
+        finally:
+            is_over.set()
+        for worker in workers:
+            worker.result()
+
+
+def test_a_storm_of_deadlines_passes(start_server: StartServer, rng: np.random.Generator) -> None:
+    server = start_server("--compute-slots=1", "--max-queued-requests=64")
+    tensor = large(rng)
+    outcomes: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def call(timeout: float) -> None:
+        with theria.connect(server.target, retry=ONCE) as client:
+            try:
+                client.vjp(tensor, tensor, tensor, tensor, timeout=timeout)
+                outcome = "OK"
+            except theria.Error as error:
+                outcome = error.code
+        with lock:
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(call, [0.005 * (1 + i % 40) for i in range(160)]))
+    assert set(outcomes) <= {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
+    assert outcomes["DEADLINE_EXCEEDED"] > 0
+    await_idle(server)
+    assert_serves(server, rng)
+
+
+def test_cancelled_calls_stop_computing(
+    start_server: StartServer, rng: np.random.Generator
+) -> None:
+    server = start_server("--compute-slots=1")
+    tensor = large(rng)
+
+    async def cancel_many() -> None:
+        async with theria.aio.connect(server.target) as client:
+            calls = [
+                asyncio.create_task(client.hvp(tensor, tensor, tensor, tensor)) for _ in range(8)
+            ]
+            while await asyncio.to_thread(gauge, server, "theria_running_requests") == 0:
+                await asyncio.sleep(0.02)
+            for call in calls:
+                call.cancel()
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+    asyncio.run(cancel_many())
+    await_idle(server)
+    assert_serves(server, rng)
+
+
+def test_a_slow_reader_is_cut_and_holds_up_nobody(
+    start_server: StartServer, rng: np.random.Generator
+) -> None:
+    server = start_server("--transfer-stall-timeout=1s")
+    with theria.connect(server.target, timeout=60.0) as client:
+        tensor = client.put(np.zeros((1, 1, 4096, 1024), np.float32))  # 16 MiB
+        request = theria.v1.tensor_store_pb2.DownloadRequest(handle=tensor.handle)
+        window = [("grpc.http2.lookahead_bytes", 65536), ("grpc.http2.bdp_probe", 0)]
+        with grpc.insecure_channel(server.target, options=window) as channel:
+            stub = channel.unary_stream("/theria.v1.TensorService/Download")
+            responses = stub(request.SerializeToString(), timeout=60)
+            next(responses)
+            assert_serves(server, rng)
+            client.delete(tensor)
+            # The reader's lease holds the bytes until the server cuts him off.
+            await_that(lambda: gauge(server, "theria_store_bytes") == 0)
+            with pytest.raises(grpc.RpcError):
+                list(responses)
+
+
+def test_a_full_store_says_so_and_recovers(
+    start_server: StartServer, rng: np.random.Generator
+) -> None:
+    server = start_server("--cache-bytes=4MiB")
+    with theria.connect(server.target, timeout=60.0, retry=ONCE) as client:
+        mebibyte = np.zeros((1, 1, 512, 512), np.float32)
+        pinned = [client.put(mebibyte, pin=600.0) for _ in range(4)]
+        q = rng.standard_normal((1, 1, 256, 64), dtype=np.float32)
+        for attempt in (
+            lambda: client.put(mebibyte),
+            lambda: client.forward(q, q, q, outputs={"o": "resident"}),
+        ):
+            with pytest.raises(theria.ResourceExhausted) as caught:
+                attempt()
+            assert caught.value.retry_delay
+        np.testing.assert_allclose(
+            client.forward(q, q, q).o, attention(q, q, q), rtol=1e-4, atol=1e-6
+        )
+        client.unpin(pinned[0])
+        np.testing.assert_array_equal(client.get(client.put(mebibyte)), mebibyte)
+        assert gauge(server, "theria_store_pending_bytes") == 0
+
+
+@pytest.fixture
+def clock_shim(tmp_path: Path) -> Path:
+    library = tmp_path / "clock_shim.so"
+    source = Path(__file__).resolve().parent / "clock_shim.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    return library
+
+
+@pytest.mark.parametrize("jump", [86_400, -86_400])
+def test_leases_do_not_mind_a_jump_of_the_clock(
+    start_server: StartServer,
+    rng: np.random.Generator,
+    clock_shim: Path,
+    tmp_path: Path,
+    jump: int,
+) -> None:
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    server = start_server(
+        environment={"LD_PRELOAD": str(clock_shim), "WALL_CLOCK_OFFSET_FILE": str(offset)}
+    )
+    with theria.connect(server.target, timeout=60.0) as client:
+        kept = client.put(np.ones(4), ttl=600.0, retain="none")
+        brief = client.put(np.ones(4), ttl=3.0, retain="none")
+        partial = tmp_path / "offset.partial"
+        partial.write_text(str(jump))
+        os.replace(partial, offset)
+        assert 500 < client.stat(kept).expires_in <= 600
+        np.testing.assert_array_equal(client.get(kept), np.ones(4))
+
+        def is_gone() -> bool:
+            try:
+                client.stat(brief)
+            except theria.TensorMissing:
+                return True
+            return False
+
+        await_that(is_gone)
+    assert_serves(server, rng)
+
+
+def test_sigterm_under_load_answers_what_was_accepted(
+    start_server: StartServer, rng: np.random.Generator
+) -> None:
+    """Each call ends with its right answer or with UNAVAILABLE; none that ran is lost."""
+    server = start_server("--compute-slots=2")
+    tensors = qkv(rng, seq=128)
+    expected = attention(*tensors)
+    answered: set[str] = set()
+    refused: list[str] = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        with theria.connect(server.target, timeout=60.0, retry=ONCE) as client:
+            while True:
+                try:
+                    result = client.forward(*tensors)
+                except theria.Error as error:
+                    with lock:
+                        refused.append(error.code)
+                    return
+                np.testing.assert_allclose(result.o, expected, rtol=1e-10)
+                with lock:
+                    answered.add(result.execution.request_id)
+
+    with ThreadPoolExecutor(8) as threads:
+        workers = [threads.submit(work) for _ in range(8)]
+        await_that(lambda: len(answered) > 40)
+        os.kill(server.process.pid, signal.SIGTERM)
+        assert server.process.wait(timeout=60) == 0
+        for worker in workers:
+            worker.result(timeout=60)
+    assert set(refused) == {"UNAVAILABLE"}
+    finished = re.findall(
+        r"id=(\w+) method=/theria.v1.AttentionService/Forward code=(\w+)", server.log()
+    )
+    assert {code for _, code in finished} <= {"OK", "Unavailable"}
+    # What the server says that it answered, and what the clients have.
+    assert {name for name, code in finished if code == "OK"} == answered
+    assert "drained=true" in server.log()

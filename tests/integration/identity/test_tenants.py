@@ -1,0 +1,272 @@
+"""Bearer tokens and tenants: who gets in, what each of them sees, and how much he may use."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf.descriptor import ServiceDescriptor
+from server_process import ServerProcess
+from tenants_file import TenantsFile, digest
+
+import theria
+from theria.v1 import attention_pb2, server_pb2, tensor_store_pb2
+
+Connect = Callable[..., theria.Client]
+
+SERVICES: list[ServiceDescriptor] = [
+    service
+    for module in (attention_pb2, server_pb2, tensor_store_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+]
+METHODS = [(service.full_name, method.name) for service in SERVICES for method in service.methods]
+
+
+def await_that(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_admitted(client: theria.Client) -> bool:
+    try:
+        client.info()
+    except theria.AccessDenied:
+        return False
+    return True
+
+
+def metrics(server: ServerProcess) -> str:
+    with urllib.request.urlopen(f"http://{server.metrics_target}/metrics", timeout=10) as answer:
+        return answer.read().decode()
+
+
+class TestWhoGetsIn:
+    @pytest.mark.parametrize(("service", "method"), METHODS)
+    def test_no_method_answers_without_a_token(
+        self, shared_server: ServerProcess, service: str, method: str
+    ) -> None:
+        with grpc.insecure_channel(shared_server.target) as channel:
+            stub = channel.stream_stream(f"/{service}/{method}")
+            with pytest.raises(grpc.RpcError) as caught:
+                list(stub(iter([b""]), timeout=20))
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+    @pytest.mark.parametrize(
+        "header",
+        ["Bearer wrong", "Bearer ", "Bearer", "token-1", "Basic token-1", "Bearer " + "x" * 5000],
+    )
+    def test_what_is_no_token_is_refused(
+        self, shared_server: ServerProcess, connect: Connect, header: str
+    ) -> None:
+        client = connect(shared_server.target, metadata=(("authorization", header),))
+        with pytest.raises(theria.AccessDenied) as caught:
+            client.info()
+        assert caught.value.code == "UNAUTHENTICATED"
+        assert "token-" not in caught.value.message
+
+    def test_two_tokens_are_refused(self, shared_server: ServerProcess, connect: Connect) -> None:
+        twice = (("authorization", "Bearer token-1"), ("authorization", "Bearer token-2"))
+        with pytest.raises(theria.AccessDenied):
+            connect(shared_server.target, metadata=twice).info()
+
+    def test_health_needs_no_token(self, shared_server: ServerProcess, connect: Connect) -> None:
+        assert connect(shared_server.target).health() == "serving"
+
+    def test_tokens_expire(
+        self, start_server: Callable[..., ServerProcess], tenants: TenantsFile, connect: Connect
+    ) -> None:
+        soon = datetime.now(timezone.utc) + timedelta(seconds=4)
+        tenants.write(
+            one={"tokens": [{"sha256": digest("brief"), "expires": soon.isoformat()}]},
+            two={"tokens": [{"sha256": digest("past"), "expires": "2020-01-01T00:00:00Z"}]},
+        )
+        server = start_server(f"--tenants={tenants.path}")
+        assert not is_admitted(connect(server.target, token="past"))
+        brief = connect(server.target, token="brief")
+        assert is_admitted(brief)
+        await_that(lambda: not is_admitted(brief))
+
+    def test_a_replaced_file_counts_at_once_and_a_bad_one_does_not(
+        self, shared_server: ServerProcess, tenants: TenantsFile, connect: Connect, tmp_path: Path
+    ) -> None:
+        token_file = tmp_path / "token"
+        token_file.write_text("token-1\n")
+        follower = connect(shared_server.target, token_file=token_file)
+        old = connect(shared_server.target, token="token-1")
+        assert is_admitted(old) and is_admitted(follower)
+        tenants.write_text('{"tenants": {"one": {}}}')
+        await_that(lambda: "tenants refused" in shared_server.log())
+        assert is_admitted(old)
+        tenants.write(one={"tokens": [{"sha256": digest("token-3")}]})
+        await_that(lambda: not is_admitted(old))
+        assert not is_admitted(follower)
+        token_file.write_text("token-3\n")
+        assert is_admitted(follower)
+
+
+class TestWhatIsSeen:
+    @pytest.fixture
+    def one(self, shared_server: ServerProcess, connect: Connect) -> theria.Client:
+        return connect(shared_server.target, token="token-1")
+
+    @pytest.fixture
+    def two(self, shared_server: ServerProcess, connect: Connect) -> theria.Client:
+        return connect(shared_server.target, token="token-2")
+
+    def test_handles_are_the_tenants_own(
+        self, one: theria.Client, two: theria.Client, tensor: np.ndarray
+    ) -> None:
+        handle = one.put(tensor).handle
+        unknown = "0" * len(handle)
+        uses: list[Callable[[str], Any]] = [
+            two.get,
+            two.stat,
+            two.renew,
+            two.pin,
+            two.unpin,
+            two.delete,
+            two.attach,
+            lambda name: two._run(_forward_by_handle(name)),
+        ]
+        for use in uses:
+            with pytest.raises(theria.TensorMissing) as foreign:
+                use(handle)
+            with pytest.raises(theria.TensorMissing) as missing:
+                use(unknown)
+            assert foreign.value.message == missing.value.message
+        np.testing.assert_array_equal(one.get(handle), tensor)
+
+    def test_lists_and_figures_are_the_tenants_own(
+        self, one: theria.Client, two: theria.Client, tensor: np.ndarray
+    ) -> None:
+        kept = one.put(tensor)
+        assert [info.handle for info in one.list()] == [kept.handle]
+        assert two.list() == ()
+        assert one.info().store.used_bytes == tensor.nbytes
+        assert two.info().store.used_bytes == 0
+        assert two.info().store.entries == 0
+
+    def test_content_is_not_found_across_tenants(
+        self, one: theria.Client, two: theria.Client, tensor: np.ndarray
+    ) -> None:
+        first = one.put(tensor, content_address=True)
+        second = two.put(tensor, content_address=True)
+        assert first.handle != second.handle
+        assert two.info().store.used_bytes == tensor.nbytes
+        assert one.put(tensor, content_address=True).handle == first.handle
+
+    def test_metrics_name_tenants_and_never_tokens_or_handles(
+        self, shared_server: ServerProcess, one: theria.Client, tensor: np.ndarray
+    ) -> None:
+        handle = one.put(tensor).handle
+        text = metrics(shared_server)
+        assert f'theria_tenant_store_bytes{{tenant="one"}} {tensor.nbytes}' in text
+        assert 'theria_tenant_store_bytes{tenant="two"} 0' in text
+        assert handle not in text
+        assert "token-" not in text
+        assert "token-1" not in shared_server.log()
+
+
+def _forward_by_handle(handle: str) -> Any:
+    from theria._steps import Call, Method
+
+    tensor = {"handle": handle}
+    request = attention_pb2.ForwardRequest(q=tensor, k=tensor, v=tensor)
+    path = "/theria.v1.AttentionService/Forward"
+    yield Call(
+        Method(path, attention_pb2.ForwardRequest, attention_pb2.ForwardResponse), request, 20.0
+    )
+
+
+class TestHowMuch:
+    def start(
+        self,
+        start_server: Callable[..., ServerProcess],
+        tenants: TenantsFile,
+        *flags: str,
+        **limits: Any,
+    ) -> ServerProcess:
+        """A server whose tenant "one" has `limits`, and whose "two" has none."""
+        tenants.write(
+            one={"tokens": [{"sha256": digest("token-1")}], **limits},
+            two={"tokens": [{"sha256": digest("token-2")}]},
+        )
+        return start_server(f"--tenants={tenants.path}", *flags)
+
+    def test_a_quota_of_bytes(
+        self,
+        start_server: Callable[..., ServerProcess],
+        tenants: TenantsFile,
+        connect: Connect,
+    ) -> None:
+        server = self.start(start_server, tenants, store_bytes="1MiB")
+        one, two = (connect(server.target, token=f"token-{i}") for i in (1, 2))
+        assert one.info().store.capacity_bytes == 1 << 20
+        large = np.zeros((1, 1, 1024, 512), np.float32)  # 2 MiB
+        with pytest.raises(theria.ResourceExhausted):
+            one.put(large)
+        kept = two.put(large)
+        # A tenant's own tensors make way, nobody else's.
+        halves = [one.put(large[:, :, :256]) for _ in range(5)]
+        assert one.info().store.used_bytes <= 1 << 20
+        with pytest.raises(theria.TensorMissing):
+            one.get(halves[0].handle)
+        np.testing.assert_array_equal(two.get(kept.handle), large)
+
+    def test_a_rate(
+        self, start_server: Callable[..., ServerProcess], tenants: TenantsFile, connect: Connect
+    ) -> None:
+        server = self.start(start_server, tenants, requests_per_second=0.5, burst_requests=3)
+        one, two = (connect(server.target, token=f"token-{i}") for i in (1, 2))
+        for _ in range(3):
+            one.info()
+        with pytest.raises(theria.ResourceExhausted) as caught:
+            one.info()
+        assert caught.value.retry_delay is not None
+        assert 0 < caught.value.retry_delay <= 2
+        for _ in range(20):
+            two.info()
+        time.sleep(caught.value.retry_delay + 0.05)
+        one.info()
+        assert 'theria_tenant_refusals_total{tenant="one",reason="rate"} 1' in metrics(server)
+
+    def test_a_greedy_tenant_leaves_room_for_another(
+        self, start_server: Callable[..., ServerProcess], tenants: TenantsFile, connect: Connect
+    ) -> None:
+        server = self.start(
+            start_server,
+            tenants,
+            "--compute-slots=1",
+            "--max-queued-requests=10",
+            queued_requests=9,
+        )
+        x = np.random.default_rng(3).standard_normal((1, 4, 512, 32))
+
+        def flood(client: theria.Client) -> int:
+            try:
+                client.vjp(x, x, x, x)
+            except theria.ResourceExhausted:
+                return 1
+            return 0
+
+        one, two = (connect(server.target, token=f"token-{i}", timeout=120.0) for i in (1, 2))
+        with ThreadPoolExecutor(40) as threads:
+            refused = [threads.submit(flood, one) for _ in range(32)]
+            await_that(lambda: 'theria_tenant_accepted_requests{tenant="one"} 8' in metrics(server))
+            start = time.monotonic()
+            assert flood(two) == 0
+            waited = time.monotonic() - start
+            assert sum(future.result() for future in refused) > 0
+            everything = time.monotonic() - start
+        # Not behind all that the other had queued before.
+        assert waited < 0.8 * everything
