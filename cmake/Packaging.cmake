@@ -15,7 +15,7 @@ set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)
 install(FILES deploy/systemd/theria-server.service
   DESTINATION /usr/lib/systemd/system COMPONENT system EXCLUDE_FROM_ALL)
 install(FILES deploy/server.toml DESTINATION /etc/theria COMPONENT system EXCLUDE_FROM_ALL)
-install(FILES docs/operations.md deploy/systemd/gpu.conf
+install(FILES docs/operations.md docs/deployment.md deploy/systemd/gpu.conf
   DESTINATION /usr/share/doc/theria-server COMPONENT system EXCLUDE_FROM_ALL)
 install(FILES LICENSE RENAME copyright
   DESTINATION /usr/share/doc/theria-server COMPONENT system EXCLUDE_FROM_ALL)

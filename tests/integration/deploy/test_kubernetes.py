@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,13 +29,35 @@ UNITS = {"MiB": 2**20, "GiB": 2**30, "Mi": 2**20, "Gi": 2**30}
 Manifest = dict[str, Any]
 
 
+def require_kubectl() -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl with kustomize 5 not found")
+    version = subprocess.run(["kubectl", "version", "--client"], capture_output=True, text=True)
+    if "Kustomize Version: v5" not in version.stdout:
+        pytest.skip(f"kubectl with kustomize 5 not found: {version.stdout.strip()}")
+
+
 def kustomize(folder: Path) -> list[Manifest]:
     """What `kubectl apply -k` would send."""
+    require_kubectl()
     done = subprocess.run(
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     return list(yaml.safe_load_all(done.stdout))
+
+
+def by_kind(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """Services by kind and name."""
+    return {
+        (m["kind"] if m["kind"] != "Service" else f"Service {m['metadata']['name']}"): m
+        for m in manifests
+    }
+
+
+def container_of(manifests: dict[str, Manifest]) -> Manifest:
+    (container,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    return dict(container)
 
 
 @pytest.fixture(scope="module", params=["cpu", "gpu"])
@@ -44,22 +67,12 @@ def overlay(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def manifests(overlay: str) -> dict[str, Manifest]:
-    """By kind; services by kind and name."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("kubectl with kustomize 5 not found")
-    version = subprocess.run(["kubectl", "version", "--client"], capture_output=True, text=True)
-    if "Kustomize Version: v5" not in version.stdout:
-        pytest.skip(f"kubectl with kustomize 5 not found: {version.stdout.strip()}")
-    return {
-        (m["kind"] if m["kind"] != "Service" else f"Service {m['metadata']['name']}"): m
-        for m in kustomize(KUSTOMIZE / "overlays" / overlay)
-    }
+    return by_kind(kustomize(KUSTOMIZE / "overlays" / overlay))
 
 
 @pytest.fixture(scope="module")
 def container(manifests: dict[str, Manifest]) -> Manifest:
-    (container,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
-    return dict(container)
+    return container_of(manifests)
 
 
 def flags(container: Manifest) -> dict[str, str]:
@@ -159,11 +172,10 @@ def test_the_drain_fits_into_the_grace_period(
 
 
 def test_memory_holds_what_the_flags_promise(container: Manifest, overlay: str) -> None:
-    """On a GPU the store is the device's."""
+    """On a GPU the store is the device's, and spills to the host."""
     given = flags(container)
-    promised = size(given["max-queued-bytes"]) + size(given["max-transport-bytes"])
-    if overlay == "cpu":
-        promised += size(given["cache-bytes"])
+    store = given[{"cpu": "cache-bytes", "gpu": "spill-bytes"}[overlay]]
+    promised = size(given["max-queued-bytes"]) + size(given["max-transport-bytes"]) + size(store)
     assert promised + size("512Mi") <= size(container["resources"]["limits"]["memory"])
 
 
@@ -198,3 +210,51 @@ def test_the_gpu_overlay_asks_for_one(container: Manifest, overlay: str) -> None
     asked = container["resources"]["limits"].get("nvidia.com/gpu")
     assert asked == {"cpu": None, "gpu": "1"}[overlay]
     assert container["image"] == {"cpu": "theria:cpu", "gpu": "theria:cuda"}[overlay]
+
+
+@pytest.fixture(scope="module")
+def identified(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Manifest]:
+    """An operator's own overlay with TLS and tenants, as docs/deployment.md shows it."""
+    folder = tmp_path_factory.mktemp("overlay")
+    paths = {"resources": "overlays/cpu", "components": "components/identity"}
+    own = {key: [os.path.relpath(KUSTOMIZE / path, folder)] for key, path in paths.items()}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    return by_kind(kustomize(folder))
+
+
+def test_identity_adds_to_the_flags(identified: dict[str, Manifest]) -> None:
+    container = container_of(identified)
+    plain = container_of(by_kind(kustomize(KUSTOMIZE / "overlays/cpu")))
+    assert set(container["args"]) - set(plain["args"]) == {
+        "--tls-cert=/etc/theria/tls/tls.crt",
+        "--tls-key=/etc/theria/tls/tls.key",
+        "--tenants=/etc/theria/tenants/tenants.json",
+    }
+    assert set(plain["args"]) < set(container["args"])
+
+
+def test_identity_mounts_what_the_flags_name(identified: dict[str, Manifest]) -> None:
+    pod = identified["Deployment"]["spec"]["template"]["spec"]
+    container = container_of(identified)
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    named = [Path(flags(container)[flag]) for flag in ("tls-cert", "tls-key", "tenants")]
+    secrets = [volumes[mounts[str(path.parent)]]["secret"]["secretName"] for path in named]
+    assert secrets == ["theria-tls", "theria-tls", "theria-tenants"]
+    assert "run" in volumes
+
+
+def test_identity_is_valid_and_probed_without_tls(identified: dict[str, Manifest]) -> None:
+    for version in KUBERNETES:
+        for kind in ("Deployment", "Service theria"):
+            kubernetes_validate.validate(identified[kind], version, strict=True)
+    container = container_of(identified)
+    assert '"unix:/run/theria/server.sock"' in (ROOT / "deploy/container/server.toml").read_text()
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert "grpc" not in container[probe]
+        assert container[probe]["exec"]["command"] == [
+            "theria",
+            "health",
+            "unix:/run/theria/server.sock",
+        ]
+    assert "appProtocol" not in identified["Service theria"]["spec"]["ports"][0]

@@ -59,6 +59,7 @@ def test_an_operators_files_are_where_they_belong(
     for file in (
         "usr/lib/systemd/system/theria-server.service",
         "usr/share/doc/theria-server/operations.md",
+        "usr/share/doc/theria-server/deployment.md",
         "usr/share/doc/theria-server/gpu.conf",
         "usr/share/doc/theria-server/copyright",
     ):
