@@ -148,6 +148,30 @@ SERVICE = [
     ),
     Panel("Accepted bytes", "bytes", {"{{instance}}": "theria_accepted_bytes{SELECTED}"}),
     Panel(
+        "Requests computed together",
+        "none",
+        quantiles("theria_coalesced_requests"),
+        description="Small requests of equal shape that one computation answered.",
+    ),
+    Panel(
+        "Requests by tenant",
+        "reqps",
+        {
+            "{{tenant}}": "sum by (tenant) "
+            "(rate(theria_tenant_requests_total{SELECTED}[$__rate_interval]))"
+        },
+    ),
+    Panel(
+        "Refusals by tenant",
+        "reqps",
+        {
+            "{{tenant}} {{reason}}": "sum by (tenant, reason) "
+            "(rate(theria_tenant_refusals_total{SELECTED}[$__rate_interval]))"
+        },
+        description="RESOURCE_EXHAUSTED before acceptance: the tenant's rate, its share of the "
+        "queue, or the server's queue.",
+    ),
+    Panel(
         "Memory",
         "bytes",
         {
@@ -225,6 +249,35 @@ STORE = [
             "{{grpc_method}} {{grpc_code}}": "sum by (grpc_method, grpc_code) "
             '(rate(grpc_server_handled_total{SELECTED,grpc_service="theria.v1.TensorService",'
             'grpc_method=~"Upload|Download"}[$__rate_interval]))'
+        },
+        width=12,
+    ),
+    Panel(
+        "Store by tenant",
+        "percentunit",
+        {
+            "{{tenant}} {{instance}}": "theria_tenant_store_bytes{SELECTED} "
+            "/ theria_tenant_store_quota_bytes{SELECTED}"
+        },
+        description="Of what the tenant may hold.",
+        width=12,
+    ),
+    Panel(
+        "Spilled to host memory",
+        "bytes",
+        {
+            "spilled {{instance}}": "theria_store_spilled_bytes{SELECTED}",
+            "capacity {{instance}}": "theria_store_spill_capacity_bytes{SELECTED}",
+        },
+        description="Tensors that the GPU has no room for.",
+        width=12,
+    ),
+    Panel(
+        "Spilling",
+        "Bps",
+        {
+            "to the host": "sum(rate(theria_store_spill_bytes_total{SELECTED}[$__rate_interval]))",
+            "back": "sum(rate(theria_store_restore_bytes_total{SELECTED}[$__rate_interval]))",
         },
         width=12,
     ),

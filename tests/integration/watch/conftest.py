@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -18,6 +20,8 @@ from load import put_load_on  # noqa: E402
 from prometheus_process import PrometheusProcess  # noqa: E402
 from server_process import ServerProcess, server_binary  # noqa: E402
 
+TOKEN = "watched-0123456789"
+
 
 @pytest.fixture(scope="session")
 def prometheus_binary() -> str:
@@ -30,11 +34,15 @@ def prometheus_binary() -> str:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """With a store so small that a load makes it evict, and the fake GPUs of the unit tests."""
+    """With a tenant, a store so small that a load makes it evict, and the unit tests' fake GPUs."""
+    directory = tmp_path_factory.mktemp("server")
+    tenants = directory / "tenants.json"
+    digest = hashlib.sha256(TOKEN.encode()).hexdigest()
+    tenants.write_text(json.dumps({"tenants": {"watched": {"tokens": [{"sha256": digest}]}}}))
     with pytest.MonkeyPatch.context() as patch:
         fake_driver = server_binary().resolve().parents[1] / "tests" / "fake_nvml"
         patch.setenv("LD_LIBRARY_PATH", str(fake_driver), prepend=os.pathsep)
-        process = ServerProcess(tmp_path_factory.mktemp("server"), "--cache-bytes=4MiB")
+        process = ServerProcess(directory, "--cache-bytes=4MiB", f"--tenants={tenants}")
     try:
         yield process
         assert process.stop() == 0, process.log()[-4000:]
@@ -51,7 +59,7 @@ def prometheus(
     process = PrometheusProcess(prometheus_binary, directory, [server.metrics_target])
     try:
         process.wait_for("theria_build_info")
-        put_load_on(server.target)
+        put_load_on(server.target, TOKEN)
         loaded = time.time() + 3 * process.interval_seconds
         process.wait_for(f"timestamp(theria_build_info) > {loaded}")
         process.wait_for("instance:grpc_server_faults:ratio_rate5m")

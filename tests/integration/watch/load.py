@@ -17,9 +17,9 @@ ROUNDS = 12
 PAUSE_SECONDS = 0.4
 
 
-def put_load_on(target: str) -> None:
+def put_load_on(target: str, token: str) -> None:
     rng = np.random.default_rng(5)
-    with theria.connect(target, timeout=60.0) as client:
+    with theria.connect(target, timeout=60.0, token=token) as client:
         client.put(np.ones(8), pin=600.0)
         for _ in range(ROUNDS):
             _one_round(client, rng)

@@ -71,6 +71,7 @@ def test_the_autoscalers_metric_is_there(prometheus: PrometheusProcess) -> None:
         ('sum(theria_store_evictions_total{reason="watermark"})', 1),
         ('sum(theria_compute_seconds_count{op="hvp"})', 5),
         ("count(theria_gpu_memory_used_bytes)", 2),
+        ('sum(theria_tenant_requests_total{tenant="watched"})', 100),
         ('max(instance_device:theria_gpu_memory_used:ratio{device="0"})', 0.26),
     ],
 )
