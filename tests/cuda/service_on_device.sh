@@ -1,7 +1,8 @@
 #!/bin/bash
-# Tests the service where a GPU is, with what pack_service.sh packed: the parts named, default all;
-# a part that fails stops no other. Logs and results under $OUT, a table at the end.
-#   tests/cuda/service_on_device.sh [build conformance parity device python gradcheck maml bench]
+# Tests the service where a GPU is, with what pack_service.sh packed: the parts named, default all but the
+# experiments; a part that fails stops no other. Logs and results under $OUT, a table at the end.
+#   tests/cuda/service_on_device.sh [build conformance parity device python gradcheck maml bench
+#     experiments]
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 OUT=$(realpath -m "${OUT:-build/service}")
@@ -113,6 +114,10 @@ for name in "${parts[@]}"; do
       servers
       TAIL=60 part maml 90 python3 tests/cuda/maml_table.py "$gpu" --reference "$cpu" \
         --command "$theria" --json "$OUT/maml.json"
+      ;;
+    experiments)
+      servers
+      TAIL=40 part experiments 320 tests/cuda/experiments_on_device.sh "$gpu"
       ;;
     bench)
       servers
