@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -33,13 +34,21 @@ def test_the_rules_do_what_they_say(tmp_path: Path) -> None:
     promtool("test", "rules", tmp_path / RULES_TEST.name)
 
 
-def test_every_alert_has_a_test() -> None:
+def alerts() -> set[str]:
     groups = yaml.safe_load((DEPLOYED / "rules" / "alerts.yml").read_text())["groups"]
-    alerts = {rule["alert"] for group in groups for rule in group["rules"]}
+    return {rule["alert"] for group in groups for rule in group["rules"]}
+
+
+def test_every_alert_is_in_the_manual() -> None:
+    manual = (DEPLOYED.parents[1] / "docs" / "deployment.md").read_text()
+    assert set(re.findall(r"^\| (Theria\w+) \|", manual, re.MULTILINE)) == alerts()
+
+
+def test_every_alert_has_a_test() -> None:
     fired = {
         case["alertname"]
         for test in yaml.safe_load(RULES_TEST.read_text())["tests"]
         for case in test.get("alert_rule_test", [])
         if case["exp_alerts"]
     }
-    assert alerts == fired
+    assert alerts() == fired
