@@ -3,16 +3,34 @@
 #include <algorithm>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels/api/message.h"
-#include "kernels/cuda/variant_table.h"
 
 namespace theria::cuda {
+namespace {
+
+class VariantTable : public KernelTable {
+ public:
+  void Add(const CompiledKernel& kernel) override {
+    const std::string group = GroupName(kernel.key);
+    const char* generation = kernel.generation == Generation::kSm90a ? "sm90a_" : "sm80_";
+    variants.push_back(
+        {kernel, group,
+         Message(generation, group, '_', kernel.rows, 'x', kernel.columns, 'x', kernel.stages)});
+  }
+
+  std::vector<KernelVariant> variants;
+};
+
+}  // namespace
 
 std::span<const KernelVariant> KernelVariants() {
   static const std::vector<KernelVariant>* const variants = [] {
-    auto* table = new std::vector<KernelVariant>(CompiledKernels());
+    VariantTable compiled;
+    AddCompiledKernels(&compiled);
+    auto* table = new std::vector<KernelVariant>(std::move(compiled.variants));
     std::stable_sort(table->begin(), table->end(),
                      [](const KernelVariant& a, const KernelVariant& b) {
                        return std::tuple(a.key.arithmetic, a.key.dim, b.generation) <
@@ -51,15 +69,6 @@ const KernelVariant* KernelChooser::Find(const KernelKey& key, std::int64_t leng
     if (variant.name == choice) return &variant;
   }
   return first;
-}
-
-const void* FindStatisticsKernel(Arithmetic arithmetic) {
-  static const std::vector<StatisticsVariant>* const variants =
-      new std::vector<StatisticsVariant>(CompiledStatistics());
-  for (const StatisticsVariant& variant : *variants) {
-    if (variant.arithmetic == arithmetic) return variant.function;
-  }
-  return nullptr;
 }
 
 const char* ArithmeticName(Arithmetic arithmetic) {

@@ -7,8 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "kernels/cuda/attention/tangents.h"
-#include "kernels/cuda/attention/tile_config.h"
+#include "kernels/cuda/compiled_kernel.h"
 #include "kernels/cuda/tuning.h"
 
 // The compiled kernels, and which of them a device uses. variants.def lists what is compiled; the
@@ -17,48 +16,9 @@
 
 namespace theria::cuda {
 
-// How products and sums are computed.
-enum class Arithmetic : std::uint8_t {
-  kFloat16,
-  kBFloat16,
-  kTf32,     // float32 tensors, TF32 products
-  kFloat32,  // float32 tensors, products of float32's accuracy
-  kFloat64,
-};
-
-// The instructions that a kernel is made of.
-enum class Generation : std::uint8_t {
-  kSm80,   // every GPU since compute capability 8.0
-  kSm90a,  // compute capability 9.0 only
-};
-
-struct KernelKey {
-  KernelKind kind;
-  Arithmetic arithmetic;
-  int dim;              // padded head dimension
-  bool general;         // masks, dropout, scales that are not positive
-  TangentSet tangents;  // kAll for kernels without tangents
-
-  bool operator==(const KernelKey&) const = default;
-};
-
-struct KernelVariant {
-  KernelKey key;
-  Generation generation;
-  std::string group;     // "hvp_keys_bfloat16_d128_general": variants that do the same
-  std::string name;      // "sm80_hvp_keys_bfloat16_d128_general_64x32x1": rows, columns, stages
-  const void* function;  // __global__, takes AttentionParams or sm90a::Params by value
-  int rows;              // of the stationary side that a block covers
-  int columns;           // of the moving side that it takes at once
-  bool key_rows;         // whether the stationary side are keys
-  int slices;            // blocks that share the same rows
-  int threads;
-  int shared_bytes;
-};
-
-struct StatisticsVariant {
-  Arithmetic arithmetic;
-  const void* function;
+struct KernelVariant : CompiledKernel {
+  std::string group;  // "hvp_keys_bfloat16_d128_general": variants that do the same
+  std::string name;   // "sm80_hvp_keys_bfloat16_d128_general_64x32x1": rows, columns, stages
 };
 
 // What a device can run.
@@ -89,9 +49,6 @@ class KernelChooser {
   DeviceLimits device_;
   Tuning tuning_;
 };
-
-// The row statistics pass. Exists for every arithmetic that any kernel is compiled for.
-const void* FindStatisticsKernel(Arithmetic arithmetic);
 
 const char* ArithmeticName(Arithmetic arithmetic);
 const char* KernelKindName(KernelKind kind);

@@ -52,39 +52,40 @@ function(theria_cuda_variants definitions folder generations)
 #include \"${headers_${generation}}\"
 
 namespace theria::cuda {
-void ${function}(std::vector<KernelVariant>* variants) {
-  ${prefix_${generation}}AddVariants<${enumerator}, KernelKind::k${names_${kind}}, ${dim}>(variants);
+void ${function}(KernelTable* table) {
+  ${prefix_${generation}}AddVariants<${enumerator}, KernelKind::k${names_${kind}}, ${dim}>(table);
 }
 }  // namespace theria::cuda
 ")
         list(APPEND sources_${generation} ${source})
-        string(APPEND declarations "void ${function}(std::vector<KernelVariant>* variants);\n")
-        string(APPEND calls "  ${function}(&variants);\n")
+        string(APPEND declarations "void ${function}(KernelTable* table);\n")
+        string(APPEND calls "  ${function}(table);\n")
       endforeach()
     endforeach()
   endforeach()
   foreach(arithmetic IN LISTS arithmetics)
     set(enumerator Arithmetic::k${names_${arithmetic}})
     string(APPEND statistics
-      "      {${enumerator}, reinterpret_cast<const void*>(\n"
-      "          &StatisticsKernel<MmaOf<${enumerator}>::Type>)},\n")
+      "    case ${enumerator}:\n"
+      "      return reinterpret_cast<const void*>(\n"
+      "          &StatisticsKernel<MmaOf<${enumerator}>::Type>);\n")
   endforeach()
   file(CONFIGURE OUTPUT ${folder}/table.cu @ONLY CONTENT
 "// Generated from variants.def.
 #include \"kernels/cuda/attention/mma_of.cuh\"
 #include \"kernels/cuda/attention/statistics.cuh\"
-#include \"kernels/cuda/variant_table.h\"
+#include \"kernels/cuda/compiled_kernel.h\"
 
 namespace theria::cuda {
 ${declarations}
-std::vector<KernelVariant> CompiledKernels() {
-  std::vector<KernelVariant> variants;
-${calls}  return variants;
-}
+void AddCompiledKernels(KernelTable* table) {
+${calls}}
 
-std::vector<StatisticsVariant> CompiledStatistics() {
-  return {
-${statistics}  };
+const void* FindStatisticsKernel(Arithmetic arithmetic) {
+  switch (arithmetic) {
+${statistics}    default:
+      return nullptr;
+  }
 }
 }  // namespace theria::cuda
 ")

@@ -230,6 +230,7 @@ int Main(const std::string& only, const std::string& only_dtype) {
   constexpr Shape kShapes[] = {{1, 2, 1, 70, 45, 64, 64},
                                {1, 1, 1, 33, 90, 128, 120},
                                {1, 1, 1, 20, 37, 13, 7},
+                               {1, 1, 1, 40, 35, 200, 256},
                                {1, 2, 1, 260, 330, 64, 64}};
   int cases = 0;
   int failures = 0;

@@ -41,14 +41,16 @@ __device__ __forceinline__ auto* RowPointer(const Rows<Void>& rows, int batch, i
          row * rows.row_stride;
 }
 
-// Starts the copy of a [kTileRows, kDim] tile from row `row` of one head.
-template <typename Tiling, int kTileRows>
+// Starts the copy of a [kTileRows, kTileDim] tile from row `row` and column `column` of one head.
+template <typename Tiling, int kTileRows, int kTileDim = Tiling::kTileDim,
+          int kStride = Tiling::kStride>
 __device__ __forceinline__ void LoadTile(std::uint32_t destination, const InputRows& rows,
-                                         int batch, int head, int row, int row_end, int columns) {
+                                         int batch, int head, int row, int row_end, int columns,
+                                         int column = 0) {
   using Element = typename Tiling::Element;
-  sm80::CopyTileAsync<Element, kTileRows, Tiling::kDim, Tiling::kStride, Tiling::kThreads>(
-      destination, RowPointer<Element>(rows, batch, head, row), rows.row_stride, row_end - row,
-      columns);
+  sm80::CopyTileAsync<Element, kTileRows, kTileDim, kStride, Tiling::kThreads>(
+      destination, RowPointer<Element>(rows, batch, head, row) + column, rows.row_stride,
+      row_end - row, columns - column);
 }
 
 // Runs compute(step, stage address) for steps 0 .. count-1 over tiles that load(step, stage

@@ -24,12 +24,28 @@ __device__ __forceinline__ void AddProductAndTangent(
     std::uint32_t a_dot, std::uint32_t b_dot, bool has_a_dot, bool has_b_dot) {
   using Mma = typename Tiling::Mma;
   if constexpr (kKnown) {
-    AddRowsByRowsWithTangent<Mma, Tiling::kDim, Tiling::kStride, kHasADot, kHasBDot>(c, c_dot, a, b,
-                                                                                     a_dot, b_dot);
+    AddRowsByRowsWithTangent<Mma, Tiling::kTileDim, Tiling::kStride, kHasADot, kHasBDot>(
+        c, c_dot, a, b, a_dot, b_dot);
   } else {
-    AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(c, a, b);
-    if (has_a_dot) AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(c_dot, a_dot, b);
-    if (has_b_dot) AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(c_dot, a, b_dot);
+    AddRowsByRows<Mma, Tiling::kTileDim, Tiling::kStride>(c, a, b);
+    if (has_a_dot) AddRowsByRows<Mma, Tiling::kTileDim, Tiling::kStride>(c_dot, a_dot, b);
+    if (has_b_dot) AddRowsByRows<Mma, Tiling::kTileDim, Tiling::kStride>(c_dot, a, b_dot);
+  }
+}
+
+// Runs multiply() over all columns of the head dimension, a chunk at a time, of tiles that
+// load(column) starts to copy. All threads of the block take part, none of them still reading the
+// tiles; on return other warps may be.
+template <typename Tiling, typename Load, typename Multiply>
+__device__ __forceinline__ void ForEachChunk(const Load& load, const Multiply& multiply) {
+#pragma unroll 1
+  for (int column = 0; column < Tiling::kDim; column += Tiling::kTileDim) {
+    if (column > 0) __syncthreads();
+    load(column);
+    sm80::CommitCopies();
+    sm80::WaitForCopies<0>();
+    __syncthreads();
+    multiply();
   }
 }
 
@@ -41,6 +57,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   using Accumulator = typename Tiling::Accumulator;
   constexpr int kBytes = sizeof(typename Tiling::Element);
   constexpr int kTile = Tiling::kColumnTileBytes;
+  constexpr int kOutputTile = Tiling::kChunked ? Tiling::kOutputTileBytes : kTile;
   constexpr bool kKnown = kTangents != TangentSet::kSome;
   constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
 
@@ -68,14 +85,27 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
   const Accumulator log2_scale = Tiling::kGeneral ? Accumulator(1) : scale * kLog2E;
 
-  const auto load_rows = [&](int index, const InputRows& rows, int columns) {
-    LoadTile<Tiling, Tiling::kRows>(q_tile + index * Tiling::kRowTileBytes, rows, work.batch,
-                                    work.head, row, params.seq_q, columns);
+  const auto load_rows = [&](int from) {
+    const auto load = [&](int index, const InputRows& rows, int columns) {
+      LoadTile<Tiling, Tiling::kRows>(q_tile + index * Tiling::kRowTileBytes, rows, work.batch,
+                                      work.head, row, params.seq_q, columns, from);
+    };
+    load(0, params.q, params.head_dim);
+    if (has_q_dot) load(1, params.q_dot, params.head_dim);
+    load(2, params.o_bar, params.head_dim_v);
+    if (has_o_bar_dot) load(3, params.o_bar_dot, params.head_dim_v);
   };
-  load_rows(0, params.q, params.head_dim);
-  if (has_q_dot) load_rows(1, params.q_dot, params.head_dim);
-  load_rows(2, params.o_bar, params.head_dim_v);
-  if (has_o_bar_dot) load_rows(3, params.o_bar_dot, params.head_dim_v);
+  const auto load_columns = [&](std::uint32_t stage, int column, int from) {
+    const auto load = [&](int index, const InputRows& rows, int columns) {
+      LoadTile<Tiling, Tiling::kColumns>(stage + index * kTile, rows, work.batch, head_kv, column,
+                                         params.seq_kv, columns, from);
+    };
+    load(0, params.k, params.head_dim);
+    if (has_k_dot) load(1, params.k_dot, params.head_dim);
+    load(2, params.v, params.head_dim_v);
+    if (has_v_dot) load(3, params.v_dot, params.head_dim_v);
+  };
+  if constexpr (!Tiling::kChunked) load_rows(0);
   RowStatistics<Accumulator> statistics[Tiling::kRowTiles][2];
   ReadRowStatistics(params, work.batch, work.head, row + warp_row, statistics);
 
@@ -87,15 +117,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   StreamTiles<Tiling>(
       stages, steps,
       [&](int step, std::uint32_t stage) {
-        const int column = first + step * Tiling::kColumns;
-        const auto load = [&](int index, const InputRows& rows, int columns) {
-          LoadTile<Tiling, Tiling::kColumns>(stage + index * kTile, rows, work.batch, head_kv,
-                                             column, params.seq_kv, columns);
-        };
-        load(0, params.k, params.head_dim);
-        if (has_k_dot) load(1, params.k_dot, params.head_dim);
-        load(2, params.v, params.head_dim_v);
-        if (has_v_dot) load(3, params.v_dot, params.head_dim_v);
+        if constexpr (!Tiling::kChunked) load_columns(stage, first + step * Tiling::kColumns, 0);
       },
       [&](int step, std::uint32_t stage) {
         const int column = first + step * Tiling::kColumns;
@@ -106,7 +128,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         const std::uint32_t q_dot = q + Tiling::kRowTileBytes;
         const std::uint32_t o_bar = q + 2 * Tiling::kRowTileBytes;
         const std::uint32_t o_bar_dot = q + 3 * Tiling::kRowTileBytes;
-        const std::uint32_t slice = work.slice * Tiling::kSlice * kBytes;
 
         Accumulator s[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
         Accumulator s_dot[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
@@ -116,11 +137,36 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         Clear(s_dot);
         Clear(p_bar);
         Clear(p_bar_dot);
-        AddProductAndTangent<Tiling, kKnown, true, true>(s, s_dot, q, stage, q_dot, stage + kTile,
-                                                         has_q_dot, has_k_dot);
-        AddProductAndTangent<Tiling, kKnown, kTangents == TangentSet::kAll, true>(
-            p_bar, p_bar_dot, o_bar, stage + 2 * kTile, o_bar_dot, stage + 3 * kTile, has_o_bar_dot,
-            has_v_dot);
+        const auto multiply = [&] {
+          AddProductAndTangent<Tiling, kKnown, true, true>(s, s_dot, q, stage, q_dot, stage + kTile,
+                                                           has_q_dot, has_k_dot);
+          AddProductAndTangent<Tiling, kKnown, kTangents == TangentSet::kAll, true>(
+              p_bar, p_bar_dot, o_bar, stage + 2 * kTile, o_bar_dot, stage + 3 * kTile,
+              has_o_bar_dot, has_v_dot);
+        };
+        std::uint32_t k = stage + work.slice * Tiling::kSlice * kBytes;
+        if constexpr (Tiling::kChunked) {
+          ForEachChunk<Tiling>(
+              [&](int from) {
+                load_rows(from);
+                load_columns(stage, column, from);
+              },
+              multiply);
+          __syncthreads();
+          k = q_tile;
+          const auto load = [&](int index, const InputRows& rows) {
+            LoadTile<Tiling, Tiling::kColumns, Tiling::kSlice, Tiling::kOutputStride>(
+                k + index * kOutputTile, rows, work.batch, head_kv, column, params.seq_kv,
+                params.head_dim, work.slice * Tiling::kSlice);
+          };
+          load(0, params.k);
+          if (has_k_dot) load(1, params.k_dot);
+          sm80::CommitCopies();
+          sm80::WaitForCopies<0>();
+          __syncthreads();
+        } else {
+          multiply();
+        }
         ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
         if (dropout) {
           KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
@@ -145,12 +191,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
           }
         }
         if (wants_primal) {
-          AddAccumulatorsByTile<Mma, Tiling::kStride>(q_bar, q_bar_dot, s, s_dot, stage + slice);
+          AddAccumulatorsByTile<Mma, Tiling::kOutputStride>(q_bar, q_bar_dot, s, s_dot, k);
         } else {
-          AddAccumulatorByTile<Mma, Tiling::kStride>(q_bar_dot, s_dot, stage + slice);
+          AddAccumulatorByTile<Mma, Tiling::kOutputStride>(q_bar_dot, s_dot, k);
         }
         if (has_k_dot) {
-          AddAccumulatorByTile<Mma, Tiling::kStride>(q_bar_dot, s, stage + kTile + slice);
+          AddAccumulatorByTile<Mma, Tiling::kOutputStride>(q_bar_dot, s, k + kOutputTile);
         }
       });
 
@@ -175,6 +221,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   using Accumulator = typename Tiling::Accumulator;
   constexpr int kBytes = sizeof(typename Tiling::Element);
   constexpr int kTile = Tiling::kColumnTileBytes;
+  constexpr int kOutputTile = Tiling::kChunked ? Tiling::kOutputTileBytes : kTile;
   constexpr bool kKnown = kTangents != TangentSet::kSome;
   constexpr bool kPrimal = HvpKeysHasPrimal(kBytes, Tiling::kDim);
   constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
@@ -203,14 +250,27 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
   const Accumulator log2_scale = Tiling::kGeneral ? Accumulator(1) : scale * kLog2E;
 
-  const auto load_rows = [&](int index, const InputRows& rows, int columns) {
-    LoadTile<Tiling, Tiling::kRows>(k_tile + index * Tiling::kRowTileBytes, rows, work.batch,
-                                    work.head, row, params.seq_kv, columns);
+  const auto load_rows = [&](int from) {
+    const auto load = [&](int index, const InputRows& rows, int columns) {
+      LoadTile<Tiling, Tiling::kRows>(k_tile + index * Tiling::kRowTileBytes, rows, work.batch,
+                                      work.head, row, params.seq_kv, columns, from);
+    };
+    load(0, params.k, params.head_dim);
+    if (has_k_dot) load(1, params.k_dot, params.head_dim);
+    load(2, params.v, params.head_dim_v);
+    if (has_v_dot) load(3, params.v_dot, params.head_dim_v);
   };
-  load_rows(0, params.k, params.head_dim);
-  if (has_k_dot) load_rows(1, params.k_dot, params.head_dim);
-  load_rows(2, params.v, params.head_dim_v);
-  if (has_v_dot) load_rows(3, params.v_dot, params.head_dim_v);
+  const auto load_columns = [&](std::uint32_t stage, int head, int column, int from) {
+    const auto load = [&](int index, const InputRows& rows, int columns) {
+      LoadTile<Tiling, Tiling::kColumns>(stage + index * kTile, rows, work.batch, head, column,
+                                         params.seq_q, columns, from);
+    };
+    load(0, params.q, params.head_dim);
+    if (has_q_dot) load(1, params.q_dot, params.head_dim);
+    load(2, params.o_bar, params.head_dim_v);
+    if (has_o_bar_dot) load(3, params.o_bar_dot, params.head_dim_v);
+  };
+  if constexpr (!Tiling::kChunked) load_rows(0);
 
   constexpr int kPrimalTiles = kPrimal ? Tiling::kRowTiles : 1;
   constexpr int kPrimalBlocks = kPrimal ? Tiling::kSliceBlocks : 1;
@@ -228,14 +288,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
       [&](int step, std::uint32_t stage) {
         const int head = work.head * params.group + step / steps;
         const int column = first + step % steps * Tiling::kColumns;
-        const auto load = [&](int index, const InputRows& rows, int columns) {
-          LoadTile<Tiling, Tiling::kColumns>(stage + index * kTile, rows, work.batch, head, column,
-                                             params.seq_q, columns);
-        };
-        load(0, params.q, params.head_dim);
-        if (has_q_dot) load(1, params.q_dot, params.head_dim);
-        load(2, params.o_bar, params.head_dim_v);
-        if (has_o_bar_dot) load(3, params.o_bar_dot, params.head_dim_v);
+        if constexpr (!Tiling::kChunked) load_columns(stage, head, column, 0);
         LoadStatistics<Tiling>(stage + 4 * kTile, params, work.batch, head, column);
       },
       [&](int step, std::uint32_t stage) {
@@ -248,7 +301,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         const std::uint32_t k_dot = k + Tiling::kRowTileBytes;
         const std::uint32_t v = k + 2 * Tiling::kRowTileBytes;
         const std::uint32_t v_dot = k + 3 * Tiling::kRowTileBytes;
-        const std::uint32_t slice = work.slice * Tiling::kSlice * kBytes;
 
         Accumulator s[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
         Accumulator s_dot[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
@@ -259,11 +311,38 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         Clear(p_bar);
         Clear(p_bar_dot);
         // Rows are keys: k and v are the left sides, q and o_bar the right ones.
-        AddProductAndTangent<Tiling, kKnown, true, true>(s, s_dot, k, stage, k_dot, stage + kTile,
-                                                         has_k_dot, has_q_dot);
-        AddProductAndTangent<Tiling, kKnown, true, kTangents == TangentSet::kAll>(
-            p_bar, p_bar_dot, v, stage + 2 * kTile, v_dot, stage + 3 * kTile, has_v_dot,
-            has_o_bar_dot);
+        const auto multiply = [&] {
+          AddProductAndTangent<Tiling, kKnown, true, true>(s, s_dot, k, stage, k_dot, stage + kTile,
+                                                           has_k_dot, has_q_dot);
+          AddProductAndTangent<Tiling, kKnown, true, kTangents == TangentSet::kAll>(
+              p_bar, p_bar_dot, v, stage + 2 * kTile, v_dot, stage + 3 * kTile, has_v_dot,
+              has_o_bar_dot);
+        };
+        std::uint32_t q = stage + work.slice * Tiling::kSlice * kBytes;
+        if constexpr (Tiling::kChunked) {
+          ForEachChunk<Tiling>(
+              [&](int from) {
+                load_rows(from);
+                load_columns(stage, head, column, from);
+              },
+              multiply);
+          __syncthreads();
+          q = k_tile;
+          const auto load = [&](int index, const InputRows& rows, int columns) {
+            LoadTile<Tiling, Tiling::kColumns, Tiling::kSlice, Tiling::kOutputStride>(
+                q + index * kOutputTile, rows, work.batch, head, column, params.seq_q, columns,
+                work.slice * Tiling::kSlice);
+          };
+          load(0, params.q, params.head_dim);
+          if (has_q_dot) load(1, params.q_dot, params.head_dim);
+          load(2, params.o_bar, params.head_dim_v);
+          if (has_o_bar_dot) load(3, params.o_bar_dot, params.head_dim_v);
+          sm80::CommitCopies();
+          sm80::WaitForCopies<0>();
+          __syncthreads();
+        } else {
+          multiply();
+        }
         ModifyScores<Tiling::kGeneral, true>(params, position, whole, s);
         KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
         if (dropout) {
@@ -293,23 +372,24 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
           kept.Apply(s);
           kept.Apply(s_dot);
         }
-        const std::uint32_t o_bar = stage + 2 * kTile + slice;
+        const std::uint32_t o_bar = q + 2 * kOutputTile;
         if constexpr (kPrimal) {
           if (wants_primal) {
-            AddAccumulatorsByTile<Mma, Tiling::kStride>(v_bar, v_bar_dot, s, s_dot, o_bar);
-            AddAccumulatorsByTile<Mma, Tiling::kStride>(k_bar, k_bar_dot, p_bar, p_bar_dot,
-                                                        stage + slice);
+            AddAccumulatorsByTile<Mma, Tiling::kOutputStride>(v_bar, v_bar_dot, s, s_dot, o_bar);
+            AddAccumulatorsByTile<Mma, Tiling::kOutputStride>(k_bar, k_bar_dot, p_bar, p_bar_dot,
+                                                              q);
           }
         }
         if (!wants_primal) {
           if (has_q_dot || has_k_dot) {
-            AddAccumulatorByTile<Mma, Tiling::kStride>(v_bar_dot, s_dot, o_bar);
+            AddAccumulatorByTile<Mma, Tiling::kOutputStride>(v_bar_dot, s_dot, o_bar);
           }
-          AddAccumulatorByTile<Mma, Tiling::kStride>(k_bar_dot, p_bar_dot, stage + slice);
+          AddAccumulatorByTile<Mma, Tiling::kOutputStride>(k_bar_dot, p_bar_dot, q);
         }
-        if (has_o_bar_dot) AddAccumulatorByTile<Mma, Tiling::kStride>(v_bar_dot, s, o_bar + kTile);
+        if (has_o_bar_dot)
+          AddAccumulatorByTile<Mma, Tiling::kOutputStride>(v_bar_dot, s, o_bar + kOutputTile);
         if (has_q_dot) {
-          AddAccumulatorByTile<Mma, Tiling::kStride>(k_bar_dot, p_bar, stage + kTile + slice);
+          AddAccumulatorByTile<Mma, Tiling::kOutputStride>(k_bar_dot, p_bar, q + kOutputTile);
         }
       });
 

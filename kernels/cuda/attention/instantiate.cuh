@@ -1,16 +1,13 @@
 #ifndef THERIA_KERNELS_CUDA_ATTENTION_INSTANTIATE_CUH_
 #define THERIA_KERNELS_CUDA_ATTENTION_INSTANTIATE_CUH_
 
-#include <vector>
-
-#include "kernels/api/message.h"
 #include "kernels/cuda/attention/forward.cuh"
 #include "kernels/cuda/attention/hvp.cuh"
 #include "kernels/cuda/attention/jvp.cuh"
 #include "kernels/cuda/attention/mma_of.cuh"
 #include "kernels/cuda/attention/vjp.cuh"
 #include "kernels/cuda/attention/vjp_paired.cuh"
-#include "kernels/cuda/registry.h"
+#include "kernels/cuda/compiled_kernel.h"
 
 // What a generated instantiation file of generation sm80 consists of: the variants of one kind,
 // arithmetic and dim.
@@ -19,7 +16,7 @@ namespace theria::cuda {
 
 template <Arithmetic kArithmetic, KernelKind kKind, int kDim, bool kGeneral, TangentSet kTangents,
           int kCandidate = 0>
-void AddCandidates(std::vector<KernelVariant>* variants) {
+void AddCandidates(KernelTable* table) {
   using Mma = typename MmaOf<kArithmetic>::Type;
   constexpr int kBytes = sizeof(typename Mma::Element);
   using Tiles =
@@ -40,26 +37,29 @@ void AddCandidates(std::vector<KernelVariant>* variants) {
   } else {
     function = reinterpret_cast<const void*>(&HvpKeysKernel<Tiles, kTangents>);
   }
-  const KernelKey key = {kKind, kArithmetic, kDim, kGeneral, kTangents};
-  const std::string group = GroupName(key);
-  variants->push_back(
-      {key, Generation::kSm80, group,
-       Message("sm80_", group, '_', Tiles::kRows, 'x', Tiles::kColumns, 'x', Tiles::kStages),
-       function, Tiles::kRows, Tiles::kColumns, Tiles::kKeyRows, Tiles::kSlices, Tiles::kThreads,
-       Tiles::kSharedBytes});
+  table->Add({{kKind, kArithmetic, kDim, kGeneral, kTangents},
+              Generation::kSm80,
+              function,
+              Tiles::kRows,
+              Tiles::kColumns,
+              Tiles::kStages,
+              Tiles::kKeyRows,
+              Tiles::kSlices,
+              Tiles::kThreads,
+              Tiles::kSharedBytes});
   if constexpr (kCandidate + 1 < TileCandidates(kKind, kBytes, kDim)) {
-    AddCandidates<kArithmetic, kKind, kDim, kGeneral, kTangents, kCandidate + 1>(variants);
+    AddCandidates<kArithmetic, kKind, kDim, kGeneral, kTangents, kCandidate + 1>(table);
   }
 }
 
 template <Arithmetic kArithmetic, KernelKind kKind, int kDim>
-void AddVariants(std::vector<KernelVariant>* variants) {
-  AddCandidates<kArithmetic, kKind, kDim, false, TangentSet::kAll>(variants);
+void AddVariants(KernelTable* table) {
+  AddCandidates<kArithmetic, kKind, kDim, false, TangentSet::kAll>(table);
   if constexpr (kKind == KernelKind::kHvpQueries || kKind == KernelKind::kHvpKeys) {
-    AddCandidates<kArithmetic, kKind, kDim, false, TangentSet::kInputs>(variants);
+    AddCandidates<kArithmetic, kKind, kDim, false, TangentSet::kInputs>(table);
   }
   AddCandidates<kArithmetic, kKind, kDim, true,
-                HasTangents(kKind) ? TangentSet::kSome : TangentSet::kAll>(variants);
+                HasTangents(kKind) ? TangentSet::kSome : TangentSet::kAll>(table);
 }
 
 }  // namespace theria::cuda

@@ -4,10 +4,10 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kernels/cuda/compiled_kernel.h"
 #include "kernels/cuda/primitives/sm80/mma_float64.cuh"
 #include "kernels/cuda/primitives/sm80/mma_half.cuh"
 #include "kernels/cuda/primitives/sm80/mma_tf32.cuh"
-#include "kernels/cuda/registry.h"
 
 namespace theria::cuda {
 

@@ -12,7 +12,8 @@
 // memory, and where `resident` their fragments in registers as well (VJP kernels only). It streams
 // tiles of `columns` rows of the moving ones past them, `parts` tiles at a time, `stages` buffers
 // deep. Where the accumulators of all output columns would not fit in registers, a block computes
-// `slice` of them and the grid covers the rest.
+// `slice` of them and the grid covers the rest. Where the rows of all tensors would not fit in
+// shared memory, an HVP kernel has `chunk` columns of them there at a time.
 
 namespace theria::cuda {
 
@@ -40,6 +41,7 @@ struct TileConfig {
   int parts = 1;
   bool resident = false;
   bool paired = false;  // two warps share their rows and split the columns, see vjp_paired.cuh
+  int chunk = 0;        // 0: all columns
 
   constexpr int rows() const { return warps * row_tiles * 16 / (paired ? 2 : 1); }
   constexpr int threads() const { return warps * 32; }
@@ -105,6 +107,11 @@ constexpr TileConfig SingleTileConfig(KernelKind kind, int dim) {
   return {};
 }
 
+// Fits every device, whatever the head dimension.
+constexpr TileConfig ChunkedTileConfig(int slice) {
+  return {4, 1, 16, 1, slice, 1, 1, false, false, 32};
+}
+
 constexpr TileConfig DoubleTileConfig(KernelKind kind, int dim) {
   switch (kind) {
     case KernelKind::kForward:
@@ -127,7 +134,8 @@ constexpr TileConfig DoubleTileConfig(KernelKind kind, int dim) {
     case KernelKind::kHvpKeys:
       if (dim <= 64) return {4, 1, 16, 2, dim, 1};
       if (dim <= 128) return {2, 1, 16, 1, dim / 2, 1};
-      return {1, 1, 16, 1, dim / 3, 1};
+      if (dim <= 192) return {1, 1, 16, 1, dim / 3, 1};
+      return ChunkedTileConfig(dim / 4);
   }
   return {};
 }
@@ -181,7 +189,8 @@ struct SharedLayout {
 
 constexpr SharedLayout SharedLayoutOf(KernelKind kind, int element_bytes, int dim,
                                       const TileConfig& config) {
-  const int row_bytes = dim * element_bytes + RowPaddingBytes(element_bytes);
+  const int row_bytes =
+      (config.chunk > 0 ? config.chunk : dim) * element_bytes + RowPaddingBytes(element_bytes);
   const int stage_columns = config.columns * config.parts;
   const bool key_rows = kind == KernelKind::kVjpKeys || kind == KernelKind::kHvpKeys;
   const int accumulator_bytes = element_bytes == 8 ? 8 : 4;
@@ -201,7 +210,7 @@ constexpr SharedLayout SharedLayoutOf(KernelKind kind, int element_bytes, int di
 inline constexpr int kSharedLimits[] = {99 * 1024, 163 * 1024, 227 * 1024};
 
 // The default made to fit the smallest of these limits that any tile can: fewer buffers, then
-// narrower moving tiles, then fewer warps.
+// narrower moving tiles, then fewer warps, then chunks.
 constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int dim) {
   TileConfig config = TileConfigOf(kind, element_bytes, dim);
   for (const int limit : kSharedLimits) {
@@ -213,6 +222,9 @@ constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int d
         config.columns /= 2;
       } else if (config.warps > 1) {
         config.warps /= 2;
+      } else if (config.chunk == 0 &&
+                 (kind == KernelKind::kHvpQueries || kind == KernelKind::kHvpKeys)) {
+        config = ChunkedTileConfig(config.slice);
       } else {
         break;
       }
@@ -271,7 +283,13 @@ struct Tiling {
   static constexpr int kSliceBlocks = kSlice / 8;
   static constexpr int kMinBlocks = kConfig.blocks_per_multiprocessor;
 
-  static constexpr int kStride = kDim + Mma::kPadding;
+  // Columns of the tiles in shared memory, and elements from row to row there; the same of the
+  // moving tiles that the output is made of, which a chunked kernel has apart.
+  static constexpr bool kChunked = kConfig.chunk > 0;
+  static constexpr int kTileDim = kChunked ? kConfig.chunk : kDim;
+  static constexpr int kStride = kTileDim + Mma::kPadding;
+  static constexpr int kOutputStride = kChunked ? kSlice + Mma::kPadding : kStride;
+  static constexpr int kOutputTileBytes = kColumns * kOutputStride * sizeof(Element);
   static constexpr bool kKeyRows = kKind == KernelKind::kVjpKeys || kKind == KernelKind::kHvpKeys;
   static constexpr SharedLayout kShared = SharedLayoutOf(kKind, sizeof(Element), kDim, kConfig);
   static constexpr int kRowTileBytes = kShared.row_tile;
@@ -285,6 +303,8 @@ struct Tiling {
   static_assert(!kPaired || (kKind == KernelKind::kVjpKeys && kSlices == 1 && kParts == 1));
   static_assert((kParts == 1 && !kResident) || kKind == KernelKind::kVjpKeys ||
                 kKind == KernelKind::kVjpQueries);
+  static_assert(!kChunked || (HasTangents(kKind) && kKind != KernelKind::kJvp && kStages == 1 &&
+                              kDim % kTileDim == 0 && kOutputTileBytes <= kRowTileBytes));
   static_assert(kDim % 32 == 0 && kDim % kSlice == 0 && kSlice % 16 == 0);
   static_assert(kColumns % 16 == 0 && kStages >= 1 && kStages <= 2);
   static_assert(kStatisticsRowMultiple % (kKeyRows ? kStageColumns : kRows) == 0,

@@ -1,219 +1,362 @@
-"""Times the CUDA backend beside PyTorch on one GPU, in one run, and writes JSON.
+"""Times the CUDA backend beside its peers on one GPU, in one run, and writes JSON.
 
-    python3 tests/bench/cuda/bench.py LIBRARY [--json FILE] [--peers flash,cudnn] [--rows ...]
+    python3 tests/bench/cuda/bench.py LIBRARY [--json FILE] [--presets small,vit] [--dtype tf32]
 
-Times are medians by device events, in milliseconds; TFLOP/s count the products of the definition
-(forward 2, VJP 5, JVP 6, HVP from scratch 21, each 2 * batch * heads * seq_q * seq_kv * head_dim;
-half if causal). The VJP is given o and lse, as PyTorch's backward is.
+Times are medians in milliseconds. Ours is the device's time as the backend reports it, gaps between
+launches included; a peer's is between two events on a device that was kept busy while the host
+launched, so that what its launches cost does not count. TFLOP/s count the products of the
+definition (forward 2, VJP 5, JVP 6, HVP from scratch 21, each 2 * batch * heads * seq_q * seq_kv *
+head_dim; half if causal). The VJP is given o and lse, as PyTorch's backward is.
+
+Extra bytes are the most memory in use at once beyond inputs and outputs. The error of an output is
+|x - y| / |y| in the Euclidean norm over the last head of the last batch; y is computed in float64.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import json
+import signal
 import statistics
 import sys
-from collections.abc import Callable
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from peers import PASSES, PEERS_OF, Tensors, prepare
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "cuda"))
 from environment import environment
-from theria_shim import Options, Shim, allocate_outputs
+from explicit_attention import explicit_outputs
+from theria_shim import OUTPUTS_OF, Options, Shim, allocate_outputs
 
-# name, batch, heads, seq, head_dim, causal
-ROWS = [
-    ("small", 4, 16, 2048, 64, False),
-    ("small", 4, 16, 2048, 64, True),
-    ("medium", 4, 16, 2048, 128, False),
-    ("large", 4, 16, 4096, 128, False),
-    ("large", 4, 16, 4096, 128, True),
-    ("long", 1, 16, 16384, 64, False),
-    ("long", 1, 16, 16384, 128, False),
-    ("long", 1, 16, 16384, 128, True),
-    ("vit", 64, 12, 197, 64, False),
-    ("maml", 32, 4, 64, 32, False),
+
+class Problem(NamedTuple):
+    """One shape, `[batch, heads, seq, head_dim]` for every tensor."""
+
+    preset: str
+    batch: int
+    heads: int
+    seq: int
+    head_dim: int
+    causal: bool
+
+    @property
+    def shape(self) -> str:
+        return f"{self.batch},{self.heads},{self.seq},{self.head_dim}"
+
+
+PROBLEMS = [
+    Problem("small", 4, 16, 2048, 64, False),
+    Problem("small", 4, 16, 2048, 64, True),
+    Problem("medium", 4, 16, 2048, 128, False),
+    Problem("large", 4, 16, 4096, 128, False),
+    Problem("large", 4, 16, 4096, 128, True),
+    Problem("vit", 64, 12, 197, 64, False),
+    Problem("maml", 32, 4, 64, 32, False),
+    Problem("long", 1, 16, 16384, 64, False),
+    Problem("long", 1, 16, 16384, 128, False),
+    Problem("long", 1, 16, 16384, 128, True),
+    Problem("long", 1, 2, 65536, 128, False),
 ]
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "float64": torch.float64,
+}
 PRODUCTS = {"forward": 2, "vjp": 5, "jvp": 6, "hvp": 21}
+INPUTS_OF = {
+    "forward": ("q", "k", "v"),
+    "vjp": ("q", "k", "v", "o_bar"),
+    "jvp": ("q", "k", "v", "q_dot", "k_dot", "v_dot"),
+    "hvp": ("q", "k", "v", "o_bar", "q_dot", "k_dot", "v_dot", "o_bar_dot"),
+}
+# Of the scores of one block of the reference.
+REFERENCE_ELEMENTS = 1 << 26
+CYCLES_PER_SECOND = 2e9
 
 
-def timed(run: Callable[[], object], repeats: int = 20) -> float:
-    """Median milliseconds of `run` by device events, after three warm-ups."""
-    for _ in range(3):
-        run()
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in the body once `seconds` are over, between two steps of Python."""
+
+    def stop(signum: int, frame: object) -> None:
+        del signum, frame
+        raise TimeoutError(f"over its limit of {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def bytes_of(tensors: Tensors) -> int:
+    """Bytes of all."""
+    return sum(x.numel() * x.element_size() for x in tensors.values())
+
+
+def draw(problem: Problem, dtype: torch.dtype) -> Tensors:
+    """All inputs of the HVP, normal; the same at every call."""
+    torch.manual_seed(problem.seq + problem.head_dim)
+    shape = (problem.batch, problem.heads, problem.seq, problem.head_dim)
+    return {name: torch.randn(shape, device="cuda", dtype=dtype) for name in INPUTS_OF["hvp"]}
+
+
+def last_head(tensors: Tensors) -> Tensors:
+    """The last head of the last batch, as a batch of one head."""
+    return {name: x[-1:, -1:] for name, x in tensors.items()}
+
+
+def float64_outputs(inputs: Tensors, causal: bool) -> Tensors:
+    """All outputs of one head in float64, by blocks of queries.
+
+    What belongs to queries is put together from the blocks, what belongs to keys is their sum.
+    """
+    seq = inputs["k"].shape[2]
+    rows = max(1, min(seq, REFERENCE_ELEMENTS // seq))
+    columns = torch.arange(seq, device="cuda")
+    blocks: dict[str, list[torch.Tensor]] = {}
+    sums: Tensors = {}
+    for begin in range(0, seq, rows):
+        block = {
+            name: x if name[0] in "kv" else x[:, :, begin : begin + rows]
+            for name, x in inputs.items()
+        }
+        mask = columns <= columns[begin : begin + rows].view(-1, 1) if causal else None
+        for name, x in explicit_outputs("hvp", block, Options(mask=mask), torch.float64).items():
+            if name[0] in "kv":
+                sums[name] = sums[name] + x if name in sums else x
+            else:
+                blocks.setdefault(name, []).append(x)
+    return sums | {name: torch.cat(parts, dim=2) for name, parts in blocks.items()}
+
+
+def relative_errors(outputs: Tensors, reference: Tensors) -> dict[str, float]:
+    """|x - y| / |y| of each output of one head."""
+    return {
+        name: float((x.double() - reference[name]).norm() / reference[name].norm())
+        for name, x in last_head(outputs).items()
+    }
+
+
+def repetitions(seconds: float, most: int) -> int:
+    """How often to time what takes `seconds`: about half a second, but 3 times at least."""
+    return max(3, min(most, int(0.5 / max(seconds, 1e-9))))
+
+
+def held_milliseconds(run: Callable[[], object], most: int) -> float:
+    """Median milliseconds on the device, which waits until the host has launched all of `run`."""
+    run()
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    run()
+    launched = time.perf_counter() - begin
+    torch.cuda.synchronize()
+    count = repetitions(time.perf_counter() - begin, most)
+    hold = int(CYCLES_PER_SECOND * min(1.5 * launched + 1e-4, 0.05))
     times = []
-    for _ in range(repeats):
-        begin = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        begin.record()
+    for _ in range(count):
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(hold)
+        first.record()
         run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
+        last.record()
+        last.synchronize()
+        times.append(first.elapsed_time(last))
     return statistics.median(times)
 
 
-def timed_ours(
-    shim: Shim, operation: str, inputs: dict[str, torch.Tensor], causal: bool, repeats: int
-) -> tuple[float, str]:
-    """Median milliseconds and the kernels' names."""
-    outputs = allocate_outputs(operation, inputs)
-    options = Options(is_causal=causal)
-    torch.cuda.synchronize()
-    times = []
-    kernel = ""
-    for _ in range(3 + repeats):
-        seconds, kernel = shim.call(operation, inputs, outputs, options)
-        times.append(1e3 * seconds)
-    return statistics.median(times[3:]), kernel
+class Bench:
+    """Ours and peers over problems, in one dtype; `results` grows."""
 
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._shim = Shim(arguments.library)
+        self._dtype_name: str = arguments.dtype
+        self._dtype = DTYPES[arguments.dtype]
+        self._fast = arguments.dtype == "tf32"
+        self._operations: list[str] = arguments.operations.split(",")
+        self._peers: list[str] = arguments.peers.split(",")
+        self._repeats: int = arguments.repeats
+        self._limit: float = arguments.limit
+        self._deadline = time.monotonic() + arguments.seconds
+        self._references: dict[Problem, Tensors] = {}
+        self._rows: dict[tuple[Problem, str], dict[str, Any]] = {}
 
-def explicit(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
-    """softmax(scale q k^T + mask) v by explicit operations."""
-    s = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    if causal:
-        rows = torch.arange(s.shape[-2], device=s.device).view(-1, 1)
-        s = s.masked_fill(torch.arange(s.shape[-1], device=s.device) > rows, -torch.inf)
-    return torch.softmax(s, dim=-1) @ v
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """A row for each problem and operation."""
+        return list(self._rows.values())
 
+    def ours(self, problem: Problem) -> None:
+        """Times all operations of ours and computes the reference, for which peers wait."""
+        inputs = draw(problem, self._dtype)
+        self._references[problem] = float64_outputs(last_head(inputs), problem.causal)
+        torch.cuda.empty_cache()
+        options = Options(is_causal=problem.causal, fast=self._fast)
+        forward = allocate_outputs("forward", inputs)
+        torch.cuda.synchronize()
+        self._shim.call("forward", {n: inputs[n] for n in INPUTS_OF["forward"]}, forward, options)
+        for operation in self._operations:
+            given = {name: inputs[name] for name in INPUTS_OF[operation]}
+            if operation == "vjp":
+                given |= forward
+            outputs = allocate_outputs(operation, given)
+            torch.cuda.synchronize()
+            self._shim.call(operation, given, outputs, options)
+            self._shim.pool_peak_bytes()
+            seconds, kernel = self._shim.call(operation, given, outputs, options)
+            extra = self._shim.pool_peak_bytes()
+            times = [
+                self._shim.call(operation, given, outputs, options)[0]
+                for _ in range(repetitions(seconds, self._repeats))
+            ]
+            row = {
+                "preset": problem.preset,
+                "shape": problem.shape,
+                "causal": problem.causal,
+                "operation": operation,
+                "dtype": self._dtype_name,
+                "kernel": kernel,
+                **self._figures(problem, operation, 1e3 * statistics.median(times), extra, outputs),
+                "extra_share_of_inputs": extra / bytes_of(given),
+                "peers": {},
+            }
+            self._rows[problem, operation] = row
+            self._print(problem, operation, "ours", row)
 
-def compiled_jvp(causal: bool) -> Callable[..., object]:
-    """torch.compile of the JVP of the explicit formula."""
+    def others(self, problem: Problem, names: tuple[str, ...]) -> None:
+        """Times the peers of these names, where asked for, at all operations that they have."""
+        inputs = draw(problem, self._dtype)
+        for operation in self._operations:
+            row = self._rows[problem, operation]
+            for peer in PEERS_OF[operation]:
+                if peer not in self._peers or peer not in names:
+                    continue
+                row["peers"][peer] = figures = self._peer(problem, operation, peer, inputs)
+                self._print(problem, operation, peer, figures, row["milliseconds"])
+                gc.collect()
+                torch.cuda.empty_cache()
 
-    def jvp(q, k, v, q_dot, k_dot, v_dot):  # type: ignore[no-untyped-def]
-        return torch.func.jvp(lambda *x: explicit(*x, causal), (q, k, v), (q_dot, k_dot, v_dot))
-
-    return torch.compile(jvp)
-
-
-def compiled_hvp(causal: bool) -> Callable[..., object]:
-    """torch.compile of forward over reverse of the explicit formula."""
-
-    def gradients(q, k, v, o_bar):  # type: ignore[no-untyped-def]
-        o, pull = torch.func.vjp(lambda *x: explicit(*x, causal), q, k, v)
-        return o, pull(o_bar)
-
-    def hvp(q, k, v, o_bar, q_dot, k_dot, v_dot, o_bar_dot):  # type: ignore[no-untyped-def]
-        return torch.func.jvp(gradients, (q, k, v, o_bar), (q_dot, k_dot, v_dot, o_bar_dot))
-
-    return torch.compile(hvp)
-
-
-def torch_times(
-    inputs: dict[str, torch.Tensor], causal: bool, peers: list[str], repeats: int
-) -> dict[str, float | str]:
-    """Milliseconds of PyTorch's ways, by "operation peer"; a text where one fails."""
-    results: dict[str, float | str] = {}
-    q, k, v = (inputs[n].detach().clone().requires_grad_() for n in ("q", "k", "v"))
-    for peer, backend in (
-        ("flash", SDPBackend.FLASH_ATTENTION),
-        ("cudnn", SDPBackend.CUDNN_ATTENTION),
-    ):
-        if peer not in peers:
-            continue
+    def _peer(self, problem: Problem, operation: str, peer: str, inputs: Tensors) -> dict[str, Any]:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            return {"failed": "not run, the time for all peers was over"}
         try:
-            with sdpa_kernel(backend):
+            with time_limit(min(left, self._limit)), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run = prepare(peer, operation, inputs, problem.causal)
+                outputs = run()
+                torch.cuda.synchronize()
+                del outputs
+                before = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+                outputs = run()
+                extra = torch.cuda.max_memory_allocated() - before - bytes_of(outputs)
+                figures = self._figures(problem, operation, 1.0, extra, outputs)
+                del outputs
+                milliseconds = held_milliseconds(run, self._repeats)
+        except Exception as error:  # whatever a peer raises is its result
+            lines = str(error).strip().splitlines() or [""]
+            return {"failed": f"{type(error).__name__}: {lines[0][:160]}"}
+        return figures | {
+            "milliseconds": milliseconds,
+            "tflops": figures["tflops"] / milliseconds,
+        }
 
-                def forward() -> torch.Tensor:
-                    return functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    def _figures(
+        self, problem: Problem, operation: str, milliseconds: float, extra: int, outputs: Tensors
+    ) -> dict[str, Any]:
+        flops = PRODUCTS[operation] * 2.0 * problem.batch * problem.heads * problem.head_dim
+        flops *= float(problem.seq) ** 2 * (0.5 if problem.causal else 1.0)
+        wanted = {name: x for name, x in outputs.items() if name in OUTPUTS_OF[operation]}
+        return {
+            "milliseconds": milliseconds,
+            "tflops": flops / milliseconds / 1e9,
+            "extra_bytes": extra,
+            "errors": relative_errors(wanted, self._references[problem]),
+        }
 
-                with torch.no_grad():
-                    results[f"forward {peer}"] = timed(forward, repeats)
-                o = forward()
-
-                def backward(o: torch.Tensor = o) -> object:
-                    return torch.autograd.grad(o, (q, k, v), inputs["o_bar"], retain_graph=True)
-
-                results[f"vjp {peer}"] = timed(backward, repeats)
-        except RuntimeError as error:
-            results[f"vjp {peer}"] = str(error)[:80]
-    if "compile" in peers and inputs["q"].shape[2] <= 4096:
-        torch._dynamo.reset()
-        order = ("q", "k", "v", "q_dot", "k_dot", "v_dot")
-        arguments = [inputs[name] for name in order]
-        jvp = compiled_jvp(causal)
-        results["jvp compile"] = timed(lambda: jvp(*arguments), repeats)
-        order = ("q", "k", "v", "o_bar", "q_dot", "k_dot", "v_dot", "o_bar_dot")
-        all_arguments = [inputs[name] for name in order]
-        hvp = compiled_hvp(causal)
-        results["hvp compile"] = timed(lambda: hvp(*all_arguments), repeats)
-    return results
+    @staticmethod
+    def _print(
+        problem: Problem,
+        operation: str,
+        who: str,
+        figures: dict[str, Any],
+        ours: float | None = None,
+    ) -> None:
+        mask = "causal" if problem.causal else "full"
+        text = f"{problem.shape:16s}{mask:7s}{operation:8s}{who:10s}"
+        if "failed" in figures:
+            tqdm.write(f"{text}{figures['failed']}")
+            return
+        ratio = "" if ours is None else f"  {figures['milliseconds'] / ours:.2f}x our time"
+        if "extra_share_of_inputs" in figures:
+            ratio = f"  {100 * figures['extra_share_of_inputs']:.2f}% of the inputs"
+        tqdm.write(
+            f"{text}{figures['milliseconds']:10.3f} ms{figures['tflops']:6.0f} TFLOP/s"
+            f"{figures['extra_bytes'] / 2**20:10.1f} MiB extra"
+            f"  error {max(figures['errors'].values()):.1e}{ratio}"
+        )
 
 
 def main() -> None:
-    """Times every row and prints one line for each operation."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Ours at every problem first, then the peers."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("library")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--peers", default="flash,cudnn")
-    parser.add_argument("--rows", default="", help="comma-separated numbers of rows; all if empty")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--presets", default="small,medium,large,vit,maml,long")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--operations", default="forward,vjp,jvp,hvp")
+    parser.add_argument("--peers", default="flash,cudnn,efficient,math,eager,compile,jvp_flash")
+    parser.add_argument("--repeats", type=int, default=20, help="at most, of fast calls")
+    parser.add_argument("--limit", type=float, default=15.0, help="seconds for a peer's operation")
+    parser.add_argument("--seconds", type=float, default=110.0, help="after which no peer starts")
     arguments = parser.parse_args()
-    shim = Shim(arguments.library)
-    dtype = getattr(torch, arguments.dtype)
-    peers = [peer for peer in arguments.peers.split(",") if peer]
-    chosen = [int(row) for row in arguments.rows.split(",")] if arguments.rows else range(len(ROWS))
-    results = []
-    for row in chosen:
-        preset, batch, heads, seq, dim, causal = ROWS[row]
-        names = ("q", "k", "v", "o_bar", "q_dot", "k_dot", "v_dot", "o_bar_dot")
-        inputs = {
-            name: torch.randn(batch, heads, seq, dim, device="cuda", dtype=dtype) for name in names
-        }
-        other = torch_times(inputs, causal, peers, arguments.repeats)
-        torch.cuda.empty_cache()
-        given = {
-            "forward": ("q", "k", "v"),
-            "vjp": ("q", "k", "v", "o_bar"),
-            "jvp": ("q", "k", "v", "q_dot", "k_dot", "v_dot"),
-            "hvp": names,
-        }
-        forward = allocate_outputs("forward", inputs)
-        shim.call("forward", {n: inputs[n] for n in given["forward"]}, forward, Options(causal))
-        for operation in arguments.operations.split(","):
-            own = {name: inputs[name] for name in given[operation]}
-            if operation == "vjp":
-                own |= forward
-            milliseconds, kernel = timed_ours(shim, operation, own, causal, arguments.repeats)
-            flops = PRODUCTS[operation] * 2.0 * batch * heads * seq * seq * dim
-            flops *= 0.5 if causal else 1.0
-            peer_times = {
-                key.split()[1]: value for key, value in other.items() if key.split()[0] == operation
-            }
-            shape = f"{batch},{heads},{seq},{dim}"
-            results.append(
-                {
-                    "preset": preset,
-                    "shape": shape,
-                    "causal": causal,
-                    "operation": operation,
-                    "dtype": arguments.dtype,
-                    "kernel": kernel,
-                    "milliseconds": milliseconds,
-                    "tflops": flops / milliseconds / 1e9,
-                    "peers": peer_times,
-                }
-            )
-            text = " ".join(
-                f"{peer} {value:.3f} ({value / milliseconds:.2f}x)"
-                if isinstance(value, float)
-                else f"{peer} {value}"
-                for peer, value in peer_times.items()
-            )
-            mask = "causal" if causal else "full"
-            print(
-                f"{shape:16s}{mask:7s}{operation:8s}{milliseconds:9.3f} ms"
-                f"{flops / milliseconds / 1e9:7.0f} TFLOP/s  {text}",
-                flush=True,
-            )
+    started = time.monotonic()
+    torch.set_float32_matmul_precision("high" if arguments.dtype == "tf32" else "highest")
+    bench = Bench(arguments)
+    problems = [p for p in PROBLEMS if p.preset in arguments.presets.split(",")]
+    for problem in tqdm(problems, desc="ours", disable=None):
+        bench.ours(problem)
+    for names in PASSES:
+        for problem in tqdm(problems, desc=", ".join(names), disable=None):
+            bench.others(problem, names)
+    seconds = time.monotonic() - started
+    print(f"{seconds:.0f} s")
+    over = [
+        f"{row['shape']} {row['operation']}"
+        for row in bench.results
+        if row["preset"] == "long" and row["extra_share_of_inputs"] >= 0.05
+    ]
+    print("5% of the inputs' memory or more at lengths from 16384:", ", ".join(over) or "none")
     if arguments.json:
         arguments.json.write_text(
-            json.dumps({"environment": environment(), "results": results}, indent=1)
+            json.dumps(
+                {
+                    "environment": environment(),
+                    "arguments": {
+                        name: value
+                        for name, value in vars(arguments).items()
+                        if name not in ("library", "json")
+                    },
+                    "seconds": round(seconds, 1),
+                    "results": bench.results,
+                },
+                indent=1,
+            )
         )
 
 

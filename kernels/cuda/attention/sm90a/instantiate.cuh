@@ -1,15 +1,12 @@
 #ifndef THERIA_KERNELS_CUDA_ATTENTION_SM90A_INSTANTIATE_CUH_
 #define THERIA_KERNELS_CUDA_ATTENTION_SM90A_INSTANTIATE_CUH_
 
-#include <vector>
-
-#include "kernels/api/message.h"
 #include "kernels/cuda/attention/mma_of.cuh"
 #include "kernels/cuda/attention/sm90a/forward.cuh"
 #include "kernels/cuda/attention/sm90a/hvp.cuh"
 #include "kernels/cuda/attention/sm90a/jvp.cuh"
 #include "kernels/cuda/attention/sm90a/vjp.cuh"
-#include "kernels/cuda/registry.h"
+#include "kernels/cuda/compiled_kernel.h"
 
 // What a generated instantiation file of generation sm90a consists of: the variants of one kind,
 // arithmetic and dim. Masks, dropout and absent tangents are left to generation sm80.
@@ -18,7 +15,7 @@ namespace theria::cuda::sm90a {
 
 template <Arithmetic kArithmetic, KernelKind kKind, int kDim, TangentSet kTangents,
           int kCandidate = 0>
-void AddCandidates(std::vector<KernelVariant>* variants) {
+void AddCandidates(KernelTable* table) {
   constexpr TileConfigs kConfigs = TileConfigsOf(kKind, kDim);
   constexpr TileConfig kConfig = kConfigs.configs[kCandidate];
   using Tiles = Tiling<kKind, typename MmaOf<kArithmetic>::Type, kDim, kConfig>;
@@ -36,23 +33,26 @@ void AddCandidates(std::vector<KernelVariant>* variants) {
   } else {
     function = reinterpret_cast<const void*>(&HvpKeysKernel<Tiles, kTangents>);
   }
-  const KernelKey key = {kKind, kArithmetic, kDim, false, kTangents};
-  const std::string group = GroupName(key);
-  variants->push_back(
-      {key, Generation::kSm90a, group,
-       Message("sm90a_", group, '_', Tiles::kRows, 'x', Tiles::kColumns, 'x', kConfig.score_stages),
-       function, Tiles::kRows, Tiles::kColumns, Tiles::kKeyRows, 1, Tiles::kThreads,
-       Tiles::kSharedBytes});
+  table->Add({{kKind, kArithmetic, kDim, false, kTangents},
+              Generation::kSm90a,
+              function,
+              Tiles::kRows,
+              Tiles::kColumns,
+              kConfig.score_stages,
+              Tiles::kKeyRows,
+              1,
+              Tiles::kThreads,
+              Tiles::kSharedBytes});
   if constexpr (kCandidate + 1 < kConfigs.count) {
-    AddCandidates<kArithmetic, kKind, kDim, kTangents, kCandidate + 1>(variants);
+    AddCandidates<kArithmetic, kKind, kDim, kTangents, kCandidate + 1>(table);
   }
 }
 
 template <Arithmetic kArithmetic, KernelKind kKind, int kDim>
-void AddVariants(std::vector<KernelVariant>* variants) {
-  AddCandidates<kArithmetic, kKind, kDim, TangentSet::kAll>(variants);
+void AddVariants(KernelTable* table) {
+  AddCandidates<kArithmetic, kKind, kDim, TangentSet::kAll>(table);
   if constexpr (kKind == KernelKind::kHvpQueries || kKind == KernelKind::kHvpKeys) {
-    AddCandidates<kArithmetic, kKind, kDim, TangentSet::kInputs>(variants);
+    AddCandidates<kArithmetic, kKind, kDim, TangentSet::kInputs>(table);
   }
 }
 
