@@ -12,18 +12,25 @@
 namespace theria::conformance {
 namespace {
 
-// Tensors in the memory of a backend.
+// Tensors in the memory of a backend. What starts at an odd address on the host starts at the next
+// element where only the device accesses it.
 class Device {
  public:
   explicit Device(Memory& memory) : memory_(memory) {}
 
   absl::StatusOr<TensorView> Upload(const HostTensor& tensor) {
-    absl::StatusOr<Buffer> buffer = memory_.Allocate(tensor.bytes.size());
+    const std::size_t item_bytes = ItemSizeBytes(tensor.dtype);
+    const std::size_t odd_bytes = static_cast<std::size_t>(tensor.offset_bytes) % item_bytes;
+    const std::size_t lead =
+        memory_.host_accessible() || odd_bytes == 0 ? 0 : item_bytes - odd_bytes;
+    absl::StatusOr<Buffer> buffer = memory_.Allocate(lead + tensor.bytes.size());
     if (!buffer.ok()) return buffer.status();
+    char* const data = static_cast<char*>(buffer->data()) + lead;
+    buffers_.push_back(*std::move(buffer));
     const absl::Status status =
-        memory_.CopyFromHost(buffer->data(), tensor.bytes.data(), tensor.bytes.size());
+        memory_.CopyFromHost(data, tensor.bytes.data(), tensor.bytes.size());
     if (!status.ok()) return status;
-    return tensor.View(buffers_.emplace_back(*std::move(buffer)).data());
+    return tensor.View(data);
   }
 
   absl::Status Download(HostTensor& tensor, const MutableTensorView& view) {

@@ -209,7 +209,7 @@ def test_a_large_tensor_goes_up_and_comes_back(
 
 
 def test_a_store_full_of_pins_is_exhausted(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server("--cache-bytes=8MiB")
+    server = start_server("--cache-bytes=8MiB", "--spill-bytes=0")
     large = np.ones((6, MIB // 4), np.float32)
     with theria.connect(server.target) as client:
         pinned = client.put(large, pin=60.0)

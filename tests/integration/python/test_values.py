@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,6 +154,10 @@ def test_float64(client: theria.Client, name: str) -> None:
     check_all(client, CASES[name], np.float64, 1e-10, 1e-11)
 
 
+@pytest.mark.skipif(
+    "--backend=cuda" in os.environ.get("THERIA_SERVER_FLAGS", ""),
+    reason="said of the CPU backend; the conformance and parity suites judge a GPU's rounding",
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("name", ["unequal", "grouped", "causal", "dropout", "everything"])
 def test_lower_precision_is_rounded_once(client: theria.Client, name: str, dtype: Any) -> None:
