@@ -18,12 +18,10 @@ from theria.torch import patch
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / "tests/integration/python"))
 
+from few_shot import Compare, Gradients  # noqa: E402
 from server_process import ServerProcess  # noqa: E402
 
 torch.set_num_threads(1)  # the server computes; tiny tensors here gain nothing from threads
-
-Gradients = list[torch.Tensor]
-Compare = Callable[[Callable[[torch.dtype], Gradients]], None]
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 Tensor = torch.Tensor
+Gradients = list[Tensor]
+# Given the gradients by dtype, checks them through the service.
+Compare = Callable[[Callable[[torch.dtype], Gradients]], None]
 CLASSES, WIDTH, LENGTH = 3, 8, 5
 INNER_STEPS, INNER_RATE = 3, 0.1
 # Adam divides by the root of a moment of the gradient, plus this: float32 keeps 1e-6 with it.

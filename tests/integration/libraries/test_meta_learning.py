@@ -13,12 +13,17 @@ import higher
 import pytest
 import torch
 import torchopt
-from conftest import Compare
-from few_shot import ADAM_EPS, INNER_RATE, INNER_STEPS, Classifier, make_task
+from few_shot import (
+    ADAM_EPS,
+    INNER_RATE,
+    INNER_STEPS,
+    Classifier,
+    Compare,
+    Gradients,
+    make_task,
+)
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
-
-Gradients = list[torch.Tensor]
 
 
 @pytest.mark.parametrize(

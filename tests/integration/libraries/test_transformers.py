@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import transformers
-from conftest import Compare
+from few_shot import Compare
 
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 16}
 TEXT = {**SMALL, "vocab_size": 50, "intermediate_size": 32}
