@@ -149,11 +149,13 @@ std::vector<KernelSupport> CudaBackend::Kernels() const {
     }
   }
   std::vector<KernelSupport> support;
+  const bool has_unfused = cuda::Cublas::Load().ok();
   for (const auto& [key, dims] : largest) {
     std::int64_t max_head_dim = dims.begin()->second;
     for (const auto& [kind, dim] : dims) max_head_dim = std::min(max_head_dim, dim);
     support.push_back(
         {std::get<0>(key), Implementation::kFused, std::get<1>(key), 1, max_head_dim, 1});
+    if (!has_unfused) continue;
     support.push_back(
         {std::get<0>(key), Implementation::kUnfused, std::get<1>(key), 1, kMaxHeadDim, 1});
   }

@@ -5,13 +5,31 @@
 
 #include <memory>
 #include <mutex>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
 
 namespace theria::cuda {
 
-// INTERNAL (RESOURCE_EXHAUSTED where memory ran out) with cuBLAS's own text, or OK.
+// The functions of cuBLAS that are used here, from the library on this machine. It is loaded when
+// first asked for, not linked: linked, its 100 KiB of thread-local storage would be part of every
+// thread's stack, and libraries that start threads with small stacks could not (docs/decisions).
+struct Cublas {
+  decltype(&cublasCreate_v2) create;
+  decltype(&cublasDestroy_v2) destroy;
+  decltype(&cublasSetStream_v2) set_stream;
+  decltype(&cublasGemmStridedBatchedEx) gemm_strided_batched;
+  decltype(&cublasGetStatusString) status_string;
+
+  // Errors: UNIMPLEMENTED, where the library is not installed. Thread-safe.
+  static absl::StatusOr<const Cublas*> Load();
+  // REQUIRES: Load succeeded.
+  static const Cublas& Get();
+};
+
+// REQUIRES: Cublas::Load succeeded. INTERNAL (RESOURCE_EXHAUSTED where memory ran out) with
+// cuBLAS's own text, or OK.
 absl::Status CublasStatus(cublasStatus_t status, std::string_view step);
 
 // cuBLAS handles that callers borrow, one for each computation in flight: making one takes
@@ -33,7 +51,7 @@ class CublasPool {
   };
   using Borrowed = std::unique_ptr<cublasContext, Return>;
 
-  // A handle of the current device. Errors: INTERNAL, RESOURCE_EXHAUSTED.
+  // A handle of the current device. Errors: INTERNAL, RESOURCE_EXHAUSTED, UNIMPLEMENTED.
   absl::StatusOr<Borrowed> Borrow();
 
  private:

@@ -36,7 +36,8 @@ struct Sum {
 };
 template <typename Real>
 struct Maximum {
-  __device__ Real operator()(Real x, Real y) const { return x > y ? x : y; }
+  // NaN if either is.
+  __device__ Real operator()(Real x, Real y) const { return x > y || x != x ? x : y; }
 };
 
 // One row of scores.
@@ -69,9 +70,17 @@ __device__ void DifferentiateRow(const RowDerivativesParams& params, std::int64_
     Real score = -static_cast<Real>(INFINITY);
     if (j >= keys.begin && j < keys.end) {
       score = s[j] * scale;
-      if (mod.mask != nullptr) score += MaskValue<Real>(mod, mask_row + j * mod.mask_strides[3]);
+      if (mod.mask != nullptr) {
+        const auto value = MaskValue<Real>(mod, mask_row + j * mod.mask_strides[3]);
+        score = value == -static_cast<Real>(INFINITY) ? value : score + value;
+      }
     }
     s[j] = score;
+    if (score == -static_cast<Real>(INFINITY)) {  // whose products may have overflowed: 0 * inf
+      for (Real* products : {s_dot, p_bar, p_bar_dot}) {
+        if (products != nullptr) products[j] = Real(0);
+      }
+    }
     maximum = Maximum<Real>()(maximum, score);
   }
   maximum = Reduce(maximum, Maximum<Real>());

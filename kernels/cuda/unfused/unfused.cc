@@ -44,7 +44,7 @@ class UnfusedRun {
 
   absl::StatusOr<std::string> Enqueue() {
     THERIA_RETURN_IF_ERROR(
-        CublasStatus(cublasSetStream(handle_, workspace_->stream()), "cublasSetStream"));
+        CublasStatus(Cublas::Get().set_stream(handle_, workspace_->stream()), "cublasSetStream"));
     THERIA_RETURN_IF_ERROR(Read());
     THERIA_RETURN_IF_ERROR(ScoreMatrices());
     THERIA_RETURN_IF_ERROR(RowDerivatives());
@@ -105,7 +105,7 @@ class UnfusedRun {
     const void* beta_pointer = is_double ? static_cast<const void*>(&beta) : &beta_f;
     // cuBLAS counts by columns: what it sees are the transposes, and c^T = op(b)^T op(a)^T.
     return CublasStatus(
-        cublasGemmStridedBatchedEx(
+        Cublas::Get().gemm_strided_batched(
             handle_, transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
             transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, static_cast<int>(c.columns),
             static_cast<int>(c.rows), static_cast<int>(inner), alpha_pointer, b.data, type,
@@ -254,7 +254,7 @@ absl::Status SupportsUnfused(const AttentionProblem& problem) {
                 "batch * heads_kv up to ",
                 kMaxExtent));
   }
-  return absl::OkStatus();
+  return Cublas::Load().status();
 }
 
 absl::StatusOr<std::string> EnqueueUnfused(const AttentionProblem& problem,
