@@ -16,10 +16,17 @@ namespace theria::cuda {
 // first asked for, not linked: linked, its 100 KiB of thread-local storage would be part of every
 // thread's stack, and libraries that start threads with small stacks could not (docs/decisions).
 struct Cublas {
+  // Of the overloads, the one with a cublasComputeType_t.
+  using GemmStridedBatched = cublasStatus_t (*)(
+      cublasHandle_t, cublasOperation_t, cublasOperation_t, int m, int n, int k, const void* alpha,
+      const void* a, cudaDataType, int lda, long long stride_a, const void* b, cudaDataType,
+      int ldb, long long stride_b, const void* beta, void* c, cudaDataType, int ldc,
+      long long stride_c, int count, cublasComputeType_t, cublasGemmAlgo_t);
+
   decltype(&cublasCreate_v2) create;
   decltype(&cublasDestroy_v2) destroy;
   decltype(&cublasSetStream_v2) set_stream;
-  decltype(&cublasGemmStridedBatchedEx) gemm_strided_batched;
+  GemmStridedBatched gemm_strided_batched;
   decltype(&cublasGetStatusString) status_string;
 
   // Errors: UNIMPLEMENTED, where the library is not installed. Thread-safe.
