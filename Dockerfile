@@ -30,15 +30,15 @@ FROM ${CPU_BASE} AS cpu
 RUN --mount=type=bind,from=cpu-build,source=/src/build/packages,target=/packages \
     apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
       /packages/theria-server_*.deb /packages/theria_*.deb && \
-    rm -rf /var/lib/apt/lists/* && \
-    useradd --system --uid 10001 --user-group --no-create-home theria && \
+    rm -rf /var/lib/apt/lists/* /var/cache/apt/* && \
+    useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin theria && \
     install -d -o theria -g theria /run/theria
 COPY deploy/container/server.toml /etc/theria/server.toml
 USER 10001:10001
 EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s \
-  CMD ["theria", "info", "unix:/run/theria/server.sock"]
+  CMD ["theria", "health", "unix:/run/theria/server.sock"]
 ENTRYPOINT ["theria-server", "--config", "/etc/theria/server.toml"]
 
 FROM ${CUDA_BUILD_BASE} AS cuda-build
@@ -59,8 +59,8 @@ FROM ${CUDA_BASE} AS cuda
 RUN --mount=type=bind,from=cuda-build,source=/src/build/packages,target=/packages \
     apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
       /packages/theria-server_*.deb /packages/theria_*.deb && \
-    rm -rf /var/lib/apt/lists/* && \
-    useradd --system --uid 10001 --user-group --no-create-home theria && \
+    rm -rf /var/lib/apt/lists/* /var/cache/apt/* && \
+    useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin theria && \
     install -d -o theria -g theria /run/theria
 COPY deploy/container/server.toml /etc/theria/server.toml
 USER 10001:10001
@@ -68,6 +68,6 @@ EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
-  CMD ["theria", "info", "unix:/run/theria/server.sock"]
+  CMD ["theria", "health", "unix:/run/theria/server.sock"]
 ENTRYPOINT ["theria-server", "--config", "/etc/theria/server.toml"]
 CMD ["--backend", "cuda"]

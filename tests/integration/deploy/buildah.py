@@ -1,0 +1,112 @@
+"""Debian's buildah, without a daemon, a registry or a container runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+# What runs keep for later ones: the base, images and their layers.
+KEPT = ROOT / "build" / "deploy"
+BASE = "localhost/theria-test-base"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def buildah_command(*arguments: str | Path) -> list[str]:
+    storage = (f"--root={KEPT / 'storage'}", f"--runroot={KEPT / 'run'}")
+    return ["buildah", *storage, *map(str, arguments)]
+
+
+def buildah_environment() -> dict[str, str]:
+    """What works inside of a container, too; the environment's own choice wins.
+
+    The storage driver is buildah's to choose; STORAGE_DRIVER=vfs works everywhere.
+    """
+    return {"BUILDAH_ISOLATION": "chroot", "BUILDAH_LAYERS": "true", **os.environ}
+
+
+def buildah(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        buildah_command(*arguments),
+        env=buildah_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 or not check, (arguments, done.stdout[-8000:], done.stderr[-8000:])
+    return done
+
+
+def make_base(folder: Path) -> str:
+    """A minimal Debian as an image; its name.
+
+    With this machine's certificate authorities, for pip to reach its index as it does from here.
+    """
+    if buildah("images", "--quiet", BASE, check=False).stdout:
+        return BASE
+    KEPT.mkdir(parents=True, exist_ok=True)
+    archive = KEPT / "base.tar"
+    if not archive.exists():
+        root = folder / "root"
+        subprocess.run(["debootstrap", "--variant=minbase", "bookworm", root], check=True)
+        shutil.rmtree(root / "var/cache/apt/archives")
+        shutil.rmtree(root / "var/lib/apt/lists")
+        partial = archive.with_suffix(".partial")
+        with tarfile.open(partial, "w") as tar:
+            tar.add(root, arcname=".")
+        partial.replace(archive)
+        shutil.rmtree(root)
+    shutil.copy(CERTIFICATES, folder / "authorities.crt")
+    (folder / "Dockerfile").write_text(
+        f"FROM scratch\nADD {archive.name} /\n"
+        "COPY authorities.crt /usr/local/share/authorities.crt\n"
+        "ENV PIP_CERT=/usr/local/share/authorities.crt\n"
+    )
+    os.link(archive, folder / archive.name)
+    buildah("build", "--tag", BASE, folder)
+    return BASE
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of an image, with the user and commands that the image's configuration names."""
+
+    name: str
+    configuration: dict[str, Any]
+
+    @classmethod
+    def of(cls, image: str) -> Container:
+        inspected = json.loads(buildah("inspect", "--type=image", image).stdout)
+        name = buildah("from", "--pull-never", image).stdout.strip()
+        return cls(name, inspected["Docker"]["config"])
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return buildah("run", self.name, "--", *command, check=False)
+
+    def start(self, log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+        """The entry point, with these arguments in place of the image's own."""
+        command = ("run", self.name, "--", *self.configuration["Entrypoint"], *arguments)
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                buildah_command(*command),
+                env=buildah_environment(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def is_healthy(self) -> bool:
+        kind, *command = self.configuration["Healthcheck"]["Test"]
+        assert kind == "CMD"
+        return self.run(*command).returncode == 0
+
+    def root(self) -> Path:
+        return Path(buildah("mount", self.name).stdout.strip())
+
+    def remove(self) -> None:
+        buildah("rm", self.name)
