@@ -68,19 +68,15 @@ void TestNames() {
   }
 }
 
-// Every group is served on every device; that of float64 at head dimensions above 192 only where
-// shared memory is as large as an H200's, elsewhere the unfused implementation serves it.
+// Every group is served on every device.
 void TestDevices() {
   for (const DeviceLimits& device : {kA100, kL40, kH200, kB200}) {
     const KernelChooser kernels(device, Tuning());
     for (const KernelVariant& variant : KernelVariants()) {
       const KernelVariant* found = kernels.Find(variant.key, 1000, true);
       Expect(found == nullptr || CanRun(device, *found), "runs: " + Name(found));
-      if (variant.key.arithmetic != Arithmetic::kFloat64 || variant.key.dim <= 192 ||
-          device.shared_bytes == kH200.shared_bytes) {
-        Expect(found != nullptr && found->key == variant.key,
-               "at " + std::to_string(device.compute_capability) + " is served: " + variant.group);
-      }
+      Expect(found != nullptr && found->key == variant.key,
+             "at " + std::to_string(device.compute_capability) + " is served: " + variant.group);
       if (found != nullptr && device.compute_capability != 90) {
         Expect(found->generation == Generation::kSm80, "no wgmma elsewhere: " + found->name);
       }

@@ -84,6 +84,22 @@ __device__ __forceinline__ void StreamTiles(std::uint32_t stages, int count, con
   }
 }
 
+// Runs multiply() over all columns of the head dimension, a chunk at a time, of tiles that
+// load(column) starts to copy. All threads of the block take part, none of them still reading the
+// tiles; on return other warps may be.
+template <typename Tiling, typename Load, typename Multiply>
+__device__ __forceinline__ void ForEachChunk(const Load& load, const Multiply& multiply) {
+#pragma unroll 1
+  for (int column = 0; column < Tiling::kDim; column += Tiling::kTileDim) {
+    if (column > 0) __syncthreads();
+    load(column);
+    sm80::CommitCopies();
+    sm80::WaitForCopies<0>();
+    __syncthreads();
+    multiply();
+  }
+}
+
 // Sum and maximum over the four lanes that share a row of an accumulator.
 template <typename T>
 __device__ __forceinline__ T RowSum(T x) {

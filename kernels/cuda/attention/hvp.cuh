@@ -33,22 +33,6 @@ __device__ __forceinline__ void AddProductAndTangent(
   }
 }
 
-// Runs multiply() over all columns of the head dimension, a chunk at a time, of tiles that
-// load(column) starts to copy. All threads of the block take part, none of them still reading the
-// tiles; on return other warps may be.
-template <typename Tiling, typename Load, typename Multiply>
-__device__ __forceinline__ void ForEachChunk(const Load& load, const Multiply& multiply) {
-#pragma unroll 1
-  for (int column = 0; column < Tiling::kDim; column += Tiling::kTileDim) {
-    if (column > 0) __syncthreads();
-    load(column);
-    sm80::CommitCopies();
-    sm80::WaitForCopies<0>();
-    __syncthreads();
-    multiply();
-  }
-}
-
 // q_bar_dot = scale * (S_bar_dot k + S_bar k_dot), and q_bar where wanted, of one tile of queries.
 template <typename Tiling, TangentSet kTangents>
 __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)

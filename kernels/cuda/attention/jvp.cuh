@@ -39,12 +39,23 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const bool has_s_dot = has_q_dot || has_k_dot;
   const Accumulator scale = static_cast<Accumulator>(params.scale);
 
-  LoadTile<Tiling, Tiling::kRows>(q_tile, params.q, work.batch, work.head, row, params.seq_q,
-                                  params.head_dim);
-  if (has_q_dot) {
-    LoadTile<Tiling, Tiling::kRows>(q_tile + Tiling::kRowTileBytes, params.q_dot, work.batch,
-                                    work.head, row, params.seq_q, params.head_dim);
-  }
+  const auto load_rows = [&](int from) {
+    const auto load = [&](int index, const InputRows& rows) {
+      LoadTile<Tiling, Tiling::kRows>(q_tile + index * Tiling::kRowTileBytes, rows, work.batch,
+                                      work.head, row, params.seq_q, params.head_dim, from);
+    };
+    load(0, params.q);
+    if (has_q_dot) load(1, params.q_dot);
+  };
+  const auto load_keys = [&](std::uint32_t stage, int column, int from) {
+    const auto load = [&](int index, const InputRows& rows) {
+      LoadTile<Tiling, Tiling::kColumns>(stage + index * Tiling::kColumnTileBytes, rows, work.batch,
+                                         head_kv, column, params.seq_kv, params.head_dim, from);
+    };
+    load(0, params.k);
+    if (has_k_dot) load(1, params.k_dot);
+  };
+  if constexpr (!Tiling::kChunked) load_rows(0);
 
   Accumulator o[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
   Accumulator o_dot[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
@@ -56,15 +67,17 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   StreamTiles<Tiling>(
       stages, steps,
       [&](int step, std::uint32_t stage) {
-        const int column = first + step * Tiling::kColumns;
-        const auto load = [&](int index, const InputRows& rows, int columns) {
-          LoadTile<Tiling, Tiling::kColumns>(stage + index * Tiling::kColumnTileBytes, rows,
-                                             work.batch, head_kv, column, params.seq_kv, columns);
-        };
-        load(0, params.k, params.head_dim);
-        if (has_k_dot) load(1, params.k_dot, params.head_dim);
-        load(2, params.v, params.head_dim_v);
-        if (has_v_dot) load(3, params.v_dot, params.head_dim_v);
+        if constexpr (!Tiling::kChunked) {
+          const int column = first + step * Tiling::kColumns;
+          const auto load = [&](int index, const InputRows& rows) {
+            LoadTile<Tiling, Tiling::kColumns>(stage + index * Tiling::kColumnTileBytes, rows,
+                                               work.batch, head_kv, column, params.seq_kv,
+                                               params.head_dim_v);
+          };
+          load_keys(stage, column, 0);
+          load(2, params.v);
+          if (has_v_dot) load(3, params.v_dot);
+        }
       },
       [&](int step, std::uint32_t stage) {
         const int column = first + step * Tiling::kColumns;
@@ -74,21 +87,47 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         const std::uint32_t q = q_tile + warp_row * Tiling::kStride * kBytes;
         const std::uint32_t q_dot = q + Tiling::kRowTileBytes;
         const std::uint32_t k_dot = stage + Tiling::kColumnTileBytes;
-        const std::uint32_t v =
-            stage + 2 * Tiling::kColumnTileBytes + work.slice * Tiling::kSlice * kBytes;
-        const std::uint32_t v_dot = v + Tiling::kColumnTileBytes;
+        const std::uint32_t v = Tiling::kChunked ? q_tile
+                                                 : stage + 2 * Tiling::kColumnTileBytes +
+                                                       work.slice * Tiling::kSlice * kBytes;
+        const std::uint32_t v_dot =
+            v + (Tiling::kChunked ? Tiling::kOutputTileBytes : Tiling::kColumnTileBytes);
 
         Accumulator s[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
         Accumulator s_dot[Tiling::kRowTiles][Tiling::kColumnBlocks][4];
         Clear(s);
         Clear(s_dot);
-        if constexpr (kTangents == TangentSet::kAll) {
-          AddRowsByRowsWithTangent<Mma, Tiling::kDim, Tiling::kStride, true, true>(
-              s, s_dot, q, stage, q_dot, k_dot);
+        const auto multiply = [&] {
+          constexpr int kTileDim = Tiling::kTileDim;
+          if constexpr (kTangents == TangentSet::kAll) {
+            AddRowsByRowsWithTangent<Mma, kTileDim, Tiling::kStride, true, true>(s, s_dot, q, stage,
+                                                                                 q_dot, k_dot);
+          } else {
+            AddRowsByRows<Mma, kTileDim, Tiling::kStride>(s, q, stage);
+            if (has_q_dot) AddRowsByRows<Mma, kTileDim, Tiling::kStride>(s_dot, q_dot, stage);
+            if (has_k_dot) AddRowsByRows<Mma, kTileDim, Tiling::kStride>(s_dot, q, k_dot);
+          }
+        };
+        if constexpr (Tiling::kChunked) {
+          ForEachChunk<Tiling>(
+              [&](int from) {
+                load_rows(from);
+                load_keys(stage, column, from);
+              },
+              multiply);
+          __syncthreads();
+          const auto load = [&](std::uint32_t tile, const InputRows& rows) {
+            LoadTile<Tiling, Tiling::kColumns, Tiling::kSlice, Tiling::kOutputStride>(
+                tile, rows, work.batch, head_kv, column, params.seq_kv, params.head_dim_v,
+                work.slice * Tiling::kSlice);
+          };
+          load(v, params.v);
+          if (has_v_dot) load(v_dot, params.v_dot);
+          sm80::CommitCopies();
+          sm80::WaitForCopies<0>();
+          __syncthreads();
         } else {
-          AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(s, q, stage);
-          if (has_q_dot) AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(s_dot, q_dot, stage);
-          if (has_k_dot) AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(s_dot, q, k_dot);
+          multiply();
         }
         ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
         softmax.template Add<(Tiling::kDim > 64)>(s, [&](int tile, int half, Accumulator factor) {
@@ -119,11 +158,11 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
           kept.Apply(s_dot);
         }
         if (has_s_dot) {
-          AddAccumulatorsByTile<Mma, Tiling::kStride>(o, o_dot, s, s_dot, v);
+          AddAccumulatorsByTile<Mma, Tiling::kOutputStride>(o, o_dot, s, s_dot, v);
         } else {
-          AddAccumulatorByTile<Mma, Tiling::kStride>(o, s, v);
+          AddAccumulatorByTile<Mma, Tiling::kOutputStride>(o, s, v);
         }
-        if (has_v_dot) AddAccumulatorByTile<Mma, Tiling::kStride>(o_dot, s, v_dot);
+        if (has_v_dot) AddAccumulatorByTile<Mma, Tiling::kOutputStride>(o_dot, s, v_dot);
       });
 
   softmax.Finish();

@@ -13,7 +13,7 @@
 // tiles of `columns` rows of the moving ones past them, `parts` tiles at a time, `stages` buffers
 // deep. Where the accumulators of all output columns would not fit in registers, a block computes
 // `slice` of them and the grid covers the rest. Where the rows of all tensors would not fit in
-// shared memory, an HVP kernel has `chunk` columns of them there at a time.
+// shared memory, a kernel other than the forward one has `chunk` columns of them there at a time.
 
 namespace theria::cuda {
 
@@ -121,20 +121,18 @@ constexpr TileConfig DoubleTileConfig(KernelKind kind, int dim) {
     case KernelKind::kJvp:
       if (dim <= 64) return {4, 1, 16, 2, dim, 1};
       if (dim <= 128) return {2, 1, 16, 2, dim / 2, 1};
-      return {1, 1, 16, 1, dim / 4, 1};
+      return ChunkedTileConfig(dim / 4);
     case KernelKind::kVjpQueries:
-      if (dim <= 64) return {4, 1, 16, 2, dim, 1};
       if (dim <= 128) return {4, 1, 16, 2, dim, 1};
-      return {2, 1, 16, 1, dim / 2, 1};
+      return ChunkedTileConfig(dim / 4);
     case KernelKind::kVjpKeys:
       if (dim <= 64) return {4, 1, 16, 2, dim, 1};
       if (dim <= 128) return {4, 1, 16, 2, dim / 2, 1};
-      return {2, 1, 16, 1, dim / 4, 1};
+      return ChunkedTileConfig(dim / 4);
     case KernelKind::kHvpQueries:
     case KernelKind::kHvpKeys:
       if (dim <= 64) return {4, 1, 16, 2, dim, 1};
       if (dim <= 128) return {2, 1, 16, 1, dim / 2, 1};
-      if (dim <= 192) return {1, 1, 16, 1, dim / 3, 1};
       return ChunkedTileConfig(dim / 4);
   }
   return {};
@@ -222,8 +220,7 @@ constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int d
         config.columns /= 2;
       } else if (config.warps > 1) {
         config.warps /= 2;
-      } else if (config.chunk == 0 &&
-                 (kind == KernelKind::kHvpQueries || kind == KernelKind::kHvpKeys)) {
+      } else if (config.chunk == 0 && kind != KernelKind::kForward) {
         config = ChunkedTileConfig(config.slice);
       } else {
         break;
@@ -234,9 +231,18 @@ constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int d
   return config;
 }
 
+// For the 197 tokens of a vision transformer, tiles of 112 keys leave less empty than those of 128.
+constexpr bool HasTokenTileConfigs(KernelKind kind, int element_bytes, int dim) {
+  return kind == KernelKind::kForward && element_bytes == 2 && dim <= 64;
+}
+constexpr TileConfig TokenTileConfig(int dim, int index) {
+  return index == 0 ? TileConfig{4, 2, 112, 2, dim, 2} : TileConfig{7, 1, 112, 2, dim, 2};
+}
+
 // How many configurations of a kernel are compiled, see registry.h: the default, and where that
-// does not fit every device, the compact one.
+// does not fit every device, the compact one; or those for tokens.
 constexpr int TileCandidates(KernelKind kind, int element_bytes, int dim) {
+  if (HasTokenTileConfigs(kind, element_bytes, dim)) return 3;
   const auto bytes = [&](const TileConfig& config) {
     return SharedLayoutOf(kind, element_bytes, dim, config).total;
   };
@@ -250,8 +256,10 @@ constexpr int TileCandidates(KernelKind kind, int element_bytes, int dim) {
 
 constexpr TileConfig CandidateTileConfig(KernelKind kind, int element_bytes, int dim,
                                          int candidate) {
-  return candidate == 0 ? TileConfigOf(kind, element_bytes, dim)
-                        : CompactTileConfig(kind, element_bytes, dim);
+  if (candidate == 0) return TileConfigOf(kind, element_bytes, dim);
+  return HasTokenTileConfigs(kind, element_bytes, dim)
+             ? TokenTileConfig(dim, candidate - 1)
+             : CompactTileConfig(kind, element_bytes, dim);
 }
 
 // Everything about one instantiation that is known before it runs.
@@ -303,11 +311,13 @@ struct Tiling {
   static_assert(!kPaired || (kKind == KernelKind::kVjpKeys && kSlices == 1 && kParts == 1));
   static_assert((kParts == 1 && !kResident) || kKind == KernelKind::kVjpKeys ||
                 kKind == KernelKind::kVjpQueries);
-  static_assert(!kChunked || (HasTangents(kKind) && kKind != KernelKind::kJvp && kStages == 1 &&
-                              kDim % kTileDim == 0 && kOutputTileBytes <= kRowTileBytes));
+  static_assert(!kChunked ||
+                (kKind != KernelKind::kForward && kStages == 1 && kParts == 1 && !kResident &&
+                 !kPaired && kDim % kTileDim == 0 && kOutputTileBytes <= kRowTileBytes));
   static_assert(kDim % 32 == 0 && kDim % kSlice == 0 && kSlice % 16 == 0);
   static_assert(kColumns % 16 == 0 && kStages >= 1 && kStages <= 2);
-  static_assert(kStatisticsRowMultiple % (kKeyRows ? kStageColumns : kRows) == 0,
+  static_assert(kKind == KernelKind::kForward || kKind == KernelKind::kJvp ||
+                    kStatisticsRowMultiple % (kKeyRows ? kStageColumns : kRows) == 0,
                 "tiles would read past the padded row statistics");
   static_assert(kSharedBytes <= 227 * 1024, "the tiles exceed an H200's shared memory");
 };

@@ -40,10 +40,20 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const Accumulator log2_scale =
       Tiling::kGeneral ? Accumulator(1) : static_cast<Accumulator>(params.scale) * kLog2E;
 
-  LoadTile<Tiling, Tiling::kRows>(q_tile, params.q, work.batch, work.head, row, params.seq_q,
-                                  params.head_dim);
-  LoadTile<Tiling, Tiling::kRows>(q_tile + Tiling::kRowTileBytes, params.o_bar, work.batch,
-                                  work.head, row, params.seq_q, params.head_dim_v);
+  const auto load_rows = [&](int from) {
+    LoadTile<Tiling, Tiling::kRows>(q_tile, params.q, work.batch, work.head, row, params.seq_q,
+                                    params.head_dim, from);
+    LoadTile<Tiling, Tiling::kRows>(q_tile + Tiling::kRowTileBytes, params.o_bar, work.batch,
+                                    work.head, row, params.seq_q, params.head_dim_v, from);
+  };
+  const auto load_columns = [&](std::uint32_t stage, int column, int from) {
+    LoadTile<Tiling, Tiling::kStageColumns>(stage, params.k, work.batch, head_kv, column,
+                                            params.seq_kv, params.head_dim, from);
+    LoadTile<Tiling, Tiling::kStageColumns>(stage + Tiling::kColumnTileBytes, params.v, work.batch,
+                                            head_kv, column, params.seq_kv, params.head_dim_v,
+                                            from);
+  };
+  if constexpr (!Tiling::kChunked) load_rows(0);
   RowStatistics<Accumulator> statistics[Tiling::kRowTiles][2];
   ReadRowStatistics(params, work.batch, work.head, row + warp_row, statistics);
 
@@ -56,12 +66,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   StreamTiles<Tiling>(
       stages, steps,
       [&](int step, std::uint32_t stage) {
-        const int column = first + step * Tiling::kStageColumns;
-        LoadTile<Tiling, Tiling::kStageColumns>(stage, params.k, work.batch, head_kv, column,
-                                                params.seq_kv, params.head_dim);
-        LoadTile<Tiling, Tiling::kStageColumns>(stage + Tiling::kColumnTileBytes, params.v,
-                                                work.batch, head_kv, column, params.seq_kv,
-                                                params.head_dim_v);
+        if constexpr (!Tiling::kChunked) {
+          load_columns(stage, first + step * Tiling::kStageColumns, 0);
+        }
       },
       [&](int step, std::uint32_t stage) {
         const std::uint32_t q = q_tile + warp_row * Tiling::kStride * kBytes;
@@ -89,8 +96,27 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
             AddFragmentsByRows<Mma, Tiling::kStride>(s, q_rows, k);
             AddFragmentsByRows<Mma, Tiling::kStride>(p_bar, o_bar_rows, v);
           } else {
-            AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(s, q, k);
-            AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(p_bar, o_bar, v);
+            const auto multiply = [&] {
+              AddRowsByRows<Mma, Tiling::kTileDim, Tiling::kStride>(s, q, k);
+              AddRowsByRows<Mma, Tiling::kTileDim, Tiling::kStride>(p_bar, o_bar, v);
+            };
+            if constexpr (Tiling::kChunked) {
+              ForEachChunk<Tiling>(
+                  [&](int from) {
+                    load_rows(from);
+                    load_columns(stage, column, from);
+                  },
+                  multiply);
+              __syncthreads();
+              LoadTile<Tiling, Tiling::kColumns, Tiling::kSlice, Tiling::kOutputStride>(
+                  q_tile, params.k, work.batch, head_kv, column, params.seq_kv, params.head_dim,
+                  work.slice * Tiling::kSlice);
+              sm80::CommitCopies();
+              sm80::WaitForCopies<0>();
+              __syncthreads();
+            } else {
+              multiply();
+            }
           }
           ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
           if (dropout) {
@@ -113,8 +139,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
               }
             }
           }
-          AddAccumulatorByTile<Mma, Tiling::kStride>(q_bar, s,
-                                                     k + work.slice * Tiling::kSlice * kBytes);
+          AddAccumulatorByTile<Mma, Tiling::kOutputStride>(
+              q_bar, s, Tiling::kChunked ? q_tile : k + work.slice * Tiling::kSlice * kBytes);
         }
       });
 
@@ -151,10 +177,20 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const Accumulator log2_scale =
       Tiling::kGeneral ? Accumulator(1) : static_cast<Accumulator>(params.scale) * kLog2E;
 
-  LoadTile<Tiling, Tiling::kRows>(k_tile, params.k, work.batch, work.head, row, params.seq_kv,
-                                  params.head_dim);
-  LoadTile<Tiling, Tiling::kRows>(k_tile + Tiling::kRowTileBytes, params.v, work.batch, work.head,
-                                  row, params.seq_kv, params.head_dim_v);
+  const auto load_rows = [&](int from) {
+    LoadTile<Tiling, Tiling::kRows>(k_tile, params.k, work.batch, work.head, row, params.seq_kv,
+                                    params.head_dim, from);
+    LoadTile<Tiling, Tiling::kRows>(k_tile + Tiling::kRowTileBytes, params.v, work.batch, work.head,
+                                    row, params.seq_kv, params.head_dim_v, from);
+  };
+  const auto load_columns = [&](std::uint32_t stage, int head, int column, int from) {
+    LoadTile<Tiling, Tiling::kStageColumns>(stage, params.q, work.batch, head, column, params.seq_q,
+                                            params.head_dim, from);
+    LoadTile<Tiling, Tiling::kStageColumns>(stage + Tiling::kColumnTileBytes, params.o_bar,
+                                            work.batch, head, column, params.seq_q,
+                                            params.head_dim_v, from);
+  };
+  if constexpr (!Tiling::kChunked) load_rows(0);
 
   Accumulator k_bar[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
   Accumulator v_bar[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
@@ -169,11 +205,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
       [&](int step, std::uint32_t stage) {
         const int head = work.head * params.group + step / steps;
         const int column = first + step % steps * Tiling::kStageColumns;
-        LoadTile<Tiling, Tiling::kStageColumns>(stage, params.q, work.batch, head, column,
-                                                params.seq_q, params.head_dim);
-        LoadTile<Tiling, Tiling::kStageColumns>(stage + Tiling::kColumnTileBytes, params.o_bar,
-                                                work.batch, head, column, params.seq_q,
-                                                params.head_dim_v);
+        if constexpr (!Tiling::kChunked) load_columns(stage, head, column, 0);
         LoadStatistics<Tiling>(stage + 2 * Tiling::kColumnTileBytes, params, work.batch, head,
                                column);
       },
@@ -181,7 +213,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         const int head = work.head * params.group + step / steps;
         const std::uint32_t k = k_tile + warp_row * Tiling::kStride * kBytes;
         const std::uint32_t v = k + Tiling::kRowTileBytes;
-        const std::uint32_t slice = work.slice * Tiling::kSlice * kBytes;
         if constexpr (Tiling::kResident) {
           if (step == 0) {
             LoadRowFragments<Mma, Tiling::kStride>(k_rows, k);
@@ -208,8 +239,31 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
             AddFragmentsByRows<Mma, Tiling::kStride>(s, k_rows, q);
             AddFragmentsByRows<Mma, Tiling::kStride>(p_bar, v_rows, o_bar);
           } else {
-            AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(s, k, q);
-            AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(p_bar, v, o_bar);
+            const auto multiply = [&] {
+              AddRowsByRows<Mma, Tiling::kTileDim, Tiling::kStride>(s, k, q);
+              AddRowsByRows<Mma, Tiling::kTileDim, Tiling::kStride>(p_bar, v, o_bar);
+            };
+            if constexpr (Tiling::kChunked) {
+              ForEachChunk<Tiling>(
+                  [&](int from) {
+                    load_rows(from);
+                    load_columns(stage, head, column, from);
+                  },
+                  multiply);
+              __syncthreads();
+              const auto load = [&](int index, const InputRows& rows, int columns) {
+                LoadTile<Tiling, Tiling::kColumns, Tiling::kSlice, Tiling::kOutputStride>(
+                    k_tile + index * Tiling::kOutputTileBytes, rows, work.batch, head, column,
+                    params.seq_q, columns, work.slice * Tiling::kSlice);
+              };
+              load(0, params.q, params.head_dim);
+              load(1, params.o_bar, params.head_dim_v);
+              sm80::CommitCopies();
+              sm80::WaitForCopies<0>();
+              __syncthreads();
+            } else {
+              multiply();
+            }
           }
           ModifyScores<Tiling::kGeneral, true>(params, position, whole, s);
           KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
@@ -235,8 +289,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
                 }
               });
           if (dropout) kept.Apply(s);
-          AddAccumulatorByTile<Mma, Tiling::kStride>(v_bar, s, o_bar + slice);
-          AddAccumulatorByTile<Mma, Tiling::kStride>(k_bar, p_bar, q + slice);
+          const std::uint32_t slice = work.slice * Tiling::kSlice * kBytes;
+          const std::uint32_t q_slice = Tiling::kChunked ? k_tile : q + slice;
+          const std::uint32_t o_bar_slice =
+              Tiling::kChunked ? k_tile + Tiling::kOutputTileBytes : o_bar + slice;
+          AddAccumulatorByTile<Mma, Tiling::kOutputStride>(v_bar, s, o_bar_slice);
+          AddAccumulatorByTile<Mma, Tiling::kOutputStride>(k_bar, p_bar, q_slice);
         }
       });
 
