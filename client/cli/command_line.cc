@@ -3,6 +3,7 @@
 #include "CLI/CLI.hpp"
 #include "client/cli/bench_command.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/health_command.h"
 #include "client/cli/info_command.h"
 #include "client/cli/maml_command.h"
 #include "client/cli/parity_command.h"
@@ -14,9 +15,10 @@ int RunCommandLine(int argc, const char* const* argv) {
   app.require_subcommand(1);
   app.footer(
       "TARGET is host:port or unix:PATH.\n"
-      "Exit status: 0 held; 1 a comparison failed; 2 wrong usage or unreachable.");
+      "Exit status: 0 held; 1 a comparison failed, or not serving; 2 wrong usage or unreachable.");
   int exit_code = kHeld;
   AddInfoCommand(app, &exit_code);
+  AddHealthCommand(app, &exit_code);
   AddParityCommand(app, &exit_code);
   AddMamlCommand(app, &exit_code);
   AddBenchCommand(app, &exit_code);

@@ -8,7 +8,7 @@ namespace theria::cli {
 // runs it and stores one of these.
 enum ExitCode : int {
   kHeld = 0,      // done; every comparison held
-  kFailed = 1,    // a comparison failed
+  kFailed = 1,    // a comparison failed, or the target is not serving
   kUnusable = 2,  // wrong usage, or a target that cannot be reached
 };
 

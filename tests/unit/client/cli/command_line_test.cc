@@ -2,14 +2,17 @@
 
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "client/cli/exit_code.h"
 #include "gmock/gmock.h"
+#include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/unit/client/cli/naive_server.h"
+#include "theria/v1/server.grpc.pb.h"
 
 namespace theria::cli {
 namespace {
@@ -72,6 +75,30 @@ TEST(CommandLineTest, Info) {
   EXPECT_EQ(nlohmann::json::parse(json.output)["kernels"].size(), 16u);
 }
 
+TEST(CommandLineTest, Health) {
+  grpc::EnableDefaultHealthCheckService(true);
+  v1::ServerService::Service service;  // a server needs one
+  int port = 0;
+  const std::unique_ptr<grpc::Server> server =
+      grpc::ServerBuilder()
+          .AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port)
+          .RegisterService(&service)
+          .BuildAndStart();
+  ASSERT_NE(server, nullptr);
+  grpc::EnableDefaultHealthCheckService(false);
+  const std::string target = "127.0.0.1:" + std::to_string(port);
+  const Finished serving = RunTheria({"health", target.c_str()});
+  EXPECT_EQ(serving.exit_code, kHeld) << serving.errors;
+  EXPECT_EQ(serving.output, "SERVING\n");
+  const Finished unknown = RunTheria({"health", target.c_str(), "--service", "none.such"});
+  EXPECT_EQ(unknown.exit_code, kFailed) << unknown.errors;
+  EXPECT_EQ(unknown.output, "SERVICE_UNKNOWN\n");
+  server->GetHealthCheckService()->SetServingStatus(false);
+  const Finished draining = RunTheria({"health", target.c_str()});
+  EXPECT_EQ(draining.exit_code, kFailed) << draining.errors;
+  EXPECT_EQ(draining.output, "NOT_SERVING\n");
+}
+
 TEST(CommandLineTest, Bench) {
   const NaiveServer server;
   const Finished run = RunTheria({"bench", server.target().c_str(), "--preset", "maml", "--window",
@@ -88,6 +115,7 @@ TEST(CommandLineTest, UnreachableTargets) {
   const NaiveServer server;
   for (const std::vector<const char*>& arguments : std::vector<std::vector<const char*>>{
            {"info", kNobody},
+           {"health", kNobody},
            {"bench", kNobody},
            {"parity", kNobody, "--reference", server.target().c_str()},
            {"parity", server.target().c_str(), "--reference", kNobody}}) {
