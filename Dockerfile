@@ -10,6 +10,8 @@
 #
 #   THERIA_CMAKE_ARGS   for CMake, such as -DCMAKE_CUDA_ARCHITECTURES=90: for these GPUs alone
 #   THERIA_JOBS         compilers at once; all cores' worth otherwise
+#   CUDA_PACKAGES       more of NVIDIA's packages for the cuda image; libcublas-13-0, 600 MB, brings
+#                       the unfused implementation, without which the fused kernels compute alone
 ARG CPU_BASE=debian:bookworm-slim
 ARG CUDA_BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04
 ARG CUDA_BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
@@ -48,17 +50,16 @@ RUN scripts/install_packages.sh
 COPY client/python/constraints.txt client/python/
 RUN python3 -m venv .venv && .venv/bin/pip install --no-cache-dir \
       --constraint client/python/constraints.txt googleapis-common-protos
-# NVIDIA's packages do not say which of them holds a library.
-RUN printf '%s 13 libcublas-13-0\n' libcublas libcublasLt > /etc/dpkg/shlibs.override
 COPY . .
 ARG THERIA_CMAKE_ARGS
 ARG THERIA_JOBS
 RUN --mount=type=cache,target=/root/.cache/ccache deploy/container/build_packages.sh ON
 
 FROM ${CUDA_BASE} AS cuda
+ARG CUDA_PACKAGES
 RUN --mount=type=bind,from=cuda-build,source=/src/build/packages,target=/packages \
     apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-      /packages/theria-server_*.deb /packages/theria_*.deb && \
+      /packages/theria-server_*.deb /packages/theria_*.deb ${CUDA_PACKAGES} && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* && \
     useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin theria && \
     install -d -o theria -g theria /run/theria
