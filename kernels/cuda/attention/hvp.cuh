@@ -152,6 +152,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
           multiply();
         }
         ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
+        if (Tiling::kGeneral || !whole) {
+          ClearBeside(-static_cast<Accumulator>(INFINITY), s, s_dot, p_bar, p_bar_dot);
+        }
         if (dropout) {
           KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
           kept.template Draw<false>(params, position);
@@ -328,6 +331,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
           multiply();
         }
         ModifyScores<Tiling::kGeneral, true>(params, position, whole, s);
+        if (Tiling::kGeneral || !whole) {
+          ClearBeside(-static_cast<Accumulator>(INFINITY), s, s_dot, p_bar, p_bar_dot);
+        }
         KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
         if (dropout) {
           kept.template Draw<true>(params, position);

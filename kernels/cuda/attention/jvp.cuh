@@ -130,6 +130,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
           multiply();
         }
         ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
+        if (Tiling::kGeneral || !whole) {
+          ClearBeside(-static_cast<Accumulator>(INFINITY), s, s_dot);
+        }
         softmax.template Add<(Tiling::kDim > 64)>(s, [&](int tile, int half, Accumulator factor) {
 #pragma unroll
           for (int block = 0; block < Tiling::kSliceBlocks; ++block) {

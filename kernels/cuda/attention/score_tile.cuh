@@ -116,9 +116,9 @@ __device__ __forceinline__ void ModifyScores(const AttentionParams& params,
       }
       score *= scale;
       if (mod.mask != nullptr) {
-        score +=
-            static_cast<Accumulator>(kLog2E) *
+        const Accumulator value =
             MaskValue<Accumulator>(mod, plane + i * mod.mask_strides[2] + j * mod.mask_strides[3]);
+        score = value == kNone ? kNone : score + static_cast<Accumulator>(kLog2E) * value;
       }
     });
   } else {
@@ -126,6 +126,24 @@ __device__ __forceinline__ void ModifyScores(const AttentionParams& params,
     ForEach(s, position, [&](Accumulator& score, int row, int column) {
       if (!takes_part(kKeyRows ? column : row, kKeyRows ? row : column)) score = kNone;
     });
+  }
+}
+
+// Zeroes what stands beside scores of `none`. Where rows that take no part hold large numbers,
+// their products may have overflowed, and 0 * inf is NaN.
+template <typename Accumulator, int kRowTiles, int kBlocks, typename... Products>
+__device__ __forceinline__ void ClearBeside(Accumulator none,
+                                            const Accumulator (&s)[kRowTiles][kBlocks][4],
+                                            Products&... products) {
+#pragma unroll
+  for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if (s[tile][block][e] == none) ((products[tile][block][e] = Accumulator(0)), ...);
+      }
+    }
   }
 }
 

@@ -119,6 +119,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
             }
           }
           ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
+          if (Tiling::kGeneral || !whole) {
+            ClearBeside(-static_cast<Accumulator>(INFINITY), s, p_bar);
+          }
           if (dropout) {
             KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
             kept.template Draw<false>(params, position);
@@ -266,6 +269,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
             }
           }
           ModifyScores<Tiling::kGeneral, true>(params, position, whole, s);
+          if (Tiling::kGeneral || !whole) {
+            ClearBeside(-static_cast<Accumulator>(INFINITY), s, p_bar);
+          }
           KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
           if (dropout) {
             kept.template Draw<true>(params, position);

@@ -100,6 +100,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(gradients, k + Tiling::kRowTileBytes,
                                                           q + Tiling::kColumnTileBytes);
         ModifyScores<Tiling::kGeneral, true>(params, position, whole, scores);
+        if (Tiling::kGeneral || !whole) {
+          ClearBeside(-static_cast<Accumulator>(INFINITY), scores, gradients);
+        }
         KeptElements<kRowTiles, kHalf / 8> kept;
         if (dropout) {
           kept.template Draw<true>(params, position);

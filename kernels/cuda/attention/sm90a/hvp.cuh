@@ -110,6 +110,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     const bool whole =
         whole_rows && column >= keys.full_begin && column + Tiling::kColumns <= keys.full_end;
     ModifyScores<false, false>(params, {work.batch, work.head, row + warp_row, column}, whole, s);
+    if (!whole) ClearBeside(-INFINITY, s, s_dot, p_bar, p_bar_dot);
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
@@ -249,6 +250,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     const bool whole =
         whole_rows && column >= queries.full_begin && column + Tiling::kColumns <= queries.full_end;
     ModifyScores<false, true>(params, {work.batch, 0, row + warp_row, column}, whole, s);
+    if (!whole) ClearBeside(-INFINITY, s, s_dot, p_bar, p_bar_dot);
     column += Tiling::kColumns;
     if (column >= queries.end) column = first;
     ForEachColumn<true, kBlocks>(q + Tiling::kStatisticsOffset, 0.0f,

@@ -101,6 +101,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
       mu[0][1] *= factor[0][1];
     }
     WaitFor<0>(s_dot);
+    if (!whole) ClearBeside(0.0f, s, s_dot);
     tiles.scores.Release(tiles.scores.index());
     tiles.scores.Advance();
 #pragma unroll

@@ -102,6 +102,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
       }
     }
     WaitFor<kHasOutput ? 1 : 0>(p_bar);
+    if (!whole) ClearBeside(0.0f, s, p_bar);
     tiles.values.Release(tiles.values.index());
     tiles.values.Advance();
 #pragma unroll
@@ -242,6 +243,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(v_bar, p, o_bar);
     CommitProducts();
     WaitFor<1>(p_bar);
+    if (!whole) ClearBeside(0.0f, s, p_bar);
     ForEachColumn<false, kBlocks>(q + Tiling::kStatisticsOffset, 0.0f,
                                   [&](int block, int side, const RowStatistics<float>& of_row) {
 #pragma unroll
