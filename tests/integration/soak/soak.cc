@@ -254,8 +254,8 @@ int Soak(const Flags& flags) {
 
   Outcome outcome;
   client::Client client(shared.target);
-  const auto large =
-      client.Put(client::Tensor::Zeros(client::DType::kFloat32, {kDownloadElements}));
+  const auto large = client.Put(client::Tensor::Zeros(client::DType::kFloat32, {kDownloadElements}),
+                                {.ttl = kLeaseOfTheRun});
   outcome.tally.Answered(kUpload, large.status().code());
   if (!large.ok()) {
     std::fprintf(stderr, "theria_soak: %s\n", large.status().ToString().c_str());

@@ -98,7 +98,7 @@ bool Worker::Connect() {
 bool Worker::PutKeys() {
   const client::AttentionRequest& request = resident_problem_->request(Operation::kForward);
   for (const client::AnyTensor* tensor : {&request.k, &request.v}) {
-    const auto put = client_.Put(tensor->local());
+    const auto put = client_.Put(tensor->local(), {.ttl = kLeaseOfTheRun});
     if (!Book(kUpload, put.status())) return false;
     resident_.push_back(*put);
   }

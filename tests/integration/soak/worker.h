@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "grpcpp/channel.h"
 #include "tests/integration/soak/problem.h"
 #include "tests/integration/soak/tally.h"
@@ -20,6 +21,9 @@
 // RESOURCE_EXHAUSTED with a retry delay is taken from any attention call.
 
 namespace theria::soak {
+
+// Of tensors that must stay for all of a run: the server's longest.
+inline constexpr absl::Duration kLeaseOfTheRun = absl::Hours(24);
 
 // What the clients share. Thread-safe.
 struct Shared {
