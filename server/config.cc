@@ -94,6 +94,10 @@ void AddStoreFlags(CLI::App& app, Config& config) {
            "Largest tensor; 0: the store's capacity");
   AddDuration(app, "--default-ttl", config.default_ttl, "Lease of a resident tensor");
   AddDuration(app, "--max-ttl", config.max_ttl, "Longest lease that a client may ask for");
+  app.add_option("--shared-memory", config.shared_memory,
+                 "Share memory with clients on this host, who get it at this unix socket")
+      ->type_name("PATH");
+  AddBytes(app, "--shared-memory-bytes", config.shared_memory_bytes, "All shared memory together");
   AddDuration(app, "--max-pin", config.max_pin, "Longest pin that a client may ask for");
 }
 
@@ -245,6 +249,7 @@ absl::StatusOr<Config> Resolve(Config config) {
   checks.Update(CheckBytes("cache-bytes", config.cache_bytes, std::size_t{1} << 20, kMaxBytes));
   checks.Update(CheckCount("device", config.device, 0, 1023));
   checks.Update(CheckBytes("spill-bytes", config.spill_bytes, 0, kMaxBytes));
+  checks.Update(CheckBytes("shared-memory-bytes", config.shared_memory_bytes, 1, kMaxBytes));
   checks.Update(CheckBytes("tenant-quota-bytes", config.tenant_quota_bytes, 1,
                            config.cache_bytes + config.spill_bytes));
   checks.Update(CheckBytes("max-tensor-bytes", config.max_tensor_bytes, 1, config.cache_bytes));

@@ -40,6 +40,9 @@ struct Config {
   absl::Duration max_ttl = absl::Hours(24);
   absl::Duration max_pin = absl::Hours(1);
 
+  std::string shared_memory;  // path of the socket that gives its descriptors; empty: none
+  std::size_t shared_memory_bytes = std::size_t{1} << 30;
+
   std::size_t max_message_bytes = std::size_t{256} << 20;
   std::size_t max_transport_bytes = 0;  // 0: four messages and 256 MiB
   std::size_t max_queued_requests = 256;

@@ -28,6 +28,7 @@
 #include "kernels/api/message.h"
 #include "kernels/cpu/backend.h"
 #include "kernels/cuda/backend.h"
+#include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
 #include "server/config.h"
 #include "server/engine/executor.h"
@@ -37,8 +38,10 @@
 #include "server/planted_fault.h"
 #include "server/rpc/admission.h"
 #include "server/rpc/attention_service.h"
+#include "server/rpc/descriptor_socket.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/server_service.h"
+#include "server/rpc/shared_memory_service.h"
 #include "server/rpc/tensor_service.h"
 #include "server/telemetry/gpu_metrics.h"
 #include "server/telemetry/log.h"
@@ -92,6 +95,15 @@ TensorStore::Options StoreOptions(const Config& config, Backend& backend) {
 // is alone gets four fifths of the queue.
 constexpr double kMaxShareOfFree = 4.0;
 
+SharedRegions::Options RegionOptions(const Config& config) {
+  SharedRegions::Options options;
+  options.capacity_bytes = config.shared_memory_bytes;
+  options.max_share_of_free = config.tenants.empty() ? 0.0 : kMaxShareOfFree;
+  options.default_ttl = config.default_ttl;
+  options.max_ttl = config.max_ttl;
+  return options;
+}
+
 // The tenants of --tenants, whose quotas the store learns, or the default tenant alone.
 absl::StatusOr<std::unique_ptr<Authenticator>> MakeAuthenticator(const Config& config,
                                                                  TensorStore& store) {
@@ -122,13 +134,14 @@ absl::Status WriteAddressFile(const std::string& path, const std::vector<std::st
   return absl::OkStatus();
 }
 
-// Once a second reads the tenants file if it changed, drops expired tensors, and gives freed memory
-// back to the system where no call is under way: the heaps of gRPC's threads would keep what the
-// largest messages once took.
+// Once a second reads the tenants file if it changed, drops expired tensors and regions, and gives
+// freed memory back to the system where no call is under way: the heaps of gRPC's threads would
+// keep what the largest messages once took.
 class Housekeeping {
  public:
-  Housekeeping(TensorStore& store, Authenticator& authenticator, DrainGate& gate)
-      : thread_([&store, &authenticator, &gate](const std::stop_token& stop) {
+  Housekeeping(TensorStore& store, SharedRegions* regions, Authenticator& authenticator,
+               DrainGate& gate)
+      : thread_([&store, regions, &authenticator, &gate](const std::stop_token& stop) {
           std::mutex mutex;
           std::condition_variable_any wake;
           std::unique_lock lock(mutex);
@@ -136,9 +149,11 @@ class Housekeeping {
           while (!wake.wait_for(lock, stop, std::chrono::seconds(1), [] { return false; }) &&
                  !stop.stop_requested()) {
             store.CollectExpired();
+            if (regions != nullptr) regions->CollectExpired();
             ReadTenants(authenticator);
             if (gate.total_calls() != trimmed_at && gate.AwaitIdle(absl::Now())) {
               trimmed_at = gate.total_calls();
+              HostMemory().Trim();
               malloc_trim(0);
             }
           }
@@ -239,19 +254,31 @@ absl::Status Serve(const Config& config, const Signals& signals) {
                     compute_metrics);
   AddQueueMetrics(registry, executor);
   AddTenantMetrics(registry, **authenticator, store, executor);
+  std::optional<SharedRegions> regions;
+  std::unique_ptr<DescriptorSocket> descriptors;
+  if (!config.shared_memory.empty()) {
+    regions.emplace(RegionOptions(config), &(*backend)->memory());
+    absl::StatusOr<std::unique_ptr<DescriptorSocket>> socket =
+        DescriptorSocket::Start(config.shared_memory, *regions);
+    if (!socket.ok()) return socket.status();
+    descriptors = *std::move(socket);
+    AddSharedMemoryMetrics(registry, *regions);
+  }
+  SharedRegions* const shared = regions.has_value() ? &*regions : nullptr;
   DrainGate gate;
   const Admission admission(gate, **authenticator);
-  const Housekeeping housekeeping(store, **authenticator, gate);
+  const Housekeeping housekeeping(store, shared, **authenticator, gate);
   const GrpcRuntime grpc_runtime;
-  AttentionService attention({**backend, store, executor, compute_metrics, admission},
+  AttentionService attention({**backend, store, executor, compute_metrics, admission, shared},
                              {config.max_tensor_bytes, config.max_queued_bytes,
                               config.max_message_bytes - kResponseOverheadBytes},
                              config.max_call_time);
   TensorServiceOptions transfers;
   transfers.transfer = {config.transfer_stall_timeout, config.transfer_min_bytes_per_second};
-  TensorService tensors(store, admission, transfers);
+  TensorService tensors(store, admission, transfers, shared);
+  SharedMemoryService memory(shared, admission, config.shared_memory);
   ServerService info(
-      {**backend, store, executor, compute_metrics, admission},
+      {**backend, store, executor, compute_metrics, admission, shared},
       {std::string(kVersion), std::string(kCommit), config.max_message_bytes,
        config.max_tensor_bytes, config.max_benchmark_repetitions, config.max_call_time});
   absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
@@ -261,9 +288,9 @@ absl::Status Serve(const Config& config, const Signals& signals) {
        config.channelz,
        config.max_connection_age,
        {config.tls_cert, config.tls_key, config.tls_client_ca}},
-      {&attention, &tensors, &info},
+      {&attention, &tensors, &info, &memory},
       {v1::AttentionService::service_full_name(), v1::TensorService::service_full_name(),
-       v1::ServerService::service_full_name()},
+       v1::ServerService::service_full_name(), v1::SharedMemoryService::service_full_name()},
       rpc_metrics, gate);
   if (!server.ok()) return server.status();
 

@@ -76,6 +76,17 @@ class Memory {
   virtual absl::Status CopyAllFromHost(absl::Span<const MemoryCopy> copies);
   virtual absl::Status CopyAllToHost(absl::Span<const MemoryCopy> copies);
 
+  // Memory of this device that another process allocated and lends by `ipc_handle`; the Buffer's
+  // end gives back the access alone. Errors: INVALID_ARGUMENT with FieldOf "cuda_ipc_handle";
+  // UNIMPLEMENTED, as of every memory that cannot be lent.
+  virtual absl::StatusOr<Buffer> Import(std::string_view ipc_handle, std::size_t size_bytes);
+
+  // A blocking copy within this memory. Errors: INTERNAL.
+  virtual absl::Status CopyWithin(void* destination, const void* source, std::size_t size_bytes);
+
+  // Gives the system back what is kept for later allocations; most keep nothing.
+  virtual void Trim() {}
+
  private:
   friend class Buffer;
   virtual void Deallocate(void* data, std::size_t size_bytes) noexcept = 0;
@@ -85,7 +96,9 @@ inline Buffer::~Buffer() {
   if (data_ != nullptr) memory_->Deallocate(data_, size_bytes_);
 }
 
-// The process's host memory. Never destroyed.
+// The process's host memory. Never destroyed. Large blocks that are freed are kept for a while, up
+// to half a GiB: the system would have to make every page of a new one anew, which takes longer
+// than to fill it.
 Memory& HostMemory();
 
 }  // namespace theria

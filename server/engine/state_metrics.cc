@@ -105,4 +105,27 @@ void AddQueueMetrics(MetricRegistry& registry, const Executor& executor) {
   });
 }
 
+void AddSharedMemoryMetrics(MetricRegistry& registry, const SharedRegions& regions) {
+  registry.AddSource([&regions]() -> std::vector<MetricSample> {
+    const SharedRegions::Stats stats = regions.stats();
+    return {
+        {"theria_shared_memory_bytes",
+         "Bytes of the host's memory that are shared with clients.",
+         Kind::kGauge,
+         {},
+         Value(stats.used_bytes)},
+        {"theria_shared_memory_capacity_bytes",
+         "Bytes of it that may be.",
+         Kind::kGauge,
+         {},
+         Value(stats.capacity_bytes)},
+        {"theria_shared_memory_regions",
+         "Regions of shared memory, those that clients lend among them.",
+         Kind::kGauge,
+         {},
+         Value(stats.regions)},
+    };
+  });
+}
+
 }  // namespace theria::server

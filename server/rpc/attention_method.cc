@@ -41,11 +41,15 @@ std::size_t TotalInputBytes(const AttentionInputs& inputs) {
   return bytes;
 }
 
+std::size_t RoundUp(std::size_t value, std::size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
 }  // namespace
 
 void AttentionTask::StageInputs(DeviceStaging& staging) {
   const auto stage = [&](std::optional<TensorView>& view) {
-    if (view.has_value() && !decoder.IsResident(*view)) staging.AddInput(*view);
+    if (view.has_value() && !decoder.IsOnDevice(*view)) staging.AddInput(*view);
   };
   for (const InputField& field : kInputFields) stage(inputs.*field.member);
   stage(inputs.options.mask);
@@ -70,9 +74,9 @@ AttentionMethod::AttentionMethod(Operation operation, const Descriptor& request,
 
 absl::StatusOr<std::unique_ptr<AttentionTask>> AttentionMethod::Decode(
     const google::protobuf::Message& request, TensorStore& store, const TenantId& tenant,
-    const AttentionLimits& limits) const {
-  auto task =
-      std::make_unique<AttentionTask>(TensorDecoder(store, tenant, limits.max_tensor_bytes));
+    const AttentionLimits& limits, SharedRegions* regions) const {
+  auto task = std::make_unique<AttentionTask>(
+      TensorDecoder(store, tenant, limits.max_tensor_bytes, regions));
   if (absl::Status inputs = DecodeInputs(request, *task); !inputs.ok()) return inputs;
   absl::StatusOr<AttentionProblem> problem = Validate(operation_, task->inputs);
   if (!problem.ok()) return problem.status();
@@ -114,19 +118,20 @@ absl::Status AttentionMethod::PlanOutputs(const v1::OutputSpec& spec, const Tens
                                           const AttentionLimits& limits,
                                           AttentionTask& task) const {
   std::size_t inline_bytes = 0;
+  std::size_t shared_bytes = 0;
   for (const Output& output : outputs_) {
     int mode = spec.GetReflection()->GetEnumValue(spec, output.mode);
     if (mode == v1::OUTPUT_MODE_UNSPECIFIED) mode = output.default_mode;
     if (mode == v1::SKIP) continue;
     const auto path = [&output] { return Message("outputs.", output.field.name); };
-    if (mode != v1::INLINE && mode != v1::RESIDENT) {
+    if (mode != v1::INLINE && mode != v1::RESIDENT && mode != v1::SHARED) {
       return InvalidField(path(), Message("is ", mode, ", which is no output mode"));
     }
     if (output.wire == nullptr || !HasOutput(operation_, output.field.name)) {
       return InvalidField(
           path(), Message("must be SKIP: ", OperationName(operation_), " has no such output"));
     }
-    const MutableTensorView layout = OutputLayout(task.problem, output.field.name);
+    MutableTensorView layout = OutputLayout(task.problem, output.field.name);
     task.demand.bytes += layout.SizeBytes();
     if (mode == v1::RESIDENT && layout.SizeBytes() > limits.max_tensor_bytes) {
       return InvalidField(path(),
@@ -134,7 +139,14 @@ absl::Status AttentionMethod::PlanOutputs(const v1::OutputSpec& spec, const Tens
                                   limits.max_tensor_bytes, " to be RESIDENT"));
     }
     if (mode == v1::INLINE) inline_bytes += layout.SizeBytes();
-    task.outputs.push_back({output.wire, output.field, layout, mode == v1::RESIDENT});
+    const std::size_t offset_bytes = shared_bytes;
+    if (mode == v1::SHARED) {
+      if (absl::Status placed = PlaceShared(spec, shared_bytes, layout, task); !placed.ok()) {
+        return placed;
+      }
+    }
+    task.outputs.push_back({output.wire, output.field, layout, static_cast<v1::OutputMode>(mode),
+                            task.target.offset_bytes + offset_bytes});
   }
   if (inline_bytes > limits.max_inline_bytes) {
     return InvalidField("outputs",
@@ -147,6 +159,25 @@ absl::Status AttentionMethod::PlanOutputs(const v1::OutputSpec& spec, const Tens
                         Message("is ", spec.resident_ttl_ms(), ", must be 0 to ", max_ttl_ms));
   }
   task.resident_ttl = absl::Milliseconds(spec.resident_ttl_ms());
+  return absl::OkStatus();
+}
+
+absl::Status AttentionMethod::PlaceShared(const v1::OutputSpec& spec, std::size_t& used_bytes,
+                                          MutableTensorView& layout, AttentionTask& task) {
+  constexpr std::string_view kField = "outputs.shared_memory";
+  if (task.target.region == nullptr) {
+    absl::StatusOr<SharedPart> target = task.decoder.DecodeTarget(spec.shared_memory(), kField);
+    if (!target.ok()) return target.status();
+    task.target = *std::move(target);
+  }
+  const std::size_t size_bytes = layout.SizeBytes();
+  if (used_bytes > task.target.size_bytes || size_bytes > task.target.size_bytes - used_bytes) {
+    return InvalidField(Message(kField, ".size_bytes"),
+                        Message("is ", task.target.size_bytes, ", must be at least ",
+                                used_bytes + size_bytes, " for the SHARED outputs"));
+  }
+  layout.data = task.target.data() + used_bytes;
+  used_bytes += RoundUp(size_bytes, kRegionAlignmentBytes);
   return absl::OkStatus();
 }
 

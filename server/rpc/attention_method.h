@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "google/protobuf/message.h"
 #include "kernels/api/attention.h"
+#include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
 #include "server/engine/job.h"
 #include "server/rpc/device_staging.h"
@@ -31,8 +32,9 @@ struct AttentionLimits {
 struct PlannedOutput {
   const google::protobuf::FieldDescriptor* wire;  // of the response
   OutputField field;
-  MutableTensorView layout;  // without data
-  bool is_resident;
+  MutableTensorView layout;  // with data if it is SHARED
+  v1::OutputMode mode;       // INLINE, RESIDENT or SHARED
+  std::size_t offset_bytes;  // in its region, if it is SHARED
 };
 
 // A request, decoded and validated. Views as TensorDecoder says; movable.
@@ -43,10 +45,11 @@ struct AttentionTask {
   AttentionProblem problem;
   AttentionInputs inputs;
   std::vector<PlannedOutput> outputs;
+  SharedPart target;            // of the SHARED outputs, if there are any
   absl::Duration resident_ttl;  // zero: the store's default
   Job::Demand demand;
 
-  // Adds the inputs that came with the request, the mask among them.
+  // Adds the inputs that lie in the host's memory, the mask among them.
   void StageInputs(DeviceStaging& staging);
 };
 
@@ -59,10 +62,11 @@ class AttentionMethod {
   Operation operation() const { return operation_; }
 
   // Errors: as AttentionService's comment says: INVALID_ARGUMENT, FAILED_PRECONDITION
-  // (TensorsMissing), UNIMPLEMENTED (shared memory).
+  // (TensorsMissing, RegionMissing), UNIMPLEMENTED (shared memory, where `regions` is null).
   absl::StatusOr<std::unique_ptr<AttentionTask>> Decode(const google::protobuf::Message& request,
                                                         TensorStore& store, const TenantId& tenant,
-                                                        const AttentionLimits& limits) const;
+                                                        const AttentionLimits& limits,
+                                                        SharedRegions* regions = nullptr) const;
 
   // The response's `execution`.
   v1::ExecutionInfo& MutableExecution(google::protobuf::Message& response) const;
@@ -82,6 +86,9 @@ class AttentionMethod {
   absl::Status DecodeInputs(const google::protobuf::Message& request, AttentionTask& task) const;
   absl::Status PlanOutputs(const v1::OutputSpec& spec, const TensorStore& store,
                            const AttentionLimits& limits, AttentionTask& task) const;
+  // Gives a SHARED output its place, behind `used_bytes` of those before it.
+  static absl::Status PlaceShared(const v1::OutputSpec& spec, std::size_t& used_bytes,
+                                  MutableTensorView& layout, AttentionTask& task);
 
   const Operation operation_;
   const google::protobuf::FieldDescriptor* const options_;

@@ -85,7 +85,7 @@ class AttentionCall final : public UnaryJob {
     if (parts_.store.memory().host_accessible()) return absl::OkStatus();
     task_->StageInputs(*staging_);
     for (const PlannedOutput& planned : task_->outputs) {
-      if (!planned.is_resident) staging_->AddOutput(*(outputs_.*planned.field.member));
+      if (!IsOnDevice(planned)) staging_->AddOutput(*(outputs_.*planned.field.member));
     }
     return staging_->Upload();
   }
@@ -110,12 +110,24 @@ class AttentionCall final : public UnaryJob {
     return absl::OkStatus();
   }
 
-  // Memory for one output: in the response, or in the store.
+  bool IsOnDevice(const PlannedOutput& planned) const {
+    return planned.mode == v1::RESIDENT ||
+           (planned.mode == v1::SHARED && task_->target.region->is_on_device());
+  }
+
+  // Memory for one output: in the response, in the store, or where the client wants it.
   absl::StatusOr<MutableTensorView> Place(const PlannedOutput& planned) {
     auto& wire = static_cast<v1::Tensor&>(
         *response_->GetReflection()->MutableMessage(response_.get(), planned.wire));
-    if (!planned.is_resident) return EncodeInline(planned.layout, wire);
     const MutableTensorView& layout = planned.layout;
+    if (planned.mode == v1::INLINE) return EncodeInline(layout, wire);
+    if (planned.mode == v1::SHARED) {
+      v1::SharedMemoryRef part;
+      part.set_offset_bytes(planned.offset_bytes);
+      part.set_size_bytes(layout.SizeBytes());
+      EncodeShared(layout, part, wire);
+      return layout;
+    }
     absl::StatusOr<PendingTensor> pending = parts_.store.Create(
         context().tenant(),
         TensorSpec{layout.dtype, {layout.shape.begin(), layout.shape.begin() + layout.rank}},
@@ -176,7 +188,7 @@ grpc::ServerUnaryReactor* AttentionService::Handle(const AttentionMethod& method
                                   "the request's bytes are not a message of this method"));
   }
   absl::StatusOr<std::unique_ptr<AttentionTask>> task =
-      method.Decode(*message, parts_.store, request_context.tenant(), limits_);
+      method.Decode(*message, parts_.store, request_context.tenant(), limits_, parts_.regions);
   if (!task.ok()) return FinishNow(context, task.status());
   absl::Status supported = parts_.backend.Supports((*task)->problem, (*task)->inputs.options);
   if (!supported.ok()) return FinishNow(context, supported);

@@ -3,6 +3,7 @@
 
 #include "absl/time/time.h"
 #include "kernels/api/backend.h"
+#include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
 #include "server/engine/executor.h"
 #include "server/rpc/admission.h"
@@ -11,10 +12,9 @@
 #include "theria/v1/attention.grpc.pb.h"
 
 // theria.v1.AttentionService on gRPC's callback API: decode, validate, submit to the executor, and
-// answer from whichever thread computed. Inputs are read where they are, in the request's bytes or
-// in the store; outputs are written where they stay, in the store or where the transport sends them
-// from.
-// Thread-safe.
+// answer from whichever thread computed. Inputs are read where they are, in the request's bytes, in
+// the store or in shared memory; outputs are written where they stay, or where the transport sends
+// them from. Thread-safe.
 
 namespace theria::server {
 
@@ -25,6 +25,7 @@ struct AttentionServiceParts {
   Executor& executor;
   ComputeMetrics& metrics;
   const Admission& admission;
+  SharedRegions* regions = nullptr;  // null: no memory is shared
 };
 
 namespace internal {

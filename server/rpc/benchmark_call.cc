@@ -168,9 +168,9 @@ absl::Duration Median(std::vector<absl::Duration> times) {
 
 absl::StatusOr<std::unique_ptr<BenchmarkTask>> DecodeBenchmark(
     const v1::RunBenchmarkRequest& request, TensorStore& store, const TenantId& tenant,
-    const BenchmarkLimits& limits) {
-  auto task =
-      std::make_unique<BenchmarkTask>(TensorDecoder(store, tenant, limits.max_tensor_bytes));
+    const BenchmarkLimits& limits, SharedRegions* regions) {
+  auto task = std::make_unique<BenchmarkTask>(
+      TensorDecoder(store, tenant, limits.max_tensor_bytes, regions));
   const absl::StatusOr<Operation> operation = DecodeOperation(request.operation(), "operation");
   if (!operation.ok()) return operation.status();
   const absl::StatusOr<DType> dtype = DecodeDType(request.dtype(), "dtype");
@@ -226,7 +226,7 @@ absl::Status BenchmarkCall::Answer() {
   if (absl::Status allocated = Allocate(outputs); !allocated.ok()) return allocated;
   DeviceStaging mask(store_, TenantId{});
   if (task_->inputs.options.mask.has_value() && !backend_.memory().host_accessible() &&
-      !task_->decoder.IsResident(*task_->inputs.options.mask)) {
+      !task_->decoder.IsOnDevice(*task_->inputs.options.mask)) {
     mask.AddInput(*task_->inputs.options.mask);
   }
   if (absl::Status uploaded = mask.Upload(); !uploaded.ok()) return uploaded;

@@ -40,7 +40,7 @@ struct BenchmarkTask {
 // Errors: INVALID_ARGUMENT with FieldOf, FAILED_PRECONDITION for a missing mask.
 absl::StatusOr<std::unique_ptr<BenchmarkTask>> DecodeBenchmark(
     const v1::RunBenchmarkRequest& request, TensorStore& store, const TenantId& tenant,
-    const BenchmarkLimits& limits);
+    const BenchmarkLimits& limits, SharedRegions* regions = nullptr);
 
 class BenchmarkCall final : public UnaryJob {
  public:

@@ -29,7 +29,8 @@ class UploadVisitor {
 // visitor gives.
 absl::Status ReadUploadRequest(grpc::ByteBuffer& message, UploadVisitor& visitor);
 
-// A serialised DownloadResponse that refers to `chunk`'s bytes. `info` may be null.
+// A serialised DownloadResponse that refers to `chunk`'s bytes, which may be none. `info` may be
+// null.
 grpc::ByteBuffer MakeDownloadResponse(const v1::TensorInfo* info, const grpc::Slice& chunk);
 
 }  // namespace theria::server

@@ -65,7 +65,7 @@ grpc::ServerUnaryReactor* ServerService::GetServerInfo(grpc::CallbackServerConte
   response->mutable_store()->set_used_bytes(stats.used_bytes);
   response->mutable_store()->set_entries(stats.entries);
   response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
-  response->set_shared_memory(false);
+  response->set_shared_memory(parts_.regions != nullptr);
   return FinishNow(context, absl::OkStatus());
 }
 
@@ -80,7 +80,7 @@ grpc::ServerUnaryReactor* ServerService::RunBenchmark(grpc::CallbackServerContex
   const BenchmarkLimits limits = {options_.max_benchmark_repetitions, options_.max_tensor_bytes,
                                   parts_.executor.options().max_accepted_bytes};
   absl::StatusOr<std::unique_ptr<BenchmarkTask>> task =
-      DecodeBenchmark(*request, parts_.store, request_context.tenant(), limits);
+      DecodeBenchmark(*request, parts_.store, request_context.tenant(), limits, parts_.regions);
   if (!task.ok()) return FinishNow(context, task.status());
   absl::Status supported = parts_.backend.Supports((*task)->problem, (*task)->inputs.options);
   if (!supported.ok()) return FinishNow(context, supported);

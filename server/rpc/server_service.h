@@ -6,6 +6,7 @@
 
 #include "absl/time/time.h"
 #include "kernels/api/backend.h"
+#include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
 #include "server/engine/executor.h"
 #include "server/rpc/admission.h"
@@ -23,6 +24,7 @@ struct ServerServiceParts {
   Executor& executor;
   ComputeMetrics& metrics;
   const Admission& admission;
+  SharedRegions* regions = nullptr;  // null: no memory is shared
 };
 
 struct ServerServiceOptions {

@@ -9,13 +9,15 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "kernels/api/attention.h"
+#include "kernels/api/message.h"
 #include "server/engine/retry_after.h"
 
 namespace theria::server {
 namespace {
 
-constexpr char kMissingPayload[] = "theria/missing-tensors";
-constexpr char kMissingType[] = "TENSOR_MISSING";
+constexpr char kMissingPayload[] = "theria/missing";
+constexpr char kTensorMissing[] = "TENSOR_MISSING";
+constexpr char kRegionMissing[] = "REGION_MISSING";
 constexpr absl::Duration kDefaultRetryDelay = absl::Seconds(1);
 
 // Message and details travel as headers, of which gRPC takes 8 KiB by default.
@@ -67,7 +69,7 @@ absl::Status TensorsMissing(absl::Span<const std::string> handles) {
   google::rpc::PreconditionFailure failure;
   for (const std::string& handle : handles) {
     google::rpc::PreconditionFailure::Violation* violation = failure.add_violations();
-    violation->set_type(kMissingType);
+    violation->set_type(kTensorMissing);
     violation->set_subject(Cut(handle, kMaxSubjectBytes));
   }
   absl::Status status = absl::FailedPreconditionError(
@@ -77,10 +79,23 @@ absl::Status TensorsMissing(absl::Span<const std::string> handles) {
   return status;
 }
 
+absl::Status RegionMissing(std::string_view field) {
+  google::rpc::PreconditionFailure failure;
+  google::rpc::PreconditionFailure::Violation* violation = failure.add_violations();
+  violation->set_type(kRegionMissing);
+  violation->set_subject(std::string(field));
+  absl::Status status = absl::FailedPreconditionError(
+      Message(field, " names no region of shared memory: unknown, expired or deleted"));
+  status.SetPayload(kMissingPayload, absl::Cord(failure.SerializeAsString()));
+  return status;
+}
+
 std::vector<std::string> MissingTensorsOf(const absl::Status& status) {
   std::vector<std::string> handles;
   if (const auto failure = MissingPayload(status); failure.has_value()) {
-    for (const auto& violation : failure->violations()) handles.push_back(violation.subject());
+    for (const auto& violation : failure->violations()) {
+      if (violation.type() == kTensorMissing) handles.push_back(violation.subject());
+    }
   }
   return handles;
 }

@@ -2,6 +2,7 @@
 #define THERIA_SERVER_RPC_STATUS_MAP_H_
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +19,10 @@ namespace theria::server {
 // REQUIRES: not empty.
 absl::Status TensorsMissing(absl::Span<const std::string> handles);
 
+// FAILED_PRECONDITION: `field` names no region of memory that the tenant shares. Becomes one
+// PreconditionFailure violation of type REGION_MISSING, whose subject is the field.
+absl::Status RegionMissing(std::string_view field);
+
 // The handles that TensorsMissing recorded; empty for any other status.
 std::vector<std::string> MissingTensorsOf(const absl::Status& status);
 
@@ -25,7 +30,7 @@ std::vector<std::string> MissingTensorsOf(const absl::Status& status);
 // grpc-status-details-bin) with
 //
 //   BadRequest           for InvalidField (kernels/api/attention.h)
-//   PreconditionFailure  for TensorsMissing
+//   PreconditionFailure  for TensorsMissing, RegionMissing
 //   RetryInfo            for ExhaustedRetryAfter (server/engine/retry_after.h)
 //
 // and is empty where there is nothing to tell beyond the message. Every RESOURCE_EXHAUSTED gets a

@@ -62,6 +62,11 @@ absl::Status SetStrides(const v1::Tensor& tensor, std::string_view field, Tensor
   return absl::OkStatus();
 }
 
+void EncodeLayout(const MutableTensorView& layout, v1::Tensor& tensor) {
+  tensor.set_dtype(EncodeDType(layout.dtype));
+  tensor.mutable_shape()->Add(layout.shape.begin(), layout.shape.begin() + layout.rank);
+}
+
 }  // namespace
 
 absl::StatusOr<DType> DecodeDType(int wire_dtype, std::string_view field) {
@@ -121,8 +126,12 @@ absl::Status CheckShape(absl::Span<const std::int64_t> shape, DType dtype, std::
   return absl::OkStatus();
 }
 
-TensorDecoder::TensorDecoder(TensorStore& store, TenantId tenant, std::size_t max_tensor_bytes)
-    : store_(store), tenant_(std::move(tenant)), max_tensor_bytes_(max_tensor_bytes) {}
+TensorDecoder::TensorDecoder(TensorStore& store, TenantId tenant, std::size_t max_tensor_bytes,
+                             SharedRegions* regions)
+    : store_(store),
+      tenant_(std::move(tenant)),
+      max_tensor_bytes_(max_tensor_bytes),
+      regions_(regions) {}
 
 absl::StatusOr<std::optional<TensorView>> TensorDecoder::Decode(const v1::Tensor& tensor,
                                                                 std::string_view field) {
@@ -132,16 +141,17 @@ absl::StatusOr<std::optional<TensorView>> TensorDecoder::Decode(const v1::Tensor
     case v1::Tensor::kHandle:
       return DecodeResident(tensor, field);
     case v1::Tensor::kSharedMemory:
-      return absl::UnimplementedError(
-          Message(field, ".shared_memory is not supported by this server; send data or a handle"));
+      return DecodeShared(tensor, field);
     case v1::Tensor::SOURCE_NOT_SET:
       break;
   }
-  return InvalidField(field, "has no source, must have data or a handle");
+  return InvalidField(field, "has no source, must have data, a handle or shared_memory");
 }
 
-absl::StatusOr<std::optional<TensorView>> TensorDecoder::DecodeInline(const v1::Tensor& tensor,
-                                                                      std::string_view field) {
+absl::StatusOr<TensorView> TensorDecoder::DecodeLayout(const v1::Tensor& tensor,
+                                                       std::string_view field,
+                                                       std::string_view source,
+                                                       std::size_t size_bytes) const {
   const absl::StatusOr<DType> dtype = DecodeDType(tensor.dtype(), Path(field, ".dtype"));
   if (!dtype.ok()) return dtype.status();
   if (absl::Status shape =
@@ -153,13 +163,44 @@ absl::StatusOr<std::optional<TensorView>> TensorDecoder::DecodeInline(const v1::
   if (absl::Status strides = SetStrides(tensor, field, view); !strides.ok()) return strides;
   const std::size_t expected_bytes =
       static_cast<std::size_t>(view.SpanElements()) * ItemSizeBytes(*dtype);
-  if (tensor.data().size() != expected_bytes) {
-    return InvalidField(Message(field, ".data"),
-                        Message("has ", tensor.data().size(), " bytes, must have ", expected_bytes,
+  if (size_bytes != expected_bytes) {
+    return InvalidField(Message(field, source),
+                        Message("has ", size_bytes, " bytes, must have ", expected_bytes,
                                 " for its dtype, shape and strides"));
   }
-  view.data = tensor.data().data();
   return view;
+}
+
+absl::StatusOr<std::optional<TensorView>> TensorDecoder::DecodeInline(const v1::Tensor& tensor,
+                                                                      std::string_view field) {
+  absl::StatusOr<TensorView> view = DecodeLayout(tensor, field, ".data", tensor.data().size());
+  if (!view.ok()) return view.status();
+  view->data = tensor.data().data();
+  return *view;
+}
+
+absl::StatusOr<std::optional<TensorView>> TensorDecoder::DecodeShared(const v1::Tensor& tensor,
+                                                                      std::string_view field) {
+  constexpr std::string_view kSource = ".shared_memory";
+  absl::StatusOr<SharedPart> part =
+      DecodeSharedMemory(tensor.shared_memory(), regions_, tenant_, Path(field, kSource));
+  if (!part.ok()) return part.status();
+  absl::StatusOr<TensorView> view = DecodeLayout(tensor, field, kSource, part->size_bytes);
+  if (!view.ok()) return view.status();
+  view->data = part->data();
+  parts_.push_back(*std::move(part));
+  return *view;
+}
+
+absl::StatusOr<SharedPart> TensorDecoder::DecodeTarget(const v1::SharedMemoryRef& reference,
+                                                       std::string_view field) const {
+  absl::StatusOr<SharedPart> target = DecodeSharedMemory(reference, regions_, tenant_, field);
+  if (!target.ok()) return target;
+  const bool overlaps = std::any_of(parts_.begin(), parts_.end(), [&](const SharedPart& input) {
+    return target->Overlaps(input);
+  });
+  if (overlaps) return InvalidField(field, "overlaps an input, which must be elsewhere");
+  return target;
 }
 
 absl::StatusOr<std::optional<TensorView>> TensorDecoder::DecodeResident(const v1::Tensor& tensor,
@@ -200,9 +241,12 @@ absl::StatusOr<std::optional<TensorView>> TensorDecoder::DecodeResident(const v1
   return view;
 }
 
-bool TensorDecoder::IsResident(const TensorView& view) const {
+bool TensorDecoder::IsOnDevice(const TensorView& view) const {
   return std::any_of(leases_.begin(), leases_.end(),
-                     [&view](const TensorLease& lease) { return lease.data() == view.data; });
+                     [&view](const TensorLease& lease) { return lease.data() == view.data; }) ||
+         std::any_of(parts_.begin(), parts_.end(), [&view](const SharedPart& part) {
+           return part.region->is_on_device() && part.data() == view.data;
+         });
 }
 
 absl::Status TensorDecoder::status() const {
@@ -211,8 +255,7 @@ absl::Status TensorDecoder::status() const {
 
 absl::StatusOr<MutableTensorView> EncodeInline(const MutableTensorView& layout,
                                                v1::Tensor& tensor) {
-  tensor.set_dtype(EncodeDType(layout.dtype));
-  tensor.mutable_shape()->Add(layout.shape.begin(), layout.shape.begin() + layout.rank);
+  EncodeLayout(layout, tensor);
   try {
     tensor.mutable_data()->resize(layout.SizeBytes());
   } catch (const std::bad_alloc&) {
@@ -221,6 +264,12 @@ absl::StatusOr<MutableTensorView> EncodeInline(const MutableTensorView& layout,
   MutableTensorView view = layout;
   view.data = tensor.mutable_data()->data();
   return view;
+}
+
+void EncodeShared(const MutableTensorView& layout, const v1::SharedMemoryRef& part,
+                  v1::Tensor& tensor) {
+  EncodeLayout(layout, tensor);
+  *tensor.mutable_shared_memory() = part;
 }
 
 void EncodeResident(const TensorInfo& info, v1::Tensor& tensor) {

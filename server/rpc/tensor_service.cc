@@ -8,7 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "kernels/api/attention.h"
+#include "kernels/api/message.h"
 #include "server/rpc/download_reactor.h"
+#include "server/rpc/shared_memory_codec.h"
 #include "server/rpc/status_map.h"
 #include "server/rpc/store_codec.h"
 #include "server/rpc/upload_reactor.h"
@@ -39,11 +41,28 @@ grpc::ServerUnaryReactor* ReplyInfo(grpc::CallbackServerContext* context,
   return Reply(context, absl::OkStatus());
 }
 
+// Where a download of `size_bytes` goes, if not through the stream.
+absl::StatusOr<std::optional<SharedPart>> DownloadTarget(const v1::DownloadRequest& request,
+                                                         std::size_t size_bytes,
+                                                         SharedRegions* regions,
+                                                         const TenantId& tenant) {
+  if (!request.has_shared_memory()) return std::nullopt;
+  constexpr std::string_view kField = "shared_memory";
+  absl::StatusOr<SharedPart> target =
+      DecodeSharedMemory(request.shared_memory(), regions, tenant, kField);
+  if (!target.ok()) return target.status();
+  if (target->size_bytes != size_bytes) {
+    return InvalidField(Message(kField, ".size_bytes"),
+                        absl::StrCat("is ", target->size_bytes, ", must be ", size_bytes));
+  }
+  return *std::move(target);
+}
+
 }  // namespace
 
 TensorService::TensorService(TensorStore& store, const Admission& admission,
-                             TensorServiceOptions options)
-    : store_(store), admission_(admission), options_(options) {}
+                             TensorServiceOptions options, SharedRegions* regions)
+    : store_(store), admission_(admission), options_(options), regions_(regions) {}
 
 grpc::ServerReadReactor<grpc::ByteBuffer>* TensorService::Upload(
     grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
@@ -51,7 +70,8 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* TensorService::Upload(
   if (absl::Status status = admission_.Admit(caller); !status.ok()) {
     return new FailedStream<grpc::ServerReadReactor<grpc::ByteBuffer>>(status);
   }
-  return UploadReactor::Start(store_, caller.tenant(), options_.transfer, caller, response);
+  return UploadReactor::Start(store_, regions_, caller.tenant(), options_.transfer, caller,
+                              response);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* TensorService::Download(
@@ -66,13 +86,16 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* TensorService::Download(
   }
   absl::StatusOr<TensorLease> lease = store_.Acquire(caller.tenant(), parsed.handle());
   if (!lease.ok()) return new Failed(FromStore(lease.status(), parsed.handle()));
+  absl::StatusOr<std::optional<SharedPart>> target =
+      DownloadTarget(parsed, lease->spec().SizeBytes(), regions_, caller.tenant());
+  if (!target.ok()) return new Failed(target.status());
   const std::size_t chunk_bytes =
       parsed.chunk_bytes() == 0
           ? options_.default_chunk_bytes
           : std::clamp<std::size_t>(parsed.chunk_bytes(), options_.min_chunk_bytes,
                                     options_.max_chunk_bytes);
-  return DownloadReactor::Start(store_.memory(), *std::move(lease), chunk_bytes, options_.transfer,
-                                caller);
+  return DownloadReactor::Start(store_.memory(), *std::move(lease), chunk_bytes, *target,
+                                options_.transfer, caller);
 }
 
 grpc::ServerUnaryReactor* TensorService::Stat(grpc::CallbackServerContext* context,

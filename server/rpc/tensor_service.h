@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "absl/time/time.h"
+#include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
 #include "server/rpc/admission.h"
 #include "server/rpc/transfer_watch.h"
@@ -38,9 +39,11 @@ using CallbackTensorService = v1::TensorService::WithCallbackMethod_Stat<
 
 class TensorService final : public internal::CallbackTensorService {
  public:
-  // The store and the admission must outlive the service, and the store every connection of the
-  // server: destroy it after the grpc::Server. The server's contexts are RequestContexts.
-  TensorService(TensorStore& store, const Admission& admission, TensorServiceOptions options = {});
+  // The store, the admission and the regions (null: no memory is shared) must outlive the service,
+  // and the store every connection of the server: destroy it after the grpc::Server. The server's
+  // contexts are RequestContexts.
+  TensorService(TensorStore& store, const Admission& admission, TensorServiceOptions options = {},
+                SharedRegions* regions = nullptr);
 
   grpc::ServerReadReactor<grpc::ByteBuffer>* Upload(grpc::CallbackServerContext* context,
                                                     grpc::ByteBuffer* response) override;
@@ -68,6 +71,7 @@ class TensorService final : public internal::CallbackTensorService {
   TensorStore& store_;
   const Admission& admission_;
   const TensorServiceOptions options_;
+  SharedRegions* const regions_;
 };
 
 }  // namespace theria::server

@@ -5,16 +5,18 @@
 #include "absl/strings/str_cat.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "kernels/api/attention.h"
+#include "kernels/api/message.h"
+#include "server/rpc/shared_memory_codec.h"
 #include "server/rpc/status_map.h"
 #include "server/rpc/store_codec.h"
 
 namespace theria::server {
 
-UploadReactor* UploadReactor::Start(TensorStore& store, TenantId tenant,
+UploadReactor* UploadReactor::Start(TensorStore& store, SharedRegions* regions, TenantId tenant,
                                     const TransferWatch::Limits& limits, RequestContext& context,
                                     grpc::ByteBuffer* response) {
   std::shared_ptr<UploadReactor> reactor(
-      new UploadReactor(store, std::move(tenant), context, response));
+      new UploadReactor(store, regions, std::move(tenant), context, response));
   reactor->self_ = reactor;
   reactor->watch_ = TransferWatch::Start(limits, [reactor] {
     reactor->Fail(absl::DeadlineExceededError("the upload stalled or is too slow"));
@@ -23,9 +25,13 @@ UploadReactor* UploadReactor::Start(TensorStore& store, TenantId tenant,
   return reactor.get();
 }
 
-UploadReactor::UploadReactor(TensorStore& store, TenantId tenant, RequestContext& context,
-                             grpc::ByteBuffer* response)
-    : store_(store), tenant_(std::move(tenant)), context_(context), response_(response) {}
+UploadReactor::UploadReactor(TensorStore& store, SharedRegions* regions, TenantId tenant,
+                             RequestContext& context, grpc::ByteBuffer* response)
+    : store_(store),
+      regions_(regions),
+      tenant_(std::move(tenant)),
+      context_(context),
+      response_(response) {}
 
 void UploadReactor::OnReadDone(bool ok) {
   if (!ok) return Complete();
@@ -45,6 +51,10 @@ absl::Status UploadReactor::OnHeader(const v1::UploadHeader& header) {
   if (pending_.has_value()) return InvalidField("header", "came twice");
   absl::StatusOr<UploadSpec> upload = DecodeUploadHeader(header);
   if (!upload.ok()) return upload.status();
+  if (upload->sha256.has_value() && header.has_shared_memory()) {
+    // The client may write there while it is hashed and copied.
+    return InvalidField("header.sha256", "must be empty where the elements are in shared memory");
+  }
   if (upload->sha256.has_value()) {
     auto found =
         store_.FindContent(tenant_, upload->spec, *upload->sha256, upload->ttl, upload->pin);
@@ -58,7 +68,22 @@ absl::Status UploadReactor::OnHeader(const v1::UploadHeader& header) {
   if (!pending.ok()) return FromStoreInHeader(pending.status());
   size_bytes_ = pending->spec().SizeBytes();
   pending_ = *std::move(pending);
-  return absl::OkStatus();
+  return header.has_shared_memory() ? CopyShared(header.shared_memory()) : absl::OkStatus();
+}
+
+absl::Status UploadReactor::CopyShared(const v1::SharedMemoryRef& reference) {
+  constexpr std::string_view kField = "header.shared_memory";
+  const absl::StatusOr<SharedPart> part = DecodeSharedMemory(reference, regions_, tenant_, kField);
+  if (!part.ok()) return part.status();
+  if (part->size_bytes != size_bytes_) {
+    return InvalidField(Message(kField, ".size_bytes"),
+                        absl::StrCat("is ", part->size_bytes, ", must be ", size_bytes_));
+  }
+  written_bytes_ = size_bytes_;
+  Memory& memory = store_.memory();
+  return part->region->is_on_device()
+             ? memory.CopyWithin(pending_->data(), part->data(), size_bytes_)
+             : memory.CopyFromHost(pending_->data(), part->data(), size_bytes_);
 }
 
 absl::Status UploadReactor::OnChunk(std::size_t size_bytes) {

@@ -11,6 +11,7 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/cache/sha256.h"
+#include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
 #include "server/rpc/chunk_codec.h"
 #include "server/rpc/request_context.h"
@@ -26,13 +27,13 @@ class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer>,
                             private UploadVisitor {
  public:
   // `response` gets the serialised UploadResponse.
-  static UploadReactor* Start(TensorStore& store, TenantId tenant,
+  static UploadReactor* Start(TensorStore& store, SharedRegions* regions, TenantId tenant,
                               const TransferWatch::Limits& limits, RequestContext& context,
                               grpc::ByteBuffer* response);
 
  private:
-  UploadReactor(TensorStore& store, TenantId tenant, RequestContext& context,
-                grpc::ByteBuffer* response);
+  UploadReactor(TensorStore& store, SharedRegions* regions, TenantId tenant,
+                RequestContext& context, grpc::ByteBuffer* response);
 
   void OnReadDone(bool ok) override;
   void OnDone() override;
@@ -40,6 +41,8 @@ class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer>,
   absl::Status OnHeader(const v1::UploadHeader& header) override;
   absl::Status OnChunk(std::size_t size_bytes) override;
   absl::Status OnBytes(const void* data, std::size_t size_bytes) override;
+  // The whole tensor, from where the client shares it.
+  absl::Status CopyShared(const v1::SharedMemoryRef& reference);
 
   // The stream has ended as it should: all there, and what it claims to be?
   absl::Status CheckComplete();
@@ -54,6 +57,7 @@ class UploadReactor final : public grpc::ServerReadReactor<grpc::ByteBuffer>,
   void Abandon(const absl::Status& status);
 
   TensorStore& store_;
+  SharedRegions* const regions_;  // null: no memory is shared
   const TenantId tenant_;
   RequestContext& context_;
   grpc::ByteBuffer* const response_;

@@ -26,6 +26,7 @@ from theria._errors import (
     FieldViolation,
     Internal,
     InvalidArgument,
+    RegionMissing,
     ResourceExhausted,
     TensorMissing,
     Unavailable,
@@ -47,6 +48,7 @@ from theria._results import (
     StoreInfo,
     VjpResult,
 )
+from theria._shared_memory import SharedRegion
 from theria._steps import RetryPolicy
 
 __all__ = [
@@ -73,11 +75,13 @@ __all__ = [
     "OutputMode",
     "Precision",
     "Priority",
+    "RegionMissing",
     "ResidentTensor",
     "ResourceExhausted",
     "RetryPolicy",
     "ServerInfo",
     "ServerLimits",
+    "SharedRegion",
     "StoreInfo",
     "TensorInfo",
     "TensorMissing",

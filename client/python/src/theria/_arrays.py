@@ -64,14 +64,29 @@ class HostTensor:
         """Bytes that `write` puts into a message."""
         return self._payload[0].nbytes
 
-    def write(self, message: tensor_pb2.Tensor) -> None:
-        """Fills an empty message with dtype, shape, strides and elements."""
+    @property
+    def memory(self) -> NumpyArray:
+        """What `write` puts into a message, one-dimensional: a view where that is possible."""
+        return self._payload[0]
+
+    def write(
+        self, message: tensor_pb2.Tensor, part: tensor_pb2.SharedMemoryRef | None = None
+    ) -> None:
+        """Fills an empty message with dtype, shape, strides and elements.
+
+        Args:
+            message: To fill.
+            part: Where the server sees the elements (`memory`); None to send them.
+        """
         message.dtype = self.wire_dtype
         message.shape.extend(self.array.shape)
         memory, strides = self._payload
         if strides is not None:
             message.strides.extend(strides)
-        message.data = memory.tobytes()
+        if part is not None:
+            message.shared_memory.CopyFrom(part)
+        else:
+            message.data = memory.tobytes()
 
     @cached_property
     def _payload(self) -> tuple[NumpyArray, tuple[int, ...] | None]:

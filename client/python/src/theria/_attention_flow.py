@@ -29,6 +29,7 @@ from theria._resident import ResidentTensor, Source
 from theria._results import ForwardResult, HvpResult, JvpResult, VjpResult
 from theria._server_flows import decode_execution, server_limits
 from theria._session import Session
+from theria._shared_memory import SharedPlace, SharedRegion
 from theria._steps import Call, Deadline, Flow, retrying
 from theria._store_flows import discard, download, upload, with_repair
 from theria.v1 import tensor_pb2
@@ -61,23 +62,38 @@ def attention(
     """
     check_names(operation.name, options)
     deadline = session.deadline(options)
+    return (
+        yield from session.with_regions(
+            lambda: _attempt(session, deadline, operation, inputs, options)
+        )
+    )
+
+
+def _attempt(
+    session: Session,
+    deadline: Deadline,
+    operation: Operation[R],
+    inputs: Mapping[str, Operand | None],
+    options: CallOptions,
+) -> Flow[R]:
     tensors = _prepare(inputs, options)
-    modes = operation.output_modes(options.get("outputs"))
+    modes: dict[str, str] = {**operation.output_modes(options.get("outputs"))}
     framework = tensors["q"].framework
 
     made: list[ResidentTensor] = []
     try:
         yield from _move_large_inputs(session, deadline, tensors, made)
+        place = _shared_place(session, tensors, modes, options.get("region"))
         large = yield from _large_outputs(session, deadline, tensors, modes)
         response = yield from _send(
-            session, deadline, operation, tensors, {**modes, **large}, options
+            session, deadline, operation, tensors, {**modes, **large}, options, place
         )
         outputs: dict[str, Any] = {}
         for name, mode in modes.items():
             if mode == "skip":
                 outputs[name] = None
                 continue
-            output = _decode_output(getattr(response, name), framework, name)
+            output = _decode_output(getattr(response, name), framework, name, place)
             if name in large:
                 made.append(output)
                 array = yield from download(session, deadline, output)
@@ -116,7 +132,11 @@ def _move_large_inputs(
 ) -> Flow[None]:
     """Uploads the largest host tensors until the rest fits; appends what it uploads to `made`."""
     hosts = {name: t for name, t in tensors.items() if isinstance(t, HostTensor)}
-    sizes = {name: host.payload_bytes for name, host in hosts.items()}
+    sizes = {
+        name: host.payload_bytes
+        for name, host in hosts.items()
+        if session.shared_part(host) is None
+    }
     total = sum(sizes.values())
     limit = yield from _message_bytes(session, deadline, total)
     for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
@@ -134,7 +154,7 @@ def _large_outputs(
     session: Session,
     deadline: Deadline,
     tensors: Mapping[str, Prepared],
-    modes: Mapping[str, OutputMode],
+    modes: Mapping[str, str],
 ) -> Flow[dict[str, OutputMode]]:
     """The inline outputs that have to stay resident so that the response fits."""
     shapes = {name: tensors[name].shape for name in ("q", "k", "v")}
@@ -156,22 +176,46 @@ def _large_outputs(
     return large
 
 
+def _shared_place(
+    session: Session,
+    tensors: Mapping[str, Prepared],
+    modes: dict[str, str],
+    region: SharedRegion | None,
+) -> SharedPlace | None:
+    """Room in `region` for the inline outputs, whose mode becomes "shared"."""
+    shapes = {name: tensors[name].shape for name in ("q", "k", "v")}
+    if region is None or any(len(shape) != 4 for shape in shapes.values()):
+        return None
+    if region not in session.regions:
+        return None  # the server has lost it
+    sizes = []
+    for name, mode in modes.items():
+        if mode == "inline":
+            shape, dtype = output_layout(name, shapes, tensors["q"].dtype)
+            sizes.append(math.prod(shape) * dtype.itemsize)
+            modes[name] = "shared"
+    return SharedPlace(region, sizes) if sizes else None
+
+
 def _send(
     session: Session,
     deadline: Deadline,
     operation: Operation[Any],
     tensors: Mapping[str, Prepared],
-    modes: Mapping[str, OutputMode],
+    modes: Mapping[str, str],
     options: CallOptions,
+    place: SharedPlace | None,
 ) -> Flow[Any]:
     request = operation.method.request()
     encode_options(options, request.options)
     for name, mode in modes.items():
         setattr(request.outputs, name, OUTPUT_MODES[mode])
     request.outputs.resident_ttl_ms = milliseconds(options.get("resident_ttl"), "resident_ttl")
+    if place is not None:
+        request.outputs.shared_memory.CopyFrom(place.part)
     for name, tensor in tensors.items():
         if isinstance(tensor, HostTensor):
-            tensor.write(_field(request, name))
+            tensor.write(_field(request, name), session.shared_part(tensor))
 
     def attempt() -> Flow[Any]:
         for name, tensor in tensors.items():
@@ -190,12 +234,18 @@ def _field(request: Any, name: str) -> tensor_pb2.Tensor:
     return message
 
 
-def _decode_output(message: tensor_pb2.Tensor, framework: Framework, name: str) -> Any:
+def _decode_output(
+    message: tensor_pb2.Tensor, framework: Framework, name: str, place: SharedPlace | None
+) -> Any:
     source = message.WhichOneof("source")
     if source == "handle":
         return ResidentTensor(
             message.handle, decode_dtype(message.dtype), tuple(message.shape), framework
         )
+    if source == "shared_memory" and place is not None:
+        memory = place.memory(message.shared_memory)
+        array = memory.view(decode_dtype(message.dtype)).reshape(tuple(message.shape))
+        return to_framework(array, framework)
     if source != "data":
         raise Internal(f"the response lacks the output {name}")
     return to_framework(decode_data(message), framework)

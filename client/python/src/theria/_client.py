@@ -29,6 +29,7 @@ from theria._results import (
     VjpResult,
 )
 from theria._session import Session
+from theria._shared_memory import SharedRegion, share, unshare
 from theria._steps import Call, Deadline, Download, Flow, RetryPolicy, Sleep, T, Upload
 from theria._transport import Transport
 
@@ -275,14 +276,50 @@ class Client:
             )
         )
 
-    def get(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> Any:
+    def get(
+        self,
+        tensor: ResidentTensor | str,
+        *,
+        region: SharedRegion | None = None,
+        timeout: float | None = None,
+    ) -> Any:
         """Downloads a resident tensor, or what a handle names.
+
+        Args:
+            tensor: Which.
+            region: Shared memory to make the array in.
+            timeout: Seconds for the whole call.
 
         Returns:
             A new row-major array: of torch if the tensor was put as one (or came from a call whose
             `q` was one), else of numpy.
         """
-        return self._run(get(self._session, self._deadline(timeout), tensor))
+        return self._run(get(self._session, self._deadline(timeout), tensor, region))
+
+    def share(
+        self, nbytes: int, *, ttl: float | None = None, timeout: float | None = None
+    ) -> SharedRegion:
+        """Memory that this process and the server both see, where the server offers it.
+
+        Arrays in it, of `SharedRegion.empty`, are read by the server where they are; with the
+        option `region`, results are written there. Until a call returns, leave alone what it
+        reads. Each use begins the lease anew; should the server lose the region nevertheless,
+        calls go by messages as if nothing were shared.
+
+        Args:
+            nbytes: Size.
+            ttl: Seconds of lease; None for the server's default.
+            timeout: Seconds for the call.
+
+        Raises:
+            Unimplemented: The server shares no memory.
+            Unavailable: It is not on this host, or its socket cannot be reached.
+        """
+        return self._run(share(self._session, self._deadline(timeout), nbytes, ttl))
+
+    def unshare(self, region: SharedRegion, *, timeout: float | None = None) -> None:
+        """Ends the server's part in a region. Arrays in it stay; calls that use it finish."""
+        self._run(unshare(self._session, self._deadline(timeout), region))
 
     def attach(self, handle: str, *, timeout: float | None = None) -> ResidentTensor:
         """A tensor that somebody else made resident, by its handle. Without a source."""

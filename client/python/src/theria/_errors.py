@@ -136,6 +136,10 @@ class TensorMissing(FailedPrecondition, LookupError):
         self.handles = handles
 
 
+class RegionMissing(FailedPrecondition, LookupError):
+    """The server has lost a region of shared memory: its lease ended, or the server restarted."""
+
+
 class ResourceExhausted(Error):
     """The queue, the memory or a quota is full.
 

@@ -23,6 +23,7 @@ OUTPUT_MODES: dict[str, attention_pb2.OutputMode] = {
     "skip": attention_pb2.SKIP,
     "inline": attention_pb2.INLINE,
     "resident": attention_pb2.RESIDENT,
+    "shared": attention_pb2.SHARED,
 }
 
 
@@ -54,7 +55,7 @@ class Operation(Generic[R]):
         for name, mode in (asked or {}).items():
             field = f"outputs.{name}"
             choice({output: output for output in modes}, name, "outputs")
-            choice(OUTPUT_MODES, mode, field)
+            choice(dict.fromkeys(("skip", "inline", "resident")), mode, field)
             modes[name] = mode
         return modes
 

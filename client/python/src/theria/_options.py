@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -11,6 +11,9 @@ from theria._arrays import ArrayLike
 from theria._errors import InvalidArgument
 from theria._resident import ResidentTensor
 from theria.v1 import attention_pb2
+
+if TYPE_CHECKING:
+    from theria._shared_memory import SharedRegion
 
 __all__ = [
     "CallOptions",
@@ -61,6 +64,8 @@ class CallOptions(TypedDict, total=False):
         precision: ``"strict"`` (default) or ``"fast"``, which allows TF32 products for float32.
         outputs: Output name -> ``"skip"``, ``"inline"`` (returned as an array) or ``"resident"``
             (left on the server, returned as a ResidentTensor). Others keep the call's default.
+        region: Shared memory in which the server leaves what would come back as an array; the
+            arrays are then views of it. Default: none.
         resident_ttl: Seconds of lease of resident outputs. Default: the server's.
         timeout: Seconds for the whole call, retries and transfers included. Default: the client's.
     """
@@ -75,6 +80,7 @@ class CallOptions(TypedDict, total=False):
     implementation: Implementation
     precision: Precision
     outputs: Mapping[str, OutputMode] | None
+    region: SharedRegion | None
     resident_ttl: float | None
     timeout: float | None
 

@@ -8,6 +8,7 @@ from theria._arrays import ArrayLike, host_tensor, to_framework
 from theria._options import milliseconds
 from theria._resident import ResidentTensor, Retain, Source
 from theria._session import Session
+from theria._shared_memory import SharedRegion
 from theria._steps import Deadline, Flow
 from theria._store_flows import download, fingerprint, upload
 
@@ -43,8 +44,13 @@ def put(
     return resident
 
 
-def get(session: Session, deadline: Deadline, tensor: ResidentTensor | str) -> Flow[Any]:
+def get(
+    session: Session,
+    deadline: Deadline,
+    tensor: ResidentTensor | str,
+    region: SharedRegion | None = None,
+) -> Flow[Any]:
     """Downloads a tensor into an array of the framework that it came from."""
     framework = "numpy" if isinstance(tensor, str) else tensor.framework
-    array = yield from download(session, deadline, tensor)
+    array = yield from download(session, deadline, tensor, region)
     return to_framework(array, framework)

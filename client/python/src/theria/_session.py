@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from theria._arrays import HostTensor
+from theria._errors import RegionMissing
 from theria._options import CallOptions
 from theria._results import ServerLimits
-from theria._steps import Deadline, RetryPolicy
+from theria._steps import Deadline, Flow, RetryPolicy, T
+from theria.v1 import tensor_pb2
+
+if TYPE_CHECKING:
+    from theria._shared_memory import SharedRegion
 
 __all__ = ["Session"]
 
@@ -20,13 +29,34 @@ class Session:
         retry: When to try again.
         chunk_bytes: Of uploads and downloads.
         limits: The server's limits, once known.
+        regions: Memory shared with the server.
     """
 
     timeout: float | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     chunk_bytes: int = 1 << 20
     limits: ServerLimits | None = None
+    regions: weakref.WeakSet[SharedRegion] = field(default_factory=weakref.WeakSet)
 
     def deadline(self, options: CallOptions) -> Deadline:
         """The deadline of a call that starts now."""
         return Deadline(options.get("timeout", self.timeout))
+
+    def shared_part(self, tensor: HostTensor) -> tensor_pb2.SharedMemoryRef | None:
+        """Where in shared memory the elements that would be sent are; None if they are not."""
+        for region in tuple(self.regions):
+            part = region.part(tensor.memory)
+            if part is not None:
+                return part
+        return None
+
+    def with_regions(self, attempt: Callable[[], Flow[T]]) -> Flow[T]:
+        """Runs a flow; if the server has lost a region, once more without shared memory.
+
+        The arrays in it are still there, on this side.
+        """
+        try:
+            return (yield from attempt())
+        except RegionMissing:
+            self.regions.clear()
+        return (yield from attempt())

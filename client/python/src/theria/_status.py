@@ -13,6 +13,7 @@ __all__ = ["STATUS_DETAILS_KEY", "error_from_status"]
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
 _TENSOR_MISSING = "TENSOR_MISSING"
+_REGION_MISSING = "REGION_MISSING"
 
 _CLASSES: dict[str, type[errors.Error]] = {
     "INVALID_ARGUMENT": errors.InvalidArgument,
@@ -53,6 +54,7 @@ def error_from_status(
 
     violations: list[errors.FieldViolation] = []
     missing: list[str] = []
+    region_missing = False
     retry_delay: float | None = None
     bad_request = error_details_pb2.BadRequest()
     precondition = error_details_pb2.PreconditionFailure()
@@ -64,6 +66,7 @@ def error_from_status(
             ]
         elif detail.Unpack(precondition):
             missing += [v.subject for v in precondition.violations if v.type == _TENSOR_MISSING]
+            region_missing |= any(v.type == _REGION_MISSING for v in precondition.violations)
         elif detail.Unpack(retry_info):
             retry_delay = retry_info.retry_delay.ToTimedelta().total_seconds()
 
@@ -73,6 +76,8 @@ def error_from_status(
         return errors.TensorMissing(
             message, handles=tuple(missing), code=code, request_id=request_id
         )
+    if cls is errors.FailedPrecondition and region_missing:
+        return errors.RegionMissing(message, code=code, request_id=request_id)
     if cls is errors.InvalidArgument:
         return errors.InvalidArgument(
             message, violations=tuple(violations), code=code, request_id=request_id

@@ -21,6 +21,7 @@ from theria._errors import DeadlineExceeded, Unavailable
 __all__ = [
     "ATTENTION_SERVICE",
     "SERVER_SERVICE",
+    "SHARED_MEMORY_SERVICE",
     "TENSOR_SERVICE",
     "Call",
     "Deadline",
@@ -37,6 +38,7 @@ __all__ = [
 ATTENTION_SERVICE = "theria.v1.AttentionService"
 TENSOR_SERVICE = "theria.v1.TensorService"
 SERVER_SERVICE = "theria.v1.ServerService"
+SHARED_MEMORY_SERVICE = "theria.v1.SharedMemoryService"
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)

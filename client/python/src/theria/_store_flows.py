@@ -14,6 +14,7 @@ from theria._dtypes import decode_dtype
 from theria._errors import Error, Internal, TensorMissing
 from theria._resident import ResidentTensor, TensorInfo, decode_info
 from theria._session import Session
+from theria._shared_memory import SharedRegion
 from theria._steps import (
     TENSOR_SERVICE,
     Call,
@@ -25,6 +26,7 @@ from theria._steps import (
     Upload,
     retrying,
 )
+from theria.v1 import tensor_pb2
 from theria.v1 import tensor_store_pb2 as pb
 
 __all__ = [
@@ -62,18 +64,45 @@ def upload(
     content_address: bool = False,
 ) -> Flow[ResidentTensor]:
     """Makes `tensor` resident; the result has no source."""
+    return (
+        yield from session.with_regions(
+            lambda: _upload(
+                session,
+                deadline,
+                tensor,
+                ttl_ms=ttl_ms,
+                pin_ms=pin_ms,
+                content_address=content_address,
+            )
+        )
+    )
+
+
+def _upload(
+    session: Session,
+    deadline: Deadline,
+    tensor: HostTensor,
+    *,
+    ttl_ms: int,
+    pin_ms: int,
+    content_address: bool,
+) -> Flow[ResidentTensor]:
+    row_major = tensor.array.flags.c_contiguous and not content_address
+    part = session.shared_part(tensor) if row_major else None
     header = pb.UploadHeader(
         dtype=tensor.wire_dtype,
         shape=tensor.array.shape,
         ttl_ms=ttl_ms,
         pin_ms=pin_ms,
         sha256=fingerprint(tensor, content_address=True) if content_address else b"",
+        shared_memory=part,
     )
 
     def requests() -> Iterator[pb.UploadRequest]:
         yield pb.UploadRequest(header=header)
-        for chunk in tensor.chunks(session.chunk_bytes):
-            yield pb.UploadRequest(chunk=chunk)
+        if part is None:
+            for chunk in tensor.chunks(session.chunk_bytes):
+                yield pb.UploadRequest(chunk=chunk)
 
     response: pb.UploadResponse = yield from retrying(
         session.retry, deadline, lambda timeout: Upload(UPLOAD, requests(), timeout)
@@ -97,21 +126,55 @@ def fingerprint(tensor: HostTensor, *, content_address: bool) -> bytes:
 
 
 def download(
-    session: Session, deadline: Deadline, tensor: ResidentTensor | str
+    session: Session,
+    deadline: Deadline,
+    tensor: ResidentTensor | str,
+    region: SharedRegion | None = None,
 ) -> Flow[NumpyArray]:
-    """The elements of a resident tensor, or of what a handle names, as a new array."""
+    """The elements of a resident tensor, or of what a handle names, as a new array.
+
+    Args:
+        session: Of the client.
+        deadline: Of the call.
+        tensor: Which.
+        region: Shared memory to make the array in; None for memory of this process.
+    """
+    if region is not None and isinstance(tensor, str):
+        tensor = yield from attach(session, deadline, tensor)
+    return (
+        yield from session.with_regions(
+            lambda: _download(
+                session, deadline, tensor, region if region in session.regions else None
+            )
+        )
+    )
+
+
+def _download(
+    session: Session,
+    deadline: Deadline,
+    tensor: ResidentTensor | str,
+    region: SharedRegion | None,
+) -> Flow[NumpyArray]:
+    array: NumpyArray | None = None
+    part: tensor_pb2.SharedMemoryRef | None = None
+    if region is not None and isinstance(tensor, ResidentTensor):
+        array = region.empty(tensor.shape, tensor.dtype)
+        part = region.part(array.reshape(-1))
     receiver = _Receiver()
 
     def step(timeout: float | None) -> Step:
         nonlocal receiver
         receiver = _Receiver()  # a repeated download starts anew
-        request = pb.DownloadRequest(handle=_handle(tensor), chunk_bytes=session.chunk_bytes)
+        request = pb.DownloadRequest(
+            handle=_handle(tensor), chunk_bytes=session.chunk_bytes, shared_memory=part
+        )
         return Download(DOWNLOAD, request, receiver.receive, timeout)
 
     yield from with_repair(
         session, deadline, _residents(tensor), lambda: retrying(session.retry, deadline, step)
     )
-    return receiver.finish()
+    return receiver.finish() if array is None else array
 
 
 class _Receiver:

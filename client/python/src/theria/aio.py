@@ -37,6 +37,7 @@ from theria._results import (
     VjpResult,
 )
 from theria._session import Session
+from theria._shared_memory import SharedRegion, share, unshare
 from theria._steps import Call, Deadline, Download, Flow, RetryPolicy, Sleep, T, Upload
 from theria._transport import AsyncTransport
 
@@ -176,9 +177,25 @@ class Client:
             )
         )
 
-    async def get(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> Any:
+    async def get(
+        self,
+        tensor: ResidentTensor | str,
+        *,
+        region: SharedRegion | None = None,
+        timeout: float | None = None,
+    ) -> Any:
         """See `theria.Client.get`."""
-        return await self._run(get(self._session, self._deadline(timeout), tensor))
+        return await self._run(get(self._session, self._deadline(timeout), tensor, region))
+
+    async def share(
+        self, nbytes: int, *, ttl: float | None = None, timeout: float | None = None
+    ) -> SharedRegion:
+        """See `theria.Client.share`."""
+        return await self._run(share(self._session, self._deadline(timeout), nbytes, ttl))
+
+    async def unshare(self, region: SharedRegion, *, timeout: float | None = None) -> None:
+        """See `theria.Client.unshare`."""
+        await self._run(unshare(self._session, self._deadline(timeout), region))
 
     async def attach(self, handle: str, *, timeout: float | None = None) -> ResidentTensor:
         """See `theria.Client.attach`."""

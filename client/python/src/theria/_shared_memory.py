@@ -1,0 +1,220 @@
+"""Memory that this process shares with a server on the same host, and the flows around it."""
+
+from __future__ import annotations
+
+import array
+import math
+import mmap
+import os
+import socket
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from theria._arrays import NumpyArray
+from theria._errors import Internal, InvalidArgument, Unavailable
+from theria._options import milliseconds
+from theria._session import Session
+from theria._steps import SHARED_MEMORY_SERVICE, Call, Deadline, Flow, Method, retrying
+from theria.v1 import shared_memory_pb2 as pb
+from theria.v1 import tensor_pb2
+
+__all__ = ["SharedPlace", "SharedRegion", "share", "unshare"]
+
+CREATE = Method(f"/{SHARED_MEMORY_SERVICE}/CreateRegion", pb.CreateRegionRequest, pb.RegionInfo)
+DELETE = Method(
+    f"/{SHARED_MEMORY_SERVICE}/DeleteRegion", pb.DeleteRegionRequest, pb.DeleteRegionResponse
+)
+
+# What the offsets of tensors are multiples of, as the contract says.
+ALIGNMENT_BYTES = 256
+
+_SOCKET_SECONDS = 5.0
+
+
+class SharedRegion:
+    """Memory that this process and the server both see. Made by `Client.share`.
+
+    Arrays of `empty`, and views of them, are ordinary numpy arrays (`torch.from_numpy` takes them);
+    calls of the client that made the region read them where they are. An array's bytes are free
+    again when the last view of it is gone; the memory itself when, beside that, the region is.
+    Thread-safe.
+
+    Attributes:
+        nbytes: Size of the region.
+    """
+
+    def __init__(self, name: str, memory: mmap.mmap):
+        self.nbytes = len(memory)
+        self._name = name
+        self._bytes: NumpyArray = np.frombuffer(memory, np.uint8)
+        self._address: int = self._bytes.ctypes.data
+        self._free = _FreeList(self.nbytes)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike = "float32") -> NumpyArray:
+        """A new row-major array in the region, its elements whatever was there before.
+
+        Raises:
+            MemoryError: No room is left between the other arrays.
+        """
+        dtype = np.dtype(dtype)
+        extents = (shape,) if isinstance(shape, int) else tuple(shape)
+        nbytes = math.prod(extents) * dtype.itemsize
+        return self.block(nbytes).view(dtype).reshape(extents)
+
+    def block(self, nbytes: int) -> NumpyArray:
+        """So many bytes at a multiple of 256; as `empty`."""
+        offset = self._free.take(_round_up(nbytes))
+        block = _Block(self._bytes, self._address + offset, nbytes)
+        weakref.finalize(block, self._free.give, offset, _round_up(nbytes))
+        return np.asarray(block)
+
+    def part(self, memory: NumpyArray) -> tensor_pb2.SharedMemoryRef | None:
+        """The part of the region that a one-dimensional array of neighbours is, if it is one."""
+        offset = memory.ctypes.data - self._address
+        if not 0 <= offset <= self.nbytes - memory.nbytes or offset % ALIGNMENT_BYTES:
+            return None
+        return tensor_pb2.SharedMemoryRef(
+            region=self._name, offset_bytes=offset, size_bytes=memory.nbytes
+        )
+
+    def __repr__(self) -> str:
+        return f"SharedRegion({self.nbytes} bytes)"  # the name is a secret
+
+
+class _Block:
+    """Owns part of a region as long as numpy refers to it."""
+
+    def __init__(self, memory: NumpyArray, address: int, nbytes: int):
+        self._memory = memory
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": (nbytes,),
+            "typestr": "|u1",
+            "data": (address, False),
+        }
+
+
+class _FreeList:
+    """Which bytes of a region are free: disjoint (offset, size), ordered; the first that fits."""
+
+    def __init__(self, nbytes: int):
+        self._holes = [(0, nbytes)]
+        self._lock = threading.Lock()
+        self._returned: deque[tuple[int, int]] = deque()
+
+    def take(self, nbytes: int) -> int:
+        with self._lock:
+            while self._returned:
+                self._merge(self._returned.popleft())
+            for i, (offset, size) in enumerate(self._holes):
+                if size >= nbytes:
+                    rest = [(offset + nbytes, size - nbytes)] if size > nbytes else []
+                    self._holes[i : i + 1] = rest
+                    return offset
+        raise MemoryError(f"the shared region has no {nbytes} bytes left in one piece")
+
+    def give(self, offset: int, nbytes: int) -> None:
+        # Without the lock: the collector may call this in the midst of `take`.
+        self._returned.append((offset, nbytes))
+
+    def _merge(self, returned: tuple[int, int]) -> None:
+        merged: list[tuple[int, int]] = []
+        for hole in sorted([*self._holes, returned]):
+            if merged and sum(merged[-1]) == hole[0]:
+                merged[-1] = (merged[-1][0], merged[-1][1] + hole[1])
+            else:
+                merged.append(hole)
+        self._holes = merged
+
+
+def _round_up(nbytes: int) -> int:
+    return max(1, -(-nbytes // ALIGNMENT_BYTES)) * ALIGNMENT_BYTES
+
+
+def share(
+    session: Session, deadline: Deadline, nbytes: int, ttl: float | None
+) -> Flow[SharedRegion]:
+    """Makes a region and maps it."""
+    if nbytes < 1:
+        raise InvalidArgument.of("nbytes", f"nbytes is {nbytes}, must be at least 1")
+    size = _round_up(nbytes)
+    request = pb.CreateRegionRequest(size_bytes=size, ttl_ms=milliseconds(ttl, "ttl"))
+    info: pb.RegionInfo = yield from retrying(
+        session.retry, deadline, lambda timeout: Call(CREATE, request, timeout)
+    )
+    descriptor = _receive_descriptor(info.socket, info.name)
+    try:
+        memory = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    finally:
+        os.close(descriptor)
+    region = SharedRegion(info.name, memory)
+    session.regions.add(region)
+    return region
+
+
+def unshare(session: Session, deadline: Deadline, region: SharedRegion) -> Flow[None]:
+    """Ends the server's part in a region."""
+    session.regions.discard(region)
+    request = pb.DeleteRegionRequest(name=region._name)
+    yield from retrying(session.retry, deadline, lambda timeout: Call(DELETE, request, timeout))
+
+
+def _receive_descriptor(path: str, name: str) -> int:
+    """The file descriptor of a region.
+
+    Raises:
+        Unavailable: The socket cannot be reached: another host, another container, no permission.
+        Internal: The server gives none.
+    """
+    space = socket.CMSG_SPACE(array.array("i").itemsize)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_SOCKET_SECONDS)
+            connection.connect(path)
+            connection.sendall(name.encode())
+            _, ancillary, _, _ = connection.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
+    except OSError as error:
+        raise Unavailable(f"cannot get shared memory at {path}: {error}") from error
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data)
+    if len(descriptors) != 1:
+        raise Internal(f"the server gave no shared memory at {path}")
+    return descriptors[0]
+
+
+class SharedPlace:
+    """Room in a region for the outputs of one call.
+
+    Args:
+        region: Which.
+        sizes: Bytes of each output, in order.
+
+    Attributes:
+        part: To tell the server.
+    """
+
+    part: tensor_pb2.SharedMemoryRef
+
+    def __init__(self, region: SharedRegion, sizes: Iterable[int]):
+        self._block = region.block(sum(map(_round_up, sizes)))
+        part = region.part(self._block)
+        assert part is not None
+        self.part = part
+
+    def memory(self, part: tensor_pb2.SharedMemoryRef) -> NumpyArray:
+        """The bytes of one output.
+
+        Raises:
+            Internal: The server put it elsewhere.
+        """
+        begin = part.offset_bytes - self.part.offset_bytes
+        if not 0 <= begin <= self._block.nbytes - part.size_bytes:
+            raise Internal("the server put an output elsewhere")
+        return self._block[begin : begin + part.size_bytes]
