@@ -27,6 +27,8 @@ class DeviceMemory final : public Memory {
   absl::Status CopyToHost(void* destination, const void* source, std::size_t size_bytes) override;
   absl::Status CopyAllFromHost(absl::Span<const MemoryCopy> copies) override;
   absl::Status CopyAllToHost(absl::Span<const MemoryCopy> copies) override;
+  absl::StatusOr<Buffer> Import(std::string_view ipc_handle, std::size_t size_bytes) override;
+  absl::Status CopyWithin(void* destination, const void* source, std::size_t size_bytes) override;
 
  private:
   DeviceMemory(int device, std::string name) : device_(device), name_(std::move(name)) {}
@@ -37,6 +39,20 @@ class DeviceMemory final : public Memory {
   std::string name_;
   cudaStream_t stream_ = nullptr;
   TransferPool lanes_;
+};
+
+// Allocations of other processes, opened by DeviceMemory::Import; their end closes them.
+class LentMemory final : public Memory {
+ public:
+  std::string_view name() const override { return "lent"; }
+  bool host_accessible() const override { return false; }
+  // Errors: UNIMPLEMENTED, each: nothing is made here, and copies are DeviceMemory's.
+  absl::StatusOr<Buffer> Allocate(std::size_t size_bytes) override;
+  absl::Status CopyFromHost(void* destination, const void* source, std::size_t size_bytes) override;
+  absl::Status CopyToHost(void* destination, const void* source, std::size_t size_bytes) override;
+
+ private:
+  void Deallocate(void* data, std::size_t size_bytes) noexcept override;
 };
 
 // Page-locked host memory, which the device copies from and to without staging. Thread-safe; each

@@ -1,7 +1,12 @@
-// Throughput of the tensor store through the wire: uploads and downloads of 1, 16 and 256 MiB over
-// loopback TCP and a unix socket, client and server in one process, one call at a time; against a
-// raw echo on the same connection, which moves one ByteBuffer of that size in one call each way,
-// out of memory that its owner keeps, and stores nothing.
+// Throughput of transfers of 1, 16 and 256 MiB over loopback TCP and a unix socket, client and
+// server in one process, one call at a time, as multiples of a raw echo on the same connection,
+// which moves one ByteBuffer of that size in one call each way, out of memory that its owner keeps,
+// and stores nothing:
+//
+// - uploads and downloads of the tensor store, in chunks that refer to the client's memory;
+// - the same by shared memory: one copy between region and store;
+// - tensors handed over in shared memory: Forward reads k and v, which make up the size, where they
+//   are. Its time less the time in which it queued and computed.
 //
 //     store_bench [--json FILE] [--seconds PER_CASE]
 
@@ -13,6 +18,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <memory>
@@ -23,9 +29,12 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernels/api/memory.h"
+#include "kernels/cpu/backend.h"
 #include "nlohmann/json.hpp"
 #include "server/cache/sha256.h"
+#include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
+#include "server/rpc/attention_service.h"
 #include "server/rpc/request_context.h"
 #include "server/rpc/tensor_service.h"
 #include "theria/v1/tensor_store.grpc.pb.h"
@@ -44,10 +53,23 @@ constexpr std::size_t kChunkBytes = kMiB;
 constexpr std::size_t kMaxBytes = 256 * kMiB;
 
 // Bytes that a transport sends from where they are.
+grpc::Slice Borrow(const char* data, std::size_t size_bytes) {
+  return grpc::Slice(
+      const_cast<char*>(data), size_bytes, [](void*) {}, nullptr);
+}
+
 grpc::ByteBuffer Borrowed(const std::string& memory, std::size_t size_bytes) {
-  const grpc::Slice slice(
-      const_cast<char*>(memory.data()), size_bytes, [](void*) {}, nullptr);
+  const grpc::Slice slice = Borrow(memory.data(), size_bytes);
   return grpc::ByteBuffer(&slice, 1);
+}
+
+// What stands before the bytes of a chunk in its message: tag and size.
+std::string ChunkHead() {
+  std::string head(1, static_cast<char>(v1::UploadRequest::kChunkFieldNumber << 3 | 2));
+  std::size_t left = kChunkBytes;
+  for (; left >= 0x80; left >>= 7) head.push_back(static_cast<char>(left | 0x80));
+  head.push_back(static_cast<char>(left));
+  return head;
 }
 
 // The peer: "/echo/Put" answers with nothing, "/echo/Get" with as many bytes as its request says.
@@ -96,7 +118,7 @@ class Client {
         grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
     stub_ = v1::TensorService::NewStub(channel);
     echo_ = std::make_unique<grpc::GenericStub>(channel);
-    chunk_.set_chunk(std::string(kChunkBytes, 'x'));
+    attention_ = v1::AttentionService::NewStub(channel);
   }
 
   void EchoPut(std::size_t size_bytes) {
@@ -110,32 +132,73 @@ class Client {
     }
   }
 
-  // An upload of zeros' worth; with `digest`, the server hashes it. Returns the handle.
+  // An upload of x's; with `digest`, the server hashes it. Returns the handle.
   std::string Upload(std::size_t size_bytes, const std::string& digest) {
-    grpc::ClientContext context;
-    v1::UploadResponse response;
-    const auto writer = stub_->Upload(&context, &response);
     v1::UploadRequest header;
     header.mutable_header()->set_dtype(v1::BOOL);
     header.mutable_header()->add_shape(static_cast<std::int64_t>(size_bytes));
     header.mutable_header()->set_sha256(digest);
-    writer->Write(header);
-    for (std::size_t sent = 0; sent < size_bytes; sent += kChunkBytes) writer->Write(chunk_);
-    writer->WritesDone();
-    if (const grpc::Status status = writer->Finish(); !status.ok()) Die(status.error_message());
-    return response.info().handle();
+    Stream stream(*echo_, kUploadMethod);
+    const grpc::Slice first(header.SerializeAsString());
+    stream.Write(grpc::ByteBuffer(&first, 1));
+    for (std::size_t sent = 0; sent < size_bytes; sent += kChunkBytes) {
+      const grpc::Slice message[] = {grpc::Slice(chunk_head_),
+                                     Borrow(memory_.data() + sent, kChunkBytes)};
+      stream.Write(grpc::ByteBuffer(message, 2));
+    }
+    return stream.FinishUpload();
   }
 
   void Download(const std::string& handle, std::size_t size_bytes) {
-    grpc::ClientContext context;
     v1::DownloadRequest request;
     request.set_handle(handle);
-    const auto reader = stub_->Download(&context, request);
-    std::size_t received = 0;
-    v1::DownloadResponse response;
-    while (reader->Read(&response)) received += response.chunk().size();
-    if (const grpc::Status status = reader->Finish(); !status.ok()) Die(status.error_message());
-    if (received != size_bytes) Die("bytes are missing");
+    if (Receive(request) < size_bytes) Die("bytes are missing");
+  }
+
+  std::string UploadShared(const v1::SharedMemoryRef& part) {
+    v1::UploadRequest header;
+    header.mutable_header()->set_dtype(v1::BOOL);
+    header.mutable_header()->add_shape(static_cast<std::int64_t>(part.size_bytes()));
+    *header.mutable_header()->mutable_shared_memory() = part;
+    Stream stream(*echo_, kUploadMethod);
+    const grpc::Slice first(header.SerializeAsString());
+    stream.Write(grpc::ByteBuffer(&first, 1));
+    return stream.FinishUpload();
+  }
+
+  void DownloadShared(const std::string& handle, const v1::SharedMemoryRef& part) {
+    v1::DownloadRequest request;
+    request.set_handle(handle);
+    *request.mutable_shared_memory() = part;
+    Receive(request);
+  }
+
+  // Seconds of one Forward of `size_bytes` of k and v but those in which it queued and computed.
+  double HandOver(const std::string& region, std::size_t size_bytes) {
+    const auto tensor = [&](std::size_t offset_bytes, std::int64_t seq) {
+      v1::Tensor message;
+      message.set_dtype(v1::FLOAT32);
+      for (const std::int64_t extent : {std::int64_t{1}, std::int64_t{1}, seq, kHeadDim}) {
+        message.add_shape(extent);
+      }
+      v1::SharedMemoryRef& part = *message.mutable_shared_memory();
+      part.set_region(region);
+      part.set_offset_bytes(offset_bytes);
+      part.set_size_bytes(static_cast<std::uint64_t>(seq * kHeadDim) * sizeof(float));
+      return message;
+    };
+    const auto seq = static_cast<std::int64_t>(size_bytes / 2 / sizeof(float)) / kHeadDim;
+    v1::ForwardRequest request;
+    *request.mutable_q() = tensor(0, 1);
+    *request.mutable_k() = tensor(0, seq);
+    *request.mutable_v() = tensor(size_bytes / 2, seq);
+    grpc::ClientContext context;
+    v1::ForwardResponse response;
+    const absl::Time start = absl::Now();
+    const grpc::Status status = attention_->Forward(&context, request, &response);
+    const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+    if (!status.ok()) Die(status.error_message());
+    return seconds - response.execution().queue_seconds() - response.execution().compute_seconds();
   }
 
   void Delete(const std::string& handle) {
@@ -148,6 +211,80 @@ class Client {
   }
 
  private:
+  static constexpr char kUploadMethod[] = "/theria.v1.TensorService/Upload";
+  static constexpr std::int64_t kHeadDim = 64;
+
+  // A streamed call of raw messages, each awaited.
+  class Stream {
+   public:
+    Stream(grpc::GenericStub& stub, const std::string& method)
+        : call_(stub.PrepareCall(&context_, method, &queue_)) {
+      call_->StartCall(nullptr);
+      Await();
+    }
+    ~Stream() {
+      queue_.Shutdown();
+      void* tag = nullptr;
+      bool ok = false;
+      while (queue_.Next(&tag, &ok)) {
+      }
+    }
+    void Write(const grpc::ByteBuffer& message) {
+      call_->Write(message, nullptr);
+      if (!Await()) Finish();
+    }
+    void WritesDone() {
+      call_->WritesDone(nullptr);
+      Await();
+    }
+    bool Read(grpc::ByteBuffer& message) {
+      call_->Read(&message, nullptr);
+      return Await();
+    }
+    void Finish() {
+      grpc::Status status;
+      call_->Finish(&status, nullptr);
+      Await();
+      if (!status.ok()) Die(status.error_message());
+    }
+    // Returns the handle.
+    std::string FinishUpload() {
+      WritesDone();
+      grpc::ByteBuffer message;
+      Read(message);
+      Finish();
+      v1::UploadResponse response;
+      if (!grpc::SerializationTraits<v1::UploadResponse>::Deserialize(&message, &response).ok()) {
+        Die("upload: no answer");
+      }
+      return response.info().handle();
+    }
+
+   private:
+    bool Await() {
+      void* tag = nullptr;
+      bool ok = false;
+      return queue_.Next(&tag, &ok) && ok;
+    }
+
+    grpc::ClientContext context_;
+    grpc::CompletionQueue queue_;
+    const std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
+  };
+
+  // Bytes of all messages of a download.
+  std::size_t Receive(const v1::DownloadRequest& request) {
+    Stream stream(*echo_, "/theria.v1.TensorService/Download");
+    const grpc::Slice slice(request.SerializeAsString());
+    stream.Write(grpc::ByteBuffer(&slice, 1));
+    stream.WritesDone();
+    std::size_t received = 0;
+    grpc::ByteBuffer message;
+    while (stream.Read(message)) received += message.Length();
+    stream.Finish();
+    return received;
+  }
+
   grpc::ByteBuffer Echo(const std::string& method, const grpc::ByteBuffer& request) {
     grpc::ClientContext context;
     grpc::CompletionQueue queue;
@@ -165,25 +302,37 @@ class Client {
 
   std::unique_ptr<v1::TensorService::Stub> stub_;
   std::unique_ptr<grpc::GenericStub> echo_;
-  v1::UploadRequest chunk_;
+  std::unique_ptr<v1::AttentionService::Stub> attention_;
+  const std::string chunk_head_ = ChunkHead();
   const std::string memory_ = std::string(kMaxBytes, 'x');
 };
 
-// Median seconds of `call`, repeated for about `budget`, at least three times after a warm-up;
+// Median of what `measure` gives, called for about `budget`, at least three times after a warm-up;
 // `cleanup` is not timed.
-double MedianSeconds(absl::Duration budget, const std::function<void()>& call,
-                     const std::function<void()>& cleanup) {
+double Median(absl::Duration budget, const std::function<double()>& measure,
+              const std::function<void()>& cleanup) {
   std::vector<double> seconds;
   const absl::Time end = absl::Now() + budget;
   while (seconds.size() < 4 || absl::Now() < end) {
-    const absl::Time start = absl::Now();
-    call();
-    seconds.push_back(absl::ToDoubleSeconds(absl::Now() - start));
+    seconds.push_back(measure());
     cleanup();
   }
   seconds.erase(seconds.begin());
   std::sort(seconds.begin(), seconds.end());
   return seconds[seconds.size() / 2];
+}
+
+double MedianSeconds(
+    absl::Duration budget, const std::function<void()>& call,
+    const std::function<void()>& cleanup = [] {}) {
+  return Median(
+      budget,
+      [&] {
+        const absl::Time start = absl::Now();
+        call();
+        return absl::ToDoubleSeconds(absl::Now() - start);
+      },
+      cleanup);
 }
 
 std::string DigestOfUpload(std::size_t size_bytes) {
@@ -194,41 +343,57 @@ std::string DigestOfUpload(std::size_t size_bytes) {
   return std::string(digest.begin(), digest.end());
 }
 
-nlohmann::json Measure(Client& client, std::string_view transport, std::size_t size_bytes,
-                       absl::Duration budget) {
+nlohmann::json Measure(Client& client, SharedRegions& regions, std::string_view transport,
+                       std::size_t size_bytes, absl::Duration budget) {
+  const absl::StatusOr<SharedRegionInfo> region =
+      regions.Create(TenantId{}, size_bytes, absl::ZeroDuration());
+  if (!region.ok()) Die(region.status().ToString());
+  std::memset(regions.OfName(region->name)->data(), 0, size_bytes);
+  v1::SharedMemoryRef part;
+  part.set_region(region->name);
+  part.set_size_bytes(size_bytes);
+
   std::string handle;
   const auto drop = [&] { client.Delete(handle); };
-  const double echo_put = MedianSeconds(
-      budget, [&] { client.EchoPut(size_bytes); }, [] {});
-  const double echo_get = MedianSeconds(
-      budget, [&] { client.EchoGet(size_bytes); }, [] {});
+  const double echo_put = MedianSeconds(budget, [&] { client.EchoPut(size_bytes); });
   const double upload = MedianSeconds(
       budget, [&] { handle = client.Upload(size_bytes, ""); }, drop);
+  const double echo_get = MedianSeconds(budget, [&] { client.EchoGet(size_bytes); });
+  const double shared_upload = MedianSeconds(
+      budget, [&] { handle = client.UploadShared(part); }, drop);
   const std::string digest = DigestOfUpload(size_bytes);
   const double hashed = MedianSeconds(
       budget, [&] { handle = client.Upload(size_bytes, digest); }, drop);
   handle = client.Upload(size_bytes, "");
-  const double download = MedianSeconds(
-      budget, [&] { client.Download(handle, size_bytes); }, [] {});
+  const double download = MedianSeconds(budget, [&] { client.Download(handle, size_bytes); });
+  const double shared_download =
+      MedianSeconds(budget, [&] { client.DownloadShared(handle, part); });
   drop();
-  const auto rate = [size_bytes](double seconds) {
-    return static_cast<double>(size_bytes) / seconds / 1e9;
-  };
-  std::printf("%-9s %5zu MiB  %8.2f  %5.2f  %15.2f  %8.2f  %5.2f\n", std::string(transport).c_str(),
-              size_bytes / kMiB, rate(upload), echo_put / upload, rate(hashed), rate(download),
-              echo_get / download);
+  const double hand_over = Median(
+      budget, [&] { return client.HandOver(region->name, size_bytes); }, [] {});
+  if (!regions.Delete(TenantId{}, region->name).ok()) Die("the region is gone");
+
+  std::printf("%-6s %4zu MiB | %5.2f %5.2f | %5.2f %5.2f | %8.2f %8.2f | %9.1f\n",
+              std::string(transport).c_str(), size_bytes / kMiB,
+              static_cast<double>(size_bytes) / echo_put / 1e9,
+              static_cast<double>(size_bytes) / echo_get / 1e9, echo_put / upload,
+              echo_get / download, echo_put / shared_upload, echo_get / shared_download,
+              echo_put / hand_over);
   return {{"transport", transport},
           {"size_bytes", size_bytes},
+          {"echo_put_seconds", echo_put},
+          {"echo_get_seconds", echo_get},
           {"upload_seconds", upload},
           {"upload_sha256_seconds", hashed},
           {"download_seconds", download},
-          {"echo_put_seconds", echo_put},
-          {"echo_get_seconds", echo_get},
+          {"shared_upload_seconds", shared_upload},
+          {"shared_download_seconds", shared_download},
+          {"hand_over_seconds", hand_over},
           {"upload_to_echo", echo_put / upload},
           {"download_to_echo", echo_get / download},
-          {"upload_gigabytes_per_second", rate(upload)},
-          {"upload_sha256_gigabytes_per_second", rate(hashed)},
-          {"download_gigabytes_per_second", rate(download)}};
+          {"shared_upload_to_echo", echo_put / shared_upload},
+          {"shared_download_to_echo", echo_get / shared_download},
+          {"hand_over_to_echo", echo_put / hand_over}};
 }
 
 int Main(int argc, char** argv) {
@@ -249,13 +414,22 @@ int Main(int argc, char** argv) {
   const DrainGate gate;
   Authenticator authenticator;
   const Admission admission(gate, authenticator);
-  TensorService service(store, admission);
+  SharedRegions regions({});
+  TensorService service(store, admission, {}, &regions);
+  const std::unique_ptr<Backend> backend = MakeCpuBackend({});
+  MetricRegistry registry;
+  ComputeMetrics metrics(registry);
+  Executor executor({.slots = 2, .max_accepted_jobs = 4, .max_accepted_bytes = 1024 * kMiB},
+                    metrics);
+  AttentionService attention({*backend, store, executor, metrics, admission, &regions},
+                             {512 * kMiB, 1024 * kMiB, 512 * kMiB}, absl::Hours(1));
   const std::string socket = "unix:/tmp/theria_store_bench." + std::to_string(getpid());
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.AddListeningPort(socket, grpc::InsecureServerCredentials());
   builder.RegisterService(&service);
+  builder.RegisterService(&attention);
   EchoService echo;
   builder.RegisterCallbackGenericService(&echo);
   builder.SetMaxReceiveMessageSize(-1);
@@ -263,15 +437,16 @@ int Main(int argc, char** argv) {
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) Die("cannot listen");
 
-  std::printf("GB/s, median, chunks of 1 MiB; ratio: to the raw echo's\n");
-  std::printf("transport      size    upload  ratio  upload + sha256  download  ratio\n");
+  std::printf("medians, chunks of 1 MiB; all but the echo's GB/s as multiples of the echo\n");
+  std::printf("                | echo GB/s   | by messages | shared memory, by    | in place\n");
+  std::printf("                |   put   get |    up  down | copy: up     down    |\n");
   nlohmann::json results = nlohmann::json::array();
   const std::pair<std::string, std::string> transports[] = {
       {"tcp", "127.0.0.1:" + std::to_string(port)}, {"unix", socket}};
   for (const auto& [transport, address] : transports) {
     Client client(address);
     for (const std::size_t size : {kMiB, 16 * kMiB, 256 * kMiB}) {
-      results.push_back(Measure(client, transport, size, budget));
+      results.push_back(Measure(client, regions, transport, size, budget));
     }
   }
   server->Shutdown();

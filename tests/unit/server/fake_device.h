@@ -11,10 +11,13 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/api/attention.h"
 #include "kernels/api/memory.h"
 
 // A device's memory without a device. Thread-safe.
@@ -65,6 +68,25 @@ class FakeDeviceMemory final : public Memory {
     return Copy(destination, HostAddress(source, size_bytes), size_bytes);
   }
 
+  // What another process would send to lend `block`, and how many such are open.
+  static std::string Lend(const Buffer& block) {
+    const auto address = reinterpret_cast<std::uintptr_t>(block.data());
+    return {reinterpret_cast<const char*>(&address), sizeof(address)};
+  }
+  absl::StatusOr<Buffer> Import(std::string_view ipc_handle, std::size_t size_bytes) override {
+    std::uintptr_t address = 0;
+    if (ipc_handle.size() == sizeof(address)) {
+      std::memcpy(&address, ipc_handle.data(), sizeof(address));
+    }
+    void* const data = reinterpret_cast<void*>(address);
+    if (HostAddress(data, size_bytes) == nullptr) {
+      return InvalidField("cuda_ipc_handle", "names no such allocation");
+    }
+    ++open_imports;
+    return Buffer(&lent_, data, size_bytes);
+  }
+  std::atomic<int> open_imports{0};
+
   // Where the host may access `size_bytes` at a device address; null if they are not all of one
   // block.
   char* HostAddress(const void* device, std::size_t size_bytes) {
@@ -84,6 +106,25 @@ class FakeDeviceMemory final : public Memory {
   std::atomic<bool> copies_fail{false};
 
  private:
+  // Closes what Import opened.
+  class Lent final : public Memory {
+   public:
+    explicit Lent(FakeDeviceMemory& device) : device_(device) {}
+    std::string_view name() const override { return "lent"; }
+    bool host_accessible() const override { return false; }
+    absl::StatusOr<Buffer> Allocate(std::size_t) override { return absl::InternalError("lent"); }
+    absl::Status CopyFromHost(void*, const void*, std::size_t) override {
+      return absl::InternalError("lent");
+    }
+    absl::Status CopyToHost(void*, const void*, std::size_t) override {
+      return absl::InternalError("lent");
+    }
+
+   private:
+    void Deallocate(void*, std::size_t) noexcept override { --device_.open_imports; }
+    FakeDeviceMemory& device_;
+  };
+
   struct Block {
     char* host;
     std::size_t size_bytes;
@@ -115,6 +156,7 @@ class FakeDeviceMemory final : public Memory {
     live_bytes.fetch_sub(size_bytes);
   }
 
+  Lent lent_{*this};
   std::mutex mutex_;
   std::map<std::uintptr_t, Block> blocks_;  // by the device's address
 };

@@ -272,8 +272,9 @@ TEST_F(AttentionServiceTest, OverloadIsExhaustionWithRetryInfo) {
       v1::ForwardResponse response;
       EXPECT_TRUE(Forward(Qkv<v1::ForwardRequest>(), &response).ok());
     });
+    if (i == 0) backend_.blocked.Wait();  // else the two may start together, as one
   }
-  while (executor_.load().queued + executor_.load().running < 2) {
+  while (executor_.load().queued < 1) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   const grpc::Status status = ForwardWith([](v1::ForwardRequest&) {});
