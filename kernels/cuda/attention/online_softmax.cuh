@@ -9,6 +9,10 @@
 
 namespace theria::cuda {
 
+// x * y, rounded: never fused with the addition that follows.
+__device__ __forceinline__ float RoundedProduct(float x, float y) { return __fmul_rn(x, y); }
+__device__ __forceinline__ double RoundedProduct(double x, double y) { return __dmul_rn(x, y); }
+
 template <typename Mma, int kRowTiles>
 class OnlineSoftmax {
  public:
@@ -45,9 +49,13 @@ class OnlineSoftmax {
         }
         maximum = Larger(maximum_[tile][half], RowMaximum(maximum));
         // A row without any key so far keeps every exponent at -inf.
-        const Accumulator base =
-            maximum == -static_cast<Accumulator>(INFINITY) ? Accumulator(0) : maximum * log2_scale_;
-        factor[tile][half] = Mma::Exp2(maximum_[tile][half] * log2_scale_ - base);
+        const Accumulator base = maximum == -static_cast<Accumulator>(INFINITY)
+                                     ? Accumulator(0)
+                                     : RoundedProduct(maximum, log2_scale_);
+        // The base of what was summed before, as it was rounded then: where the maximum stays the
+        // factor is exactly 1. A fused product would leave base's rounding error in the exponent,
+        // and one such factor for every tile in the sum.
+        factor[tile][half] = Mma::Exp2(RoundedProduct(maximum_[tile][half], log2_scale_) - base);
         grew |= maximum != maximum_[tile][half];
         maximum_[tile][half] = maximum;
         Accumulator sum = Accumulator(0);
@@ -98,8 +106,9 @@ class OnlineSoftmax {
   __device__ __forceinline__ Accumulator LogSumExp(int tile, int half) const {
     constexpr Accumulator kLn2 = static_cast<Accumulator>(0.69314718055994530942);
     const Accumulator sum = sum_[tile][half];
-    return sum == Accumulator(0) ? -static_cast<Accumulator>(INFINITY)
-                                 : maximum_[tile][half] * log2_scale_ * kLn2 + Mma::Log(sum);
+    return sum == Accumulator(0)
+               ? -static_cast<Accumulator>(INFINITY)
+               : RoundedProduct(maximum_[tile][half], log2_scale_) * kLn2 + Mma::Log(sum);
   }
 
  private:
