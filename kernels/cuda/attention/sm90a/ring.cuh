@@ -33,7 +33,12 @@ __device__ __forceinline__ void LoadMovingTile(const Ring& ring, int index, cons
 }
 
 // A ring of buffers: one thread fills them, all computing warps empty them, in the same order.
-template <int kStages, int kStageBytes>
+//
+// kLanesRead: whether lanes load from the buffers themselves. Then each of them arrives after its
+// own loads; otherwise only the tensor cores read, and one lane speaks for its warp. One lane could
+// speak for the loads of the others as well, which __syncwarp orders before its arrival, but
+// compute-sanitizer does not follow that order, and an arrival of all lanes keeps nobody waiting.
+template <int kStages, int kStageBytes, bool kLanesRead>
 class Ring {
  public:
   static constexpr int kBarrierBytes = 2 * kStages * 8;
@@ -46,7 +51,7 @@ class Ring {
   __device__ __forceinline__ void Init(int computing_warps) const {
     for (int stage = 0; stage < kStages; ++stage) {
       InitBarrier(barriers_ + stage * 8, 1);
-      InitBarrier(barriers_ + (kStages + stage) * 8, computing_warps);
+      InitBarrier(barriers_ + (kStages + stage) * 8, computing_warps * (kLanesRead ? 32 : 1));
     }
   }
 
@@ -60,10 +65,11 @@ class Ring {
   // A computing warp: waits until the next buffer is full. Then Advance, in time Release.
   __device__ __forceinline__ void WaitUntilFull() const { WaitForPhase(full(), phase_); }
 
-  // A computing warp no longer reads the buffer of that number, as index() gave it.
+  // A computing warp no longer reads the buffer of that number, as index() gave it. All lanes call
+  // it, their loads and products over.
   __device__ __forceinline__ void Release(int index) const {
-    __syncwarp();  // after the reads of the other lanes
-    if (threadIdx.x % 32 == 0) Arrive(barriers_ + (kStages + index) * 8);
+    if constexpr (!kLanesRead) __syncwarp();
+    if (kLanesRead || threadIdx.x % 32 == 0) Arrive(barriers_ + (kStages + index) * 8);
   }
 
   __device__ __forceinline__ int index() const { return stage_; }
@@ -87,8 +93,9 @@ class Ring {
 // A block's shared memory: the stationary tiles and both rings, see tiling.h.
 template <typename Tiling>
 struct SharedTiles {
-  using ScoreRing = Ring<Tiling::kConfig.score_stages, Tiling::kScoreStageBytes>;
-  using ValueRing = Ring<Tiling::kConfig.value_stages, Tiling::kValueStageBytes>;
+  // Row statistics, which lanes load, lie beside the tiles of scores where rows are keys.
+  using ScoreRing = Ring<Tiling::kConfig.score_stages, Tiling::kScoreStageBytes, Tiling::kKeyRows>;
+  using ValueRing = Ring<Tiling::kConfig.value_stages, Tiling::kValueStageBytes, false>;
 
   std::uint32_t rows_full;  // barrier of the stationary tiles
   std::uint32_t rows;
