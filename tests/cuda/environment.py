@@ -9,7 +9,10 @@ import torch
 
 
 def environment() -> dict[str, str]:
-    """GPU, driver, versions and commit; THERIA_COMMIT where there is no repository."""
+    """GPU, driver, versions, and the commit that THERIA_COMMIT names.
+
+    Not what a repository beside the files says: a copy's may be of another commit.
+    """
 
     def output(*command: str) -> str:
         try:
@@ -26,5 +29,5 @@ def environment() -> dict[str, str]:
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
         "nvcc": output("nvcc", "--version").splitlines()[-1],
-        "commit": os.environ.get("THERIA_COMMIT") or output("git", "rev-parse", "HEAD"),
+        "commit": os.environ.get("THERIA_COMMIT") or "unknown",
     }

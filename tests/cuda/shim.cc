@@ -5,11 +5,16 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "kernels/api/attention.h"
 #include "kernels/api/backend.h"
 #include "kernels/cuda/backend.h"
+#include "kernels/cuda/fused.h"
 #include "kernels/cuda/registry.h"
+#include "kernels/cuda/runtime/cuda_check.h"
+#include "kernels/cuda/runtime/workspace.h"
+#include "kernels/cuda/tuning.h"
 
 // The CUDA backend behind a C interface, so that Python tests compare it with PyTorch on the device
 // without a server between them. theria_shim.py is its other side. THERIA_CUDA_TUNING names the
@@ -45,8 +50,12 @@ struct ShimCall {
   char text[512];          // set: the kernels' names, or the error
 };
 
-// 0, or an absl::StatusCode.
+// Through the backend, until the device is done. 0, or an absl::StatusCode.
 std::int32_t theria_shim_run(ShimCall* call);
+
+// Enqueues the fused implementation on a stream of the caller's and does not wait; `seconds` stays.
+// 0, or an absl::StatusCode.
+std::int32_t theria_shim_enqueue(ShimCall* call, cudaStream_t stream);
 
 // The most bytes that the device's pool has lent at once since the last call; negative on error.
 std::int64_t theria_shim_pool_peak_bytes();
@@ -73,25 +82,23 @@ BasicTensorView<Void> View(const ShimTensor& tensor) {
   return view;
 }
 
-absl::StatusOr<ComputeReport> Run(const ShimCall& call) {
-  static absl::StatusOr<std::unique_ptr<Backend>> backend = [] {
-    CudaBackendOptions options;
-    if (const char* table = std::getenv("THERIA_CUDA_TUNING")) options.tuning_table = table;
-    return MakeCudaBackend(options);
-  }();
-  if (!backend.ok()) return backend.status();
-
+struct Request {
   AttentionInputs inputs;
   AttentionOutputs outputs;
+  AttentionProblem problem;
+};
+
+absl::StatusOr<Request> Read(const ShimCall& call) {
+  Request request;
   for (int index = 0; index < 10; ++index) {
     if (call.inputs[index].data != nullptr) {
-      inputs.*kInputFields[index].member = View<const void>(call.inputs[index]);
+      request.inputs.*kInputFields[index].member = View<const void>(call.inputs[index]);
     }
     if (call.outputs[index].data != nullptr) {
-      outputs.*kOutputFields[index].member = View<void>(call.outputs[index]);
+      request.outputs.*kOutputFields[index].member = View<void>(call.outputs[index]);
     }
   }
-  AttentionOptions& options = inputs.options;
+  AttentionOptions& options = request.inputs.options;
   options.precision = static_cast<Precision>(call.precision);
   options.implementation = static_cast<Implementation>(call.implementation);
   options.is_causal = call.is_causal != 0;
@@ -104,21 +111,74 @@ absl::StatusOr<ComputeReport> Run(const ShimCall& call) {
   if (call.mask.data != nullptr) options.mask = View<const void>(call.mask);
   options.dropout = {call.dropout_probability, call.dropout_seed, call.dropout_offset};
 
-  const absl::StatusOr<AttentionProblem> problem =
-      Validate(static_cast<Operation>(call.operation), inputs);
+  absl::StatusOr<AttentionProblem> problem =
+      Validate(static_cast<Operation>(call.operation), request.inputs);
   if (!problem.ok()) return problem.status();
-  return (*backend)->Run(*problem, inputs, outputs, NoInterrupt());
+  request.problem = *std::move(problem);
+  return request;
+}
+
+CudaBackendOptions BackendOptions() {
+  CudaBackendOptions options;
+  if (const char* table = std::getenv("THERIA_CUDA_TUNING")) options.tuning_table = table;
+  return options;
+}
+
+absl::StatusOr<ComputeReport> Run(const ShimCall& call) {
+  static absl::StatusOr<std::unique_ptr<Backend>> backend = MakeCudaBackend(BackendOptions());
+  if (!backend.ok()) return backend.status();
+  const absl::StatusOr<Request> request = Read(call);
+  if (!request.ok()) return request.status();
+  return (*backend)->Run(request->problem, request->inputs, request->outputs, NoInterrupt());
+}
+
+// The kernels that the backend chooses from.
+absl::StatusOr<cuda::KernelChooser> MakeKernelChooser() {
+  const CudaBackendOptions options = BackendOptions();
+  cudaDeviceProp properties;
+  THERIA_CUDA_RETURN_IF_ERROR(cudaGetDeviceProperties(&properties, options.device));
+  absl::StatusOr<cuda::Tuning> tuning = options.tuning_table.empty()
+                                            ? cuda::Tuning::Default(properties.name)
+                                            : cuda::Tuning::Read(options.tuning_table);
+  if (!tuning.ok()) return tuning.status();
+  return cuda::KernelChooser(
+      {properties.major * 10 + properties.minor, properties.sharedMemPerBlockOptin},
+      *std::move(tuning));
+}
+
+absl::StatusOr<std::string> Enqueue(const ShimCall& call, cudaStream_t stream) {
+  static const absl::StatusOr<cuda::KernelChooser> kernels = MakeKernelChooser();
+  if (!kernels.ok()) return kernels.status();
+  const absl::StatusOr<Request> request = Read(call);
+  if (!request.ok()) return request.status();
+  const absl::Status supported =
+      cuda::SupportsFused(request->problem, request->inputs.options, *kernels);
+  if (!supported.ok()) return supported;
+  cuda::Workspace workspace(stream);
+  return cuda::EnqueueFused(request->problem, request->inputs, request->outputs, *kernels,
+                            &workspace);
+}
+
+// Puts the text of what came into `call`; 0, or its absl::StatusCode.
+std::int32_t Answer(const absl::Status& status, const std::string& kernel, ShimCall* call) {
+  const std::string text = status.ok() ? kernel : std::string(status.message());
+  std::snprintf(call->text, sizeof(call->text), "%s", text.c_str());
+  return static_cast<std::int32_t>(status.code());
 }
 
 }  // namespace
 
 std::int32_t theria_shim_run(ShimCall* call) {
   const absl::StatusOr<ComputeReport> report = Run(*call);
-  const std::string text = report.ok() ? report->kernel : std::string(report.status().message());
-  std::snprintf(call->text, sizeof(call->text), "%s", text.c_str());
-  if (!report.ok()) return static_cast<std::int32_t>(report.status().code());
+  if (!report.ok()) return Answer(report.status(), "", call);
   call->seconds = absl::ToDoubleSeconds(report->compute_time);
-  return 0;
+  return Answer(absl::OkStatus(), report->kernel, call);
+}
+
+std::int32_t theria_shim_enqueue(ShimCall* call, cudaStream_t stream) {
+  const absl::StatusOr<std::string> kernel = Enqueue(*call, stream);
+  if (!kernel.ok()) return Answer(kernel.status(), "", call);
+  return Answer(absl::OkStatus(), *kernel, call);
 }
 
 std::int64_t theria_shim_pool_peak_bytes() {

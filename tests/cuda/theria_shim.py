@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -110,6 +110,33 @@ def _describe(tensor: torch.Tensor | None) -> _Tensor:
     return described
 
 
+def _describe_call(
+    operation: str,
+    inputs: Mapping[str, torch.Tensor | None],
+    outputs: Mapping[str, torch.Tensor | None],
+    options: Options,
+) -> _Call:
+    call = _Call()
+    call.operation = OPERATIONS[operation]
+    call.precision = int(options.fast)
+    call.implementation = _IMPLEMENTATIONS[options.implementation]
+    call.is_causal = int(options.is_causal)
+    left, right = options.window or (None, None)
+    call.window_left = -1 if left is None else left
+    call.window_right = -1 if right is None else right
+    call.has_scale = int(options.scale is not None)
+    call.scale = options.scale or 0.0
+    call.dropout_probability = options.dropout
+    call.dropout_seed = options.seed
+    call.dropout_offset = options.offset
+    call.mask = _describe(options.mask)
+    for index, name in enumerate(INPUTS):
+        call.inputs[index] = _describe(inputs.get(name))
+    for index, name in enumerate(OUTPUTS):
+        call.outputs[index] = _describe(outputs.get(name))
+    return call
+
+
 class Shim:
     """A loaded shim library."""
 
@@ -118,6 +145,9 @@ class Shim:
         self._run = library.theria_shim_run
         self._run.argtypes = [ctypes.POINTER(_Call)]
         self._run.restype = ctypes.c_int32
+        self._enqueue = library.theria_shim_enqueue
+        self._enqueue.argtypes = [ctypes.POINTER(_Call), ctypes.c_void_p]
+        self._enqueue.restype = ctypes.c_int32
         self._peak = library.theria_shim_pool_peak_bytes
         self._peak.restype = ctypes.c_int64
         self._kernels = library.theria_shim_kernels
@@ -146,29 +176,34 @@ class Shim:
 
         Raises ShimError for any status but OK.
         """
-        call = _Call()
-        call.operation = OPERATIONS[operation]
-        call.precision = int(options.fast)
-        call.implementation = _IMPLEMENTATIONS[options.implementation]
-        call.is_causal = int(options.is_causal)
-        left, right = options.window or (None, None)
-        call.window_left = -1 if left is None else left
-        call.window_right = -1 if right is None else right
-        call.has_scale = int(options.scale is not None)
-        call.scale = options.scale or 0.0
-        call.dropout_probability = options.dropout
-        call.dropout_seed = options.seed
-        call.dropout_offset = options.offset
-        call.mask = _describe(options.mask)
-        for index, name in enumerate(INPUTS):
-            call.inputs[index] = _describe(inputs.get(name))
-        for index, name in enumerate(OUTPUTS):
-            call.outputs[index] = _describe(outputs.get(name))
+        call = _describe_call(operation, inputs, outputs, options)
         code = self._run(ctypes.byref(call))
         text = call.text.decode(errors="replace")
         if code != 0:
             raise ShimError(code, text)
         return float(call.seconds), text
+
+    def prepare(
+        self,
+        operation: str,
+        inputs: Mapping[str, torch.Tensor | None],
+        outputs: Mapping[str, torch.Tensor | None],
+        options: Options,
+        stream: int,
+    ) -> Callable[[], None]:
+        """A function that enqueues the fused computation into `outputs` and does not wait.
+
+        `stream` is the handle of a CUDA stream. The tensors must live as long as the function,
+        which raises ShimError for any status but OK.
+        """
+        call = _describe_call(operation, inputs, outputs, options)
+
+        def enqueue() -> None:
+            code = self._enqueue(ctypes.byref(call), stream)
+            if code != 0:
+                raise ShimError(code, call.text.decode(errors="replace"))
+
+        return enqueue
 
 
 def allocate_outputs(

@@ -2,11 +2,12 @@
 
     python3 tests/bench/cuda/bench.py LIBRARY [--json FILE] [--presets small,vit] [--dtype tf32]
 
-Times are medians in milliseconds. Ours is the device's time as the backend reports it, gaps between
-launches included; a peer's is between two events on a device that was kept busy while the host
-launched, so that what its launches cost does not count. TFLOP/s count the products of the
-definition (forward 2, VJP 5, JVP 6, HVP from scratch 21, each 2 * batch * heads * seq_q * seq_kv *
-head_dim; half if causal). The VJP is given o and lse, as PyTorch's backward is.
+Times are medians in milliseconds between two events on torch's stream, ours and a peer's taken by
+the same code: `milliseconds` on a device that was kept busy until the host had launched all, so
+that what launches cost does not count; `milliseconds_with_launches` on an idle device. TFLOP/s are
+of the former and count the products of the definition (forward 2, VJP 5, JVP 6, HVP from scratch
+21, each 2 * batch * heads * seq_q * seq_kv * head_dim; half if causal). The VJP is given o and lse,
+as PyTorch's backward is.
 
 Extra bytes are the most memory in use at once beyond inputs and outputs. The error of an output is
 |x - y| / |y| in the Euclidean norm over the last head of the last batch; y is computed in float64.
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peers import PASSES, PEERS_OF, Tensors, prepare
+from peers import COMPILED, EXPLICIT, FUSED, PEERS_OF, Tensors, prepare
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "cuda"))
@@ -65,6 +66,7 @@ PROBLEMS = [
     Problem("long", 1, 16, 16384, 128, True),
     Problem("long", 1, 2, 65536, 128, False),
 ]
+SMALL_PRESETS = ("vit", "maml")
 DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -99,6 +101,17 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
+
+
+def schedule(problems: list[Problem]) -> list[tuple[Problem, tuple[str, ...]]]:
+    """Which peers are timed at which problem, in order; the run's time may end before the list.
+
+    The fused ones at every problem, all others where problems are small, then the dear ones.
+    """
+    small = [problem for problem in problems if problem.preset in SMALL_PRESETS]
+    large = [problem for problem in problems if problem.preset not in SMALL_PRESETS]
+    order = ((problems, FUSED), (small, COMPILED + EXPLICIT), (large, EXPLICIT), (large, COMPILED))
+    return [(problem, names) for some, names in order for problem in some]
 
 
 def bytes_of(tensors: Tensors) -> int:
@@ -155,8 +168,8 @@ def repetitions(seconds: float, most: int) -> int:
     return max(3, min(most, int(0.5 / max(seconds, 1e-9))))
 
 
-def held_milliseconds(run: Callable[[], object], most: int) -> float:
-    """Median milliseconds on the device, which waits until the host has launched all of `run`."""
+def measure(run: Callable[[], object], most: int) -> dict[str, float]:
+    """Both medians, see above, of `run`, which enqueues on torch's stream."""
     run()
     torch.cuda.synchronize()
     begin = time.perf_counter()
@@ -165,16 +178,21 @@ def held_milliseconds(run: Callable[[], object], most: int) -> float:
     torch.cuda.synchronize()
     count = repetitions(time.perf_counter() - begin, most)
     hold = int(CYCLES_PER_SECOND * min(1.5 * launched + 1e-4, 0.05))
-    times = []
-    for _ in range(count):
-        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(hold)
-        first.record()
-        run()
-        last.record()
-        last.synchronize()
-        times.append(first.elapsed_time(last))
-    return statistics.median(times)
+
+    def median(cycles: int) -> float:
+        times = []
+        for _ in range(count):
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            if cycles:
+                torch.cuda._sleep(cycles)
+            first.record()
+            run()
+            last.record()
+            last.synchronize()
+            times.append(first.elapsed_time(last))
+        return statistics.median(times)
+
+    return {"milliseconds": median(hold), "milliseconds_with_launches": median(0)}
 
 
 class Bench:
@@ -215,12 +233,12 @@ class Bench:
             torch.cuda.synchronize()
             self._shim.call(operation, given, outputs, options)
             self._shim.pool_peak_bytes()
-            seconds, kernel = self._shim.call(operation, given, outputs, options)
+            _, kernel = self._shim.call(operation, given, outputs, options)
             extra = self._shim.pool_peak_bytes()
-            times = [
-                self._shim.call(operation, given, outputs, options)[0]
-                for _ in range(repetitions(seconds, self._repeats))
-            ]
+            stream = torch.cuda.current_stream().cuda_stream
+            times = measure(
+                self._shim.prepare(operation, given, outputs, options, stream), self._repeats
+            )
             row = {
                 "preset": problem.preset,
                 "shape": problem.shape,
@@ -228,7 +246,13 @@ class Bench:
                 "operation": operation,
                 "dtype": self._dtype_name,
                 "kernel": kernel,
-                **self._figures(problem, operation, 1e3 * statistics.median(times), extra, outputs),
+                **self._figures(
+                    problem,
+                    operation,
+                    times,
+                    extra,
+                    self._errors(problem, operation, outputs),
+                ),
                 "extra_share_of_inputs": extra / bytes_of(given),
                 "peers": {},
             }
@@ -240,8 +264,8 @@ class Bench:
         inputs = draw(problem, self._dtype)
         for operation in self._operations:
             row = self._rows[problem, operation]
-            for peer in PEERS_OF[operation]:
-                if peer not in self._peers or peer not in names:
+            for peer in names:
+                if peer not in self._peers or peer not in PEERS_OF[operation]:
                     continue
                 row["peers"][peer] = figures = self._peer(problem, operation, peer, inputs)
                 self._print(problem, operation, peer, figures, row["milliseconds"])
@@ -263,28 +287,33 @@ class Bench:
                 torch.cuda.reset_peak_memory_stats()
                 outputs = run()
                 extra = torch.cuda.max_memory_allocated() - before - bytes_of(outputs)
-                figures = self._figures(problem, operation, 1.0, extra, outputs)
+                errors = self._errors(problem, operation, outputs)
                 del outputs
-                milliseconds = held_milliseconds(run, self._repeats)
+                times = measure(run, self._repeats)
         except Exception as error:  # whatever a peer raises is its result
             lines = str(error).strip().splitlines() or [""]
             return {"failed": f"{type(error).__name__}: {lines[0][:160]}"}
-        return figures | {
-            "milliseconds": milliseconds,
-            "tflops": figures["tflops"] / milliseconds,
-        }
+        return self._figures(problem, operation, times, extra, errors)
 
+    def _errors(self, problem: Problem, operation: str, outputs: Tensors) -> dict[str, float]:
+        wanted = {name: x for name, x in outputs.items() if name in OUTPUTS_OF[operation]}
+        return relative_errors(wanted, self._references[problem])
+
+    @staticmethod
     def _figures(
-        self, problem: Problem, operation: str, milliseconds: float, extra: int, outputs: Tensors
+        problem: Problem,
+        operation: str,
+        times: dict[str, float],
+        extra: int,
+        errors: dict[str, float],
     ) -> dict[str, Any]:
         flops = PRODUCTS[operation] * 2.0 * problem.batch * problem.heads * problem.head_dim
         flops *= float(problem.seq) ** 2 * (0.5 if problem.causal else 1.0)
-        wanted = {name: x for name, x in outputs.items() if name in OUTPUTS_OF[operation]}
         return {
-            "milliseconds": milliseconds,
-            "tflops": flops / milliseconds / 1e9,
+            **times,
+            "tflops": flops / times["milliseconds"] / 1e9,
             "extra_bytes": extra,
-            "errors": relative_errors(wanted, self._references[problem]),
+            "errors": errors,
         }
 
     @staticmethod
@@ -323,7 +352,7 @@ def main() -> None:
     parser.add_argument("--peers", default="flash,cudnn,efficient,math,eager,compile,jvp_flash")
     parser.add_argument("--repeats", type=int, default=20, help="at most, of fast calls")
     parser.add_argument("--limit", type=float, default=15.0, help="seconds for a peer's operation")
-    parser.add_argument("--seconds", type=float, default=110.0, help="after which no peer starts")
+    parser.add_argument("--seconds", type=float, default=170.0, help="after which no peer starts")
     arguments = parser.parse_args()
     started = time.monotonic()
     torch.set_float32_matmul_precision("high" if arguments.dtype == "tf32" else "highest")
@@ -331,9 +360,8 @@ def main() -> None:
     problems = [p for p in PROBLEMS if p.preset in arguments.presets.split(",")]
     for problem in tqdm(problems, desc="ours", disable=None):
         bench.ours(problem)
-    for names in PASSES:
-        for problem in tqdm(problems, desc=", ".join(names), disable=None):
-            bench.others(problem, names)
+    for problem, names in tqdm(schedule(problems), desc="peers", disable=None):
+        bench.others(problem, names)
     seconds = time.monotonic() - started
     print(f"{seconds:.0f} s")
     over = [

@@ -30,9 +30,10 @@ PEERS_OF = {
     "jvp": ("eager", "compile", "jvp_flash"),
     "hvp": ("eager", "compile"),
 }
-# The order in which they are timed: those that compile for seconds come last, so that a run whose
-# time is over has the others at every problem.
-PASSES = ((*SDPA, "eager"), ("compile",), ("jvp_flash",))
+# By what they cost to time: one kernel, products of all scores, seconds of compilation before.
+FUSED = ("flash", "cudnn", "efficient")
+EXPLICIT = ("math", "eager")
+COMPILED = ("compile", "jvp_flash")
 
 
 def explicit(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:

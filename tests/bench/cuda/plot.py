@@ -2,9 +2,9 @@
 
     python3 tests/bench/cuda/plot.py RESULT.json [--table]
 
-Writes RESULT.{png,svg}, how many times faster than each peer, and RESULT_memory_error.{png,svg},
-the memory beyond inputs and outputs and the error against float64 of ours and each peer; the second
-where the result has them. `--table` prints the ratios in Markdown.
+Writes RESULT.{png,svg}, how many times faster than each peer by the time on the device, and
+RESULT_memory_error.{png,svg}, the memory beyond inputs and outputs and the error against float64 of
+ours and each peer; the second where the result has them. `--table` prints the ratios in Markdown.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def bars(
 
 
 def ratio(row: Row, name: str) -> float | None:
-    """The peer's time over ours."""
+    """The peer's time over ours, on the device where launches were timed apart."""
     figures = measured(row, name) if name != OURS else None
     return None if figures is None else float(figures["milliseconds"]) / float(row["milliseconds"])
 
@@ -110,7 +110,8 @@ def draw_times(results: list[Row], title: str) -> Figure:
         axis.axhline(1.0, color="black", linewidth=0.8)
         axis.yaxis.set_major_formatter("{x:g}")
         axis.set_ylabel(f"{TITLES[operation]}: their time / ours")
-    figure.suptitle(f"Times, {title}")
+    timed = any("milliseconds_with_launches" in row for row in results)
+    figure.suptitle(f"{'Device times' if timed else 'Times'}, {title}")
     return figure
 
 
