@@ -67,6 +67,8 @@ SHAPES = [
     Shape(1, 4, 2, 700, 900, 128, 120),
     Shape(1, 2, 2, 900, 650, 56, 64),
 ]
+# Of many tiles, whose errors must not add up.
+LONG_SHAPE = Shape(1, 1, 1, 64, 8192, 64, 64)
 ODD_SHAPES = [Shape(1, 2, 2, 50, 60, 20, 36), Shape(2, 1, 1, 33, 17, 5, 7)]
 
 
@@ -271,6 +273,8 @@ def cases() -> list[tuple[object, ...]]:
         listed += [(operation, dtype, shape, kind, "bhsd") for kind in kinds]
     for operation, dtype, shape in itertools.product(OPERATIONS, DTYPES, ODD_SHAPES):
         listed += [(operation, dtype, shape, kind, "bhsd") for kind in ("plain", "everything")]
+    for operation, dtype in itertools.product(OPERATIONS, ("float32", "float64")):
+        listed.append((operation, dtype, LONG_SHAPE, "plain", "bhsd"))
     for operation, dtype, layout in itertools.product(OPERATIONS, DTYPES, ("bshd", "slice")):
         listed.append((operation, dtype, SHAPES[0], "causal", layout))
     absent_sets = [
@@ -318,7 +322,7 @@ def main() -> int:
     parser.add_argument(
         "--candidate", type=int, help="of kernels that do the same, use the N-th, or the last"
     )
-    parser.add_argument("--show", type=int, default=40, help="failures to print")
+    parser.add_argument("--show", type=int, default=40, help="failures to print, the worst first")
     arguments = parser.parse_args()
     shim = Shim(arguments.library)
     if arguments.candidate is not None:
@@ -336,7 +340,7 @@ def main() -> int:
         if any(match in text for match in arguments.match):
             count += 1
             rows.append(repeatable(shim, operation, dtype, SHAPES[3], kind))
-    failed = [row for row in rows if not row.passed]
+    failed = sorted((row for row in rows if not row.passed), key=lambda row: -row.ratio)
     for row in failed[: arguments.show]:
         print("FAILED", row.case, row.output, "ours", row.ours, "torch", row.torch, row.kernel)
     by_group: dict[tuple[str, str], list[Row]] = {}

@@ -1,6 +1,8 @@
 #!/bin/bash
 # Builds, checks and times the CUDA backend where a GPU is: the steps named, logs under $OUT.
-#   tests/cuda/run_on_device.sh build registry check large tune smoke sanitize bench
+#   THERIA_COMMIT=$(git rev-parse --short HEAD) tests/cuda/run_on_device.sh build registry check large tune \
+#     smoke sanitize bench
+# THERIA_COMMIT is what the results say they are of; without it they say "unknown".
 set -uo pipefail
 OUT=${OUT:-build/cuda/out}
 BUILD=${BUILD:-build/cuda}
@@ -19,7 +21,9 @@ for step in "$@"; do
       # shellcheck disable=SC2086
       timeout 240 python3 -X faulthandler tests/cuda/device_check.py "$shim" \
         --json "$OUT/check.json" ${CHECK_ARGUMENTS:-} >"$OUT/check.log" 2>&1
-      tail -60 "$OUT/check.log" | cut -c1-240
+      # What failed first, the worst of it at the top; then the tables, or how it ended.
+      grep '^FAILED' "$OUT/check.log" | head -20 | cut -c1-400
+      grep -v '^FAILED' "$OUT/check.log" | tail -50 | cut -c1-240
       ;;
     tune)
       timeout 240 "$BUILD/bin/theria_cuda_tune" "$OUT/tuning.txt" "${TUNE_MATCH:-}" \

@@ -1,30 +1,34 @@
 """Runs compute-sanitizer over the small problems of smoke.cc and writes what it found as JSON.
 
     python3 tests/cuda/sanitize.py build/cuda/bin/theria_cuda_smoke --json FILE
-        [--dtypes bfloat16] [--tools racecheck] [--operations hvp] [--jobs 4]
+        [--dtypes float64 float32] [--tools racecheck] [--operations hvp,vjp] [--jobs 4]
 
-FILE is brought up to date: a result replaces that of the same tool, operation and dtype, others
-stay. The exit status is 0 if every run of this call is clean: all its cases computed what the
-unfused implementation computes, and the tool found nothing.
+Names are separated by spaces or commas; the tool that takes longest runs first. FILE is brought up
+to date: a result replaces that of the same tool, operation and dtype, others stay. The exit status
+is 0 if every run of this call is clean: all its cases computed what the unfused implementation
+computes, and the tool found nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import itertools
 import json
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from environment import environment
 from tqdm import tqdm
 
-TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-OPERATIONS = ("forward", "vjp", "jvp", "hvp")
+# The tools in the order in which they run, and the seconds that one run may take.
+TOOLS = {"racecheck": 420.0, "initcheck": 120.0, "synccheck": 90.0, "memcheck": 60.0}
+OPERATIONS = ("hvp", "vjp", "jvp", "forward")
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 SUMMARY = re.compile(
     r"ERROR SUMMARY: (\d+) errors?|RACECHECK SUMMARY: (\d+) hazards? displayed \((\d+) errors?"
@@ -89,23 +93,31 @@ def main() -> int:
     )
     parser.add_argument("program")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--tools", default=",".join(TOOLS))
-    parser.add_argument("--operations", default=",".join(OPERATIONS))
-    parser.add_argument("--dtypes", default=",".join(DTYPES))
+    for option, names in (("tools", TOOLS), ("operations", OPERATIONS), ("dtypes", DTYPES)):
+        parser.add_argument(f"--{option}", nargs="+", default=[*names], help=", ".join(names))
     parser.add_argument("--jobs", type=int, default=4)
-    parser.add_argument("--limit", type=float, default=540.0, help="seconds for one run")
+    parser.add_argument("--limit", type=float, help="seconds for one run, instead of its tool's")
     arguments = parser.parse_args()
+
+    def chosen(option: str, names: Iterable[str]) -> list[str]:
+        given = " ".join(getattr(arguments, option)).replace(",", " ").split()
+        if unknown := set(given) - set(names):
+            parser.error(f"--{option}: {', '.join(sorted(unknown))} is none of {', '.join(names)}")
+        return [name for name in names if name in given]
+
     header = environment()
     commit = header.pop("commit")
-    asked = [
-        (tool, operation, dtype)
-        for dtype in arguments.dtypes.split(",")
-        for tool in arguments.tools.split(",")
-        for operation in arguments.operations.split(",")
-    ]
+    asked = list(
+        itertools.product(
+            chosen("tools", TOOLS), chosen("operations", OPERATIONS), chosen("dtypes", DTYPES)
+        )
+    )
     results: list[dict[str, Any]] = []
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        futures = [pool.submit(run, arguments.program, *key, arguments.limit) for key in asked]
+        futures = [
+            pool.submit(run, arguments.program, *key, arguments.limit or TOOLS[key[0]])
+            for key in asked
+        ]
         for future in tqdm(
             concurrent.futures.as_completed(futures), total=len(futures), disable=None
         ):

@@ -1,11 +1,14 @@
 #!/bin/bash
 # Tests the service where a GPU is, with what pack_service.sh packed: the parts named, default all but the
-# experiments; a part that fails stops no other. Logs and results under $OUT, a table at the end.
+# experiments; a part that fails stops no other. A table at the end; in $OUT, after every part, few files,
+# as few come back from some machines: results.txt (the table), results.json (figures), parity.json.gz,
+# logs.tar.gz (every output, the servers' logs and metrics, each figure's file), experiments.tar.gz.
 #   tests/cuda/service_on_device.sh [build conformance parity device python gradcheck maml bench
 #     experiments]
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 OUT=$(realpath -m "${OUT:-build/service}")
+export OUT
 BUILD=${BUILD:-build/cuda}
 parts=("$@")
 [[ ${#parts[@]} -gt 0 ]] || parts=(build device parity gradcheck maml bench python conformance)
@@ -14,7 +17,9 @@ if [[ $(cat kernels/api/*.h kernels/cuda/backend.h | sha256sum) != $(cat .bundle
   exit 1
 fi
 work=$(mktemp -d)
-mkdir -p "$OUT"
+logs=$work/logs
+figures=$work/figures
+mkdir -p "$OUT" "$logs" "$figures"
 multiarch=x86_64-linux-gnu
 # The CUDA backend first; CUDA's own libraries are where nvcc is.
 export LD_LIBRARY_PATH=$PWD/$BUILD:$PWD/.bundle/usr/lib/$multiarch:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
@@ -28,9 +33,9 @@ started=$SECONDS
 part() {
   local name=$1 limit=$2 begun=$SECONDS
   shift 2
-  timeout "$limit" "$@" >"$OUT/$name.log" 2>&1
+  timeout "$limit" "$@" >"$logs/$name.log" 2>&1
   local rc=$?
-  tail -n "${TAIL:-4}" "$OUT/$name.log" | cut -c1-200
+  tail -n "${TAIL:-4}" "$logs/$name.log" | cut -c1-200
   results+=("$(printf '%-24s rc=%-4s %4d s' "$name" $rc $((SECONDS - begun)))")
 }
 
@@ -40,7 +45,7 @@ start() {
   local name=$1
   shift
   "$THERIA_SERVER" --listen 127.0.0.1:0 --port-file "$work/$name" --metrics-listen 127.0.0.1:0 \
-    --metrics-port-file "$work/$name.metrics" "$@" >"$work/$name.log" 2>&1 &
+    --metrics-port-file "$work/$name.metrics" "$@" >"$work/server_$name.log" 2>&1 &
   pids+=($!)
   for _ in $(seq 300); do
     [[ -s $work/$name ]] && break
@@ -49,7 +54,7 @@ start() {
   done
   if [[ ! -s $work/$name ]]; then
     echo "the $name server did not start:"
-    cat "$work/$name.log"
+    cat "$work/server_$name.log"
   fi
   printf -v "$name" '%s' "$(head -1 "$work/$name" 2>/dev/null)"
 }
@@ -77,13 +82,30 @@ conformance() {
   done
   local failed=0
   for shard in "${shards[@]}"; do wait "$shard" || failed=$((failed + 1)); done
-  cat "$work"/conformance.* >"$OUT/conformance.log"
-  grep -h "^\[  FAILED  \] .*GetParam" "$OUT/conformance.log" | cut -c1-150 | sort -u | head -60
-  echo "passed $(awk '/^\[  PASSED  \]/ {n += $4} END {print n + 0}' "$OUT/conformance.log")," \
-    "failed $(grep -c '^\[  FAILED  \] .*GetParam' "$OUT/conformance.log")"
+  cat "$work"/conformance.* >"$logs/conformance.log"
+  grep -h "^\[  FAILED  \] .*GetParam" "$logs/conformance.log" | cut -c1-150 | sort -u | head -60
+  echo "passed $(awk '/^\[  PASSED  \]/ {n += $4} END {print n + 0}' "$logs/conformance.log")," \
+    "failed $(grep -c '^\[  FAILED  \] .*GetParam' "$logs/conformance.log")"
   results+=("$(printf '%-24s rc=%-4s %4d s' conformance $failed $((SECONDS - begun)))")
 }
 shards=()
+
+# What there is so far, put into $OUT. Archives are written elsewhere first.
+collect() {
+  if kill -0 "${pids[0]:-}" 2>/dev/null; then
+    python3 -c "import sys, urllib.request as u; print(u.urlopen(f'http://{sys.argv[1]}/metrics', timeout=5).read().decode())" \
+      "$(head -1 "$work/gpu.metrics")" >"$work/metrics.txt" && mv "$work/metrics.txt" "$logs/"
+  fi
+  cp "$work"/server_*.log "$logs/" 2>/dev/null
+  tar -C "$work" -czf "$work/logs.tar.gz" logs figures && mv "$work/logs.tar.gz" "$OUT/"
+  if [[ -s $work/parity.json ]]; then
+    gzip -9c "$work/parity.json" >"$work/parity.json.gz" && mv "$work/parity.json.gz" "$OUT/"
+  fi
+  python3 -c "import json, pathlib, sys
+print(json.dumps({x.stem: json.loads(x.read_text()) for x in sorted(pathlib.Path(sys.argv[1]).glob('*.json'))}, indent=1))" \
+    "$figures" >"$work/results.json" && mv "$work/results.json" "$OUT/"
+  printf '%s\n' "${results[@]}" >"$OUT/results.txt"
+}
 
 for name in "${parts[@]}"; do
   echo "== $name ($((SECONDS - started)) s)"
@@ -96,7 +118,7 @@ for name in "${parts[@]}"; do
       servers
       TAIL=40 part info 30 "$theria" info "$gpu"
       TAIL=30 part parity 120 "$theria" parity "$gpu" --reference "$cpu" --suite full \
-        --json "$OUT/parity.json"
+        --json "$work/parity.json"
       ;;
     device)
       pytests device 150 tests/integration/cuda
@@ -113,7 +135,7 @@ for name in "${parts[@]}"; do
     maml)
       servers
       TAIL=60 part maml 90 python3 tests/cuda/maml_table.py "$gpu" --reference "$cpu" \
-        --command "$theria" --json "$OUT/maml.json"
+        --command "$theria" --json "$figures/maml.json"
       ;;
     experiments)
       servers
@@ -123,12 +145,11 @@ for name in "${parts[@]}"; do
       servers
       for preset in small vit; do
         TAIL=12 part "bench_$preset" 60 "$theria" bench "$gpu" --preset "$preset" --dtype bfloat16 \
-          --json "$OUT/bench_$preset.json"
+          --json "$figures/bench_$preset.json"
       done
-      python3 -c "import sys, urllib.request as u; print(u.urlopen(f'http://{sys.argv[1]}/metrics').read().decode())" \
-        "$(head -1 "$work/gpu.metrics")" | tee "$OUT/metrics.txt" | grep theria_benchmark_ | head -12
       ;;
   esac
+  collect
 done
 
 for pid in "${pids[@]}"; do kill -TERM "$pid"; done
@@ -136,8 +157,7 @@ for pid in "${pids[@]}"; do
   wait "$pid"
   results+=("server $pid ended with $?")
 done
-cp "$work"/*.log "$OUT/" 2>/dev/null
-# Few files come back from some machines.
-tar -C "$OUT" -czf "$OUT/logs.tar.gz" --exclude=logs.tar.gz . && rm -f "$OUT"/*.log
+collect
+grep -h '^theria_\(benchmark\|gpu\)_' "$logs/metrics.txt" 2>/dev/null | head -20
 printf '\n== results after %d s\n' $((SECONDS - started))
-printf '%s\n' "${results[@]}" | tee "$OUT/results.txt"
+cat "$OUT/results.txt"
