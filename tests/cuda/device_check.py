@@ -68,7 +68,7 @@ SHAPES = [
     Shape(1, 2, 2, 900, 650, 56, 64),
 ]
 # Of many tiles, whose errors must not add up.
-LONG_SHAPE = Shape(1, 1, 1, 64, 8192, 64, 64)
+LONG_SHAPE = Shape(1, 1, 1, 64, 4096, 64, 64)
 ODD_SHAPES = [Shape(1, 2, 2, 50, 60, 20, 36), Shape(2, 1, 1, 33, 17, 5, 7)]
 
 
