@@ -67,7 +67,26 @@ class CudaBackend final : public Backend {
                                     const AttentionOutputs& outputs,
                                     const Interrupt& interrupt) override;
 
+  // Each on a stream of its own, so that what is too small to fill the device fills it together.
+  void RunTogether(const AttentionProblem& problem, absl::Span<Computation> computations) override;
+
  private:
+  // A computation that is enqueued, with what must outlive it.
+  struct InFlight {
+    Implementation implementation;
+    cuda::StreamPool::Borrowed stream;
+    cuda::CublasPool::Borrowed cublas;
+    std::unique_ptr<cuda::Workspace> workspace;
+    absl::StatusOr<std::string> kernel;  // or why only a part of it was enqueued
+  };
+
+  // Whatever it returns OK must be given to Finish. Errors: as Run.
+  absl::StatusOr<InFlight> Enqueue(const AttentionProblem& problem, const AttentionInputs& inputs,
+                                   const AttentionOutputs& outputs, const Interrupt& interrupt);
+  // Waits for the end: what was enqueued must be over before its buffers, or the caller's, are
+  // reused.
+  absl::StatusOr<ComputeReport> Finish(InFlight computation) const;
+
   // Who computes: never kAuto.
   absl::StatusOr<Implementation> Choose(const AttentionProblem& problem,
                                         const AttentionOptions& options) const;
@@ -166,6 +185,31 @@ absl::StatusOr<ComputeReport> CudaBackend::Run(const AttentionProblem& problem,
                                                const AttentionInputs& inputs,
                                                const AttentionOutputs& outputs,
                                                const Interrupt& interrupt) {
+  absl::StatusOr<InFlight> computation = Enqueue(problem, inputs, outputs, interrupt);
+  if (!computation.ok()) return computation.status();
+  return Finish(*std::move(computation));
+}
+
+void CudaBackend::RunTogether(const AttentionProblem& problem,
+                              absl::Span<Computation> computations) {
+  std::vector<absl::StatusOr<InFlight>> in_flight;
+  in_flight.reserve(computations.size());
+  for (const Computation& one : computations) {
+    in_flight.push_back(Enqueue(problem, *one.inputs, *one.outputs, *one.interrupt));
+  }
+  for (std::size_t i = 0; i < computations.size(); ++i) {
+    if (in_flight[i].ok()) {
+      computations[i].report = Finish(*std::move(in_flight[i]));
+    } else {
+      computations[i].report = in_flight[i].status();
+    }
+  }
+}
+
+absl::StatusOr<CudaBackend::InFlight> CudaBackend::Enqueue(const AttentionProblem& problem,
+                                                           const AttentionInputs& inputs,
+                                                           const AttentionOutputs& outputs,
+                                                           const Interrupt& interrupt) {
   const absl::StatusOr<Implementation> implementation = Choose(problem, inputs.options);
   if (!implementation.ok()) return implementation.status();
   absl::Status status = interrupt.Check();
@@ -179,23 +223,23 @@ absl::StatusOr<ComputeReport> CudaBackend::Run(const AttentionProblem& problem,
     if (!borrowed.ok()) return borrowed.status();
     cublas = *std::move(borrowed);
   }
+  auto workspace = std::make_unique<cuda::Workspace>((*stream)->get());
+  status = (*stream)->BeginTiming();
+  if (!status.ok()) return status;
+  absl::StatusOr<std::string> kernel =
+      *implementation == Implementation::kFused
+          ? cuda::EnqueueFused(problem, inputs, outputs, kernels_, workspace.get())
+          : cuda::EnqueueUnfused(problem, inputs, outputs, cublas.get(), workspace.get());
+  return InFlight{*implementation, *std::move(stream), std::move(cublas), std::move(workspace),
+                  std::move(kernel)};
+}
 
-  absl::StatusOr<std::string> kernel;
-  absl::StatusOr<absl::Duration> compute_time;
-  {
-    cuda::Workspace workspace((*stream)->get());
-    status = (*stream)->BeginTiming();
-    if (!status.ok()) return status;
-    kernel = *implementation == Implementation::kFused
-                 ? cuda::EnqueueFused(problem, inputs, outputs, kernels_, &workspace)
-                 : cuda::EnqueueUnfused(problem, inputs, outputs, cublas.get(), &workspace);
-    // Whatever was enqueued must be over before its buffers, or the caller's, are reused.
-    compute_time = (*stream)->Finish();
-  }
-  if (!kernel.ok()) return kernel.status();
+absl::StatusOr<ComputeReport> CudaBackend::Finish(InFlight computation) const {
+  const absl::StatusOr<absl::Duration> compute_time = computation.stream->Finish();
+  if (!computation.kernel.ok()) return computation.kernel.status();
   if (!compute_time.ok()) return compute_time.status();
-  return ComputeReport{*implementation, *std::move(kernel), Message("cuda:", device_),
-                       *compute_time};
+  return ComputeReport{computation.implementation, *std::move(computation.kernel),
+                       Message("cuda:", device_), *compute_time};
 }
 
 }  // namespace

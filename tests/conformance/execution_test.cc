@@ -29,6 +29,27 @@ TEST_P(ExecutionTest, BitwiseRepeatable) {
   }
 }
 
+TEST_P(ExecutionTest, TogetherIsBitwiseAlone) {
+  for (const DType dtype : {DType::kFloat64, DType::kBFloat16}) {
+    std::vector<Problem> problems(5, MakeProblem(CaseNamed("everything"), dtype));
+    for (std::size_t i = 0; i < problems.size(); ++i) {
+      const Array q = problems[i].Values().at("q");
+      problems[i].Set("q", Combine(1.0 + static_cast<double>(i), q, 0.0, q));
+    }
+    for (const Operation operation : kOperations) {
+      const auto together = RunTensorsTogether(target(), operation, problems);
+      ASSERT_EQ(together.size(), problems.size()) << together.front().status();
+      for (std::size_t i = 0; i < problems.size(); ++i) {
+        const auto alone = RunTensors(target(), operation, problems[i]);
+        ASSERT_TRUE(alone.ok() && together[i].ok()) << alone.status() << together[i].status();
+        for (const auto& [name, tensor] : *alone) {
+          EXPECT_EQ(together[i]->at(name).bytes, tensor.bytes) << OperationName(operation) << name;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(ExecutionTest, ManyRunsAtOnce) {
   const Problem large = MakeProblem(CaseNamed("many_threads"), DType::kFloat64);
   const Problem small = MakeProblem(CaseNamed("grouped"), DType::kFloat16);

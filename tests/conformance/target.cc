@@ -65,6 +65,69 @@ HostTensor Unwritten(const MutableTensorView& layout, Layout memory_layout) {
   return tensor;
 }
 
+// One computation's tensors in the memory of a target's backend.
+class Call {
+ public:
+  explicit Call(const Target& target) : target_(target), device_(target.backend->memory()) {}
+
+  absl::Status Prepare(Operation operation, const Problem& problem, const OutputNames& outputs,
+                       Layout output_layout) {
+    inputs_.options = problem.shape.options;
+    inputs_.options.implementation = target_.implementation;
+    inputs_.options.precision = target_.precision;
+    for (const InputField& field : kInputFields) {
+      const auto tensor = problem.inputs.find(std::string(field.name));
+      if (tensor == problem.inputs.end() || !Takes(operation, field.name)) continue;
+      absl::StatusOr<TensorView> view = device_.Upload(tensor->second);
+      if (!view.ok()) return view.status();
+      inputs_.*field.member = *view;
+    }
+    if (problem.mask.has_value()) {
+      absl::StatusOr<TensorView> view = device_.Upload(*problem.mask);
+      if (!view.ok()) return view.status();
+      inputs_.options.mask = *view;
+    }
+    absl::StatusOr<AttentionProblem> valid = Validate(operation, inputs_);
+    if (!valid.ok()) return valid.status();
+    problem_ = *valid;
+    for (const OutputField& field : kOutputFields) {
+      const std::string name(field.name);
+      const bool wanted =
+          outputs.empty() || std::find(outputs.begin(), outputs.end(), name) != outputs.end();
+      if (!wanted || !HasOutput(operation, name)) continue;
+      tensors_[name] = Unwritten(OutputLayout(problem_, name), output_layout);
+      absl::StatusOr<TensorView> view = device_.Upload(tensors_[name]);
+      if (!view.ok()) return view.status();
+      outputs_.*field.member = Mutable(*view);
+    }
+    return absl::OkStatus();
+  }
+
+  const AttentionProblem& problem() const { return problem_; }
+  const AttentionInputs& inputs() const { return inputs_; }
+  const AttentionOutputs& outputs() const { return outputs_; }
+
+  // The outputs after a run that ended with `ran`.
+  absl::StatusOr<HostTensors> Results(const absl::Status& ran) {
+    if (!ran.ok()) return ran;
+    for (const OutputField& field : kOutputFields) {
+      const std::optional<MutableTensorView>& view = outputs_.*field.member;
+      if (!view.has_value()) continue;
+      const absl::Status status = device_.Download(tensors_[std::string(field.name)], *view);
+      if (!status.ok()) return status;
+    }
+    return tensors_;
+  }
+
+ private:
+  const Target& target_;
+  Device device_;
+  AttentionProblem problem_;
+  AttentionInputs inputs_;
+  AttentionOutputs outputs_;
+  HostTensors tensors_;
+};
+
 }  // namespace
 
 std::ostream& operator<<(std::ostream& out, const Target& target) { return out << target.name; }
@@ -89,48 +152,31 @@ const std::vector<Target>& Targets() {
 absl::StatusOr<HostTensors> RunTensors(const Target& target, Operation operation,
                                        const Problem& problem, const OutputNames& outputs,
                                        const Interrupt& interrupt, Layout output_layout) {
-  Device device(target.backend->memory());
-  AttentionInputs inputs;
-  inputs.options = problem.shape.options;
-  inputs.options.implementation = target.implementation;
-  inputs.options.precision = target.precision;
-  for (const InputField& field : kInputFields) {
-    const auto tensor = problem.inputs.find(std::string(field.name));
-    if (tensor == problem.inputs.end() || !Takes(operation, field.name)) continue;
-    absl::StatusOr<TensorView> view = device.Upload(tensor->second);
-    if (!view.ok()) return view.status();
-    inputs.*field.member = *view;
-  }
-  if (problem.mask.has_value()) {
-    absl::StatusOr<TensorView> view = device.Upload(*problem.mask);
-    if (!view.ok()) return view.status();
-    inputs.options.mask = *view;
-  }
-  const absl::StatusOr<AttentionProblem> valid = Validate(operation, inputs);
-  if (!valid.ok()) return valid.status();
+  Call call(target);
+  absl::Status prepared = call.Prepare(operation, problem, outputs, output_layout);
+  if (!prepared.ok()) return prepared;
+  return call.Results(
+      target.backend->Run(call.problem(), call.inputs(), call.outputs(), interrupt).status());
+}
 
-  AttentionOutputs views;
-  HostTensors tensors;
-  for (const OutputField& field : kOutputFields) {
-    const std::string name(field.name);
-    const bool wanted =
-        outputs.empty() || std::find(outputs.begin(), outputs.end(), name) != outputs.end();
-    if (!wanted || !HasOutput(operation, name)) continue;
-    tensors[name] = Unwritten(OutputLayout(*valid, name), output_layout);
-    absl::StatusOr<TensorView> view = device.Upload(tensors[name]);
-    if (!view.ok()) return view.status();
-    views.*field.member = Mutable(*view);
+std::vector<absl::StatusOr<HostTensors>> RunTensorsTogether(const Target& target,
+                                                            Operation operation,
+                                                            const std::vector<Problem>& problems) {
+  std::list<Call> calls;
+  std::vector<Computation> computations;
+  for (const Problem& problem : problems) {
+    Call& call = calls.emplace_back(target);
+    const absl::Status prepared = call.Prepare(operation, problem, {}, Layout::kRowMajor);
+    if (!prepared.ok()) return {prepared};
+    computations.push_back({&call.inputs(), &call.outputs(), &NoInterrupt()});
   }
-  const absl::StatusOr<ComputeReport> report =
-      target.backend->Run(*valid, inputs, views, interrupt);
-  if (!report.ok()) return report.status();
-  for (const OutputField& field : kOutputFields) {
-    const std::optional<MutableTensorView>& view = views.*field.member;
-    if (!view.has_value()) continue;
-    const absl::Status status = device.Download(tensors[std::string(field.name)], *view);
-    if (!status.ok()) return status;
+  target.backend->RunTogether(calls.front().problem(), absl::MakeSpan(computations));
+  std::vector<absl::StatusOr<HostTensors>> results;
+  for (auto [call, one] = std::pair(calls.begin(), computations.begin()); call != calls.end();
+       ++call, ++one) {
+    results.push_back(call->Results(one->report.status()));
   }
-  return tensors;
+  return results;
 }
 
 Arrays RunArrays(const Target& target, Operation operation, const Problem& problem,

@@ -51,6 +51,12 @@ absl::StatusOr<HostTensors> RunTensors(const Target& target, Operation operation
                                        const Interrupt& interrupt = NoInterrupt(),
                                        Layout output_layout = Layout::kRowMajor);
 
+// The same by Backend::RunTogether, all outputs of problems of one shape; one error alone where a
+// problem could not be prepared.
+std::vector<absl::StatusOr<HostTensors>> RunTensorsTogether(const Target& target,
+                                                            Operation operation,
+                                                            const std::vector<Problem>& problems);
+
 // The same as numbers; fails the test on an error.
 Arrays RunArrays(const Target& target, Operation operation, const Problem& problem,
                  const OutputNames& outputs = {});
