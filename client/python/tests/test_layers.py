@@ -10,7 +10,7 @@ from pathlib import Path
 import theria
 
 PACKAGE = Path(theria.__file__).parent
-TRANSPORTS = {"_grpc.py", "_grpc_aio.py", "_grpc_channel.py"}
+TRANSPORTS = {"_grpc.py", "_grpc_aio.py", "_grpc_channel.py", "_identity.py"}
 
 
 def imported(path: Path) -> set[str]:
