@@ -19,6 +19,9 @@
 namespace theria::server {
 namespace {
 
+// How long a drained server goes on answering calls that clients sent before they knew.
+constexpr absl::Duration kGoodbye = absl::Milliseconds(500);
+
 // Files made while it lives, sockets among them, are for owner and group alone.
 class PrivateFiles {
  public:
@@ -116,8 +119,9 @@ void GrpcServer::StopServing() {
 
 bool GrpcServer::Shutdown(absl::Time deadline) {
   const bool is_idle = gate_.AwaitIdle(deadline);
-  // What is left now are watches, reflection streams and calls out of time: cancelled at once.
-  server_->Shutdown(absl::ToChronoTime(absl::Now()));
+  // Calls that are on their way get their UNAVAILABLE. What is left then are watches, reflection
+  // streams and calls out of time: cancelled.
+  server_->Shutdown(absl::ToChronoTime(absl::Now() + (is_idle ? kGoodbye : absl::ZeroDuration())));
   server_->Wait();
   return is_idle;
 }

@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cpp/src/health.h"
 #include "client/cpp/src/message_codec.h"
@@ -100,8 +101,13 @@ absl::Status GrpcConnection::Call(CallContext& call, Attempt attempt) {
       if (absl::Status added = stubs_.metadata->AddTo(context); !added.ok()) return added;
     }
     const absl::Time start = absl::Now();
-    const absl::Status status = FromGrpcStatus(attempt(&context));
+    absl::Status status = FromGrpcStatus(attempt(&context));
     call.rpc_time = absl::Now() - start;
+    // A server that stops cancels calls that reach it in that moment; no attempt cancels itself.
+    if (absl::IsCancelled(status)) {
+      status =
+          absl::UnavailableError(absl::StrCat("the server ended the call: ", status.message()));
+    }
     return status;
   });
 }

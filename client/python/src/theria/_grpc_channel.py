@@ -62,10 +62,18 @@ def translated() -> Iterator[None]:
         raise
 
 
+# In the details of what this client cancelled itself, by closing the channel or the call.
+_CANCELLED_HERE = ("Channel closed", "Locally cancelled")
+
+
 def _translate(error: Any) -> errors.Error:
+    code, details = error.code().name, error.details() or ""
+    # A server that stops cancels calls that reach it in that moment, and computed nothing of them.
+    if code == "CANCELLED" and not any(mark in details for mark in _CANCELLED_HERE):
+        code, details = "UNAVAILABLE", f"the server ended the call: {details}"
     return error_from_status(
-        error.code().name,
-        error.details() or "",
+        code,
+        details,
         dict(error.trailing_metadata() or ()).get(STATUS_DETAILS_KEY),
         dict(error.initial_metadata() or ()).get(REQUEST_ID_KEY),
     )
