@@ -106,8 +106,8 @@ class SharedRegions {
   // Whoever knows the name of a region of the host's memory may map it; null if there is none.
   SharedRegionPtr OfName(std::string_view name);
 
-  // Drops what has expired now. Create and Import do so first, to have its room; a server calls this
-  // once a second, so that idle regions give their memory back.
+  // Drops what has expired now. Create and Import do so first, to have its room; a server calls
+  // this once a second, so that idle regions give their memory back.
   void CollectExpired();
 
   struct Stats {
