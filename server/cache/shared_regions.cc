@@ -66,9 +66,8 @@ absl::StatusOr<absl::Duration> SharedRegions::ResolveTtl(absl::Duration asked,
 absl::StatusOr<std::shared_ptr<SharedRegion>> SharedRegions::Claim(const TenantId& tenant,
                                                                    std::size_t size_bytes,
                                                                    std::size_t host_bytes) {
-  std::vector<std::shared_ptr<SharedRegion>> garbage;
+  CollectExpired();  // what it drops counts no more
   const std::lock_guard lock(mutex_);
-  Expire(options_.clock(), garbage);
   Usage& held = used_by_tenant_[tenant];
   const double share = options_.max_share_of_free;
   if (!IsFair(held.bytes, used_.bytes, host_bytes, options_.capacity_bytes, share) ||
@@ -142,16 +141,6 @@ SharedRegionInfo SharedRegions::Info(const Handle& name, const Entry& entry,
           std::string(entry.region->is_on_device() ? device_->name() : HostMemory().name())};
 }
 
-void SharedRegions::Expire(absl::Duration now,
-                           std::vector<std::shared_ptr<SharedRegion>>& garbage) {
-  for (auto entry = entries_.begin(); entry != entries_.end();) {
-    const auto current = entry++;
-    if (current->second.expires_at > now) continue;
-    garbage.push_back(std::move(current->second.region));
-    entries_.erase(current);
-  }
-}
-
 SharedRegions::Entry* SharedRegions::Find(const TenantId& tenant, std::string_view name) {
   const std::optional<Handle> handle = Handle::Parse(name);
   if (!handle.has_value()) return nullptr;
@@ -204,9 +193,15 @@ SharedRegionPtr SharedRegions::OfName(std::string_view name) {
 }
 
 void SharedRegions::CollectExpired() {
-  std::vector<std::shared_ptr<SharedRegion>> garbage;
+  std::vector<std::shared_ptr<SharedRegion>> garbage;  // freed without the mutex
   const std::lock_guard lock(mutex_);
-  Expire(options_.clock(), garbage);
+  const absl::Duration now = options_.clock();
+  for (auto entry = entries_.begin(); entry != entries_.end();) {
+    const auto current = entry++;
+    if (current->second.expires_at > now) continue;
+    garbage.push_back(std::move(current->second.region));
+    entries_.erase(current);
+  }
 }
 
 SharedRegions::Stats SharedRegions::stats() const {

@@ -106,7 +106,8 @@ class SharedRegions {
   // Whoever knows the name of a region of the host's memory may map it; null if there is none.
   SharedRegionPtr OfName(std::string_view name);
 
-  // Drops what has expired now; every other call does so too.
+  // Drops what has expired now. Create and Import do so first, to have its room; a server calls
+  // this once a second, so that idle regions give their memory back.
   void CollectExpired();
 
   struct Stats {
@@ -137,8 +138,7 @@ class SharedRegions {
   absl::StatusOr<SharedRegionInfo> Add(std::shared_ptr<SharedRegion> region, absl::Duration ttl);
   void Release(const SharedRegion& region);
   SharedRegionInfo Info(const Handle& name, const Entry& entry, absl::Duration now) const;
-  // Both: with the mutex. What is dropped goes to `garbage`, to be freed without it.
-  void Expire(absl::Duration now, std::vector<std::shared_ptr<SharedRegion>>& garbage);
+  // With the mutex.
   Entry* Find(const TenantId& tenant, std::string_view name);
 
   const Options options_;

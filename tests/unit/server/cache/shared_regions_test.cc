@@ -103,6 +103,14 @@ TEST_F(SharedRegionsTest, BytesCountUntilTheLastReaderLetsGo) {
   Create(regions, kCapacity);
 }
 
+TEST_F(SharedRegionsTest, WhatExpiredMakesRoomAtOnce) {
+  SharedRegions regions(Options());
+  Create(regions, kCapacity);
+  EXPECT_TRUE(absl::IsResourceExhausted(regions.Create(kOne, 1, {}).status()));
+  now_ += absl::Seconds(10);
+  Create(regions, kCapacity);
+}
+
 TEST_F(SharedRegionsTest, BoundsSizesAndCounts) {
   SharedRegions regions(Options());
   EXPECT_EQ(FieldOf(regions.Create(kOne, 0, {}).status()), "size_bytes");
