@@ -2,6 +2,7 @@
 
 #include <malloc.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -319,6 +320,15 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   return absl::OkStatus();
 }
 
+// Connections and shared regions hold a descriptor each; a shell's soft limit is often 1024, for
+// the sake of programs that call select().
+void AllowManyDescriptors() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int Main(int argc, char** argv) {
   const CommandLine command_line = ParseCommandLine(argc, argv);
   if (!command_line.is_to_serve) {
@@ -326,6 +336,7 @@ int Main(int argc, char** argv) {
     return command_line.exit_status;
   }
   const Config& config = command_line.config;
+  AllowManyDescriptors();
   // gRPC frees on other threads than it allocates on, and messages come in all sizes. With an arena
   // for each thread and thresholds that adapt, glibc's heap would keep growing under load.
   mallopt(M_ARENA_MAX, 2);

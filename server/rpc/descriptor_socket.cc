@@ -24,6 +24,7 @@ namespace {
 constexpr std::size_t kNameBytes = 2 * Handle::kBytes;
 constexpr std::size_t kMaxConnections = 64;
 constexpr absl::Duration kPatience = absl::Seconds(1);
+constexpr absl::Duration kRest = absl::Milliseconds(100);
 
 // For owner and group alone.
 constexpr mode_t kMode = S_IRUSR | S_IWUSR | S_IRGRP | S_IWGRP;
@@ -129,7 +130,11 @@ void DescriptorSocket::Serve(const std::stop_token& stop) {
     connections = std::move(waiting);
     if ((polled[1].revents & POLLIN) == 0) continue;
     const int accepted = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (accepted >= 0) connections.emplace_back(accepted);
+    if (accepted >= 0) {
+      connections.emplace_back(accepted);
+    } else if (errno == EMFILE || errno == ENFILE) {
+      absl::SleepFor(kRest);  // until somebody closes a descriptor
+    }
   }
 }
 
