@@ -35,6 +35,58 @@ v1::Implementation ToMessage(Implementation implementation) {
   return v1::IMPLEMENTATION_UNSPECIFIED;
 }
 
+// Protobuf's limit, less room for all but the elements.
+constexpr std::size_t kMaxElementBytes = (std::size_t{1} << 31) - (std::size_t{1} << 20);
+
+absl::Status CheckSize(const AttentionRequest& request, const SharedRegions& regions) {
+  std::size_t bytes = EncodedBytes(request.options.mask, regions);
+  for (const InputField& field : kInputFields) {
+    bytes += EncodedBytes(request.*field.member, regions);
+  }
+  if (bytes <= kMaxElementBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(Text("the request's tensors have ", bytes,
+                                         " bytes, a message can hold ", kMaxElementBytes,
+                                         ": upload large ones with Put and pass what it returns"));
+}
+
+// Encodes the field `name` if the operation's message has it; else its tensor must be absent.
+#define THERIA_ENCODE(name)                                                                       \
+  if constexpr (requires { message->mutable_##name(); }) {                                        \
+    if (request.name.has_value()) EncodeTensor(request.name, message->mutable_##name(), regions); \
+  } else if (request.name.has_value()) {                                                          \
+    return InvalidField(#name, "the operation does not read it, must be absent");                 \
+  }
+
+// Decodes the field `name` if the operation's message has it.
+#define THERIA_DECODE(name)                                                           \
+  if constexpr (requires { message->mutable_##name(); }) {                            \
+    absl::StatusOr<AnyTensor> tensor = DecodeTensor(message->mutable_##name(), room); \
+    if (!tensor.ok()) return tensor.status();                                         \
+    result.name = *std::move(tensor);                                                 \
+  }
+
+}  // namespace
+
+void EncodeOptions(const AttentionOptions& options, v1::AttentionOptions* message,
+                   const SharedRegions& regions) {
+  if (options.scale.has_value()) message->set_scale(*options.scale);
+  message->set_is_causal(options.is_causal);
+  if (options.window.has_value()) {
+    v1::Window& window = *message->mutable_window();
+    if (options.window->left.has_value()) window.set_left(*options.window->left);
+    if (options.window->right.has_value()) window.set_right(*options.window->right);
+  }
+  if (options.mask.has_value()) EncodeTensor(options.mask, message->mutable_mask(), regions);
+  if (options.dropout.probability != 0.0) {
+    v1::Dropout& dropout = *message->mutable_dropout();
+    dropout.set_probability(options.dropout.probability);
+    dropout.set_seed(options.dropout.seed);
+    dropout.set_offset(options.dropout.offset);
+  }
+  message->set_precision(options.precision == Precision::kFast ? v1::FAST : v1::STRICT);
+  message->set_implementation(ToMessage(options.implementation));
+}
+
 void EncodeOutputs(const OutputSpec& outputs, v1::OutputSpec* message) {
   message->set_o(ToMessage(outputs.o));
   message->set_lse(ToMessage(outputs.lse));
@@ -49,58 +101,10 @@ void EncodeOutputs(const OutputSpec& outputs, v1::OutputSpec* message) {
   message->set_resident_ttl_ms(ToMilliseconds(outputs.resident_ttl));
 }
 
-// Protobuf's limit, less room for all but the elements.
-constexpr std::size_t kMaxElementBytes = (std::size_t{1} << 31) - (std::size_t{1} << 20);
-
-absl::Status CheckSize(const AttentionRequest& request) {
-  std::size_t bytes = EncodedBytes(request.options.mask);
-  for (const InputField& field : kInputFields) bytes += EncodedBytes(request.*field.member);
-  if (bytes <= kMaxElementBytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(Text("the request's tensors have ", bytes,
-                                         " bytes, a message can hold ", kMaxElementBytes,
-                                         ": upload large ones with Put and pass what it returns"));
-}
-
-// Encodes the field `name` if the operation's message has it; else its tensor must be absent.
-#define THERIA_ENCODE(name)                                                              \
-  if constexpr (requires { message->mutable_##name(); }) {                               \
-    if (request.name.has_value()) EncodeTensor(request.name, message->mutable_##name()); \
-  } else if (request.name.has_value()) {                                                 \
-    return InvalidField(#name, "the operation does not read it, must be absent");        \
-  }
-
-// Decodes the field `name` if the operation's message has it.
-#define THERIA_DECODE(name)                                                     \
-  if constexpr (requires { message->mutable_##name(); }) {                      \
-    absl::StatusOr<AnyTensor> tensor = DecodeTensor(message->mutable_##name()); \
-    if (!tensor.ok()) return tensor.status();                                   \
-    result.name = *std::move(tensor);                                           \
-  }
-
-}  // namespace
-
-void EncodeOptions(const AttentionOptions& options, v1::AttentionOptions* message) {
-  if (options.scale.has_value()) message->set_scale(*options.scale);
-  message->set_is_causal(options.is_causal);
-  if (options.window.has_value()) {
-    v1::Window& window = *message->mutable_window();
-    if (options.window->left.has_value()) window.set_left(*options.window->left);
-    if (options.window->right.has_value()) window.set_right(*options.window->right);
-  }
-  if (options.mask.has_value()) EncodeTensor(options.mask, message->mutable_mask());
-  if (options.dropout.probability != 0.0) {
-    v1::Dropout& dropout = *message->mutable_dropout();
-    dropout.set_probability(options.dropout.probability);
-    dropout.set_seed(options.dropout.seed);
-    dropout.set_offset(options.dropout.offset);
-  }
-  message->set_precision(options.precision == Precision::kFast ? v1::FAST : v1::STRICT);
-  message->set_implementation(ToMessage(options.implementation));
-}
-
 template <typename Request>
-absl::Status EncodeRequest(const AttentionRequest& request, Request* message) {
-  const absl::Status size = CheckSize(request);
+absl::Status EncodeRequest(const AttentionRequest& request, const SharedRegions& regions,
+                           Request* message) {
+  const absl::Status size = CheckSize(request, regions);
   if (!size.ok()) return size;
   THERIA_ENCODE(q)
   THERIA_ENCODE(k)
@@ -112,13 +116,13 @@ absl::Status EncodeRequest(const AttentionRequest& request, Request* message) {
   THERIA_ENCODE(k_dot)
   THERIA_ENCODE(v_dot)
   THERIA_ENCODE(o_bar_dot)
-  EncodeOptions(request.options, message->mutable_options());
-  EncodeOutputs(request.outputs, message->mutable_outputs());
+  EncodeOptions(request.options, message->mutable_options(), regions);
   return absl::OkStatus();
 }
 
 template <typename Response>
-absl::StatusOr<AttentionResult> DecodeResponse(Response* message) {
+absl::StatusOr<AttentionResult> DecodeResponse(Response* message,
+                                               const std::shared_ptr<SharedRoom>& room) {
   AttentionResult result;
   THERIA_DECODE(o)
   THERIA_DECODE(lse)
@@ -137,13 +141,18 @@ absl::StatusOr<AttentionResult> DecodeResponse(Response* message) {
 #undef THERIA_ENCODE
 #undef THERIA_DECODE
 
-template absl::Status EncodeRequest(const AttentionRequest&, v1::ForwardRequest*);
-template absl::Status EncodeRequest(const AttentionRequest&, v1::VjpRequest*);
-template absl::Status EncodeRequest(const AttentionRequest&, v1::JvpRequest*);
-template absl::Status EncodeRequest(const AttentionRequest&, v1::HvpRequest*);
-template absl::StatusOr<AttentionResult> DecodeResponse(v1::ForwardResponse*);
-template absl::StatusOr<AttentionResult> DecodeResponse(v1::VjpResponse*);
-template absl::StatusOr<AttentionResult> DecodeResponse(v1::JvpResponse*);
-template absl::StatusOr<AttentionResult> DecodeResponse(v1::HvpResponse*);
+template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&,
+                                    v1::ForwardRequest*);
+template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::VjpRequest*);
+template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::JvpRequest*);
+template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::HvpRequest*);
+template absl::StatusOr<AttentionResult> DecodeResponse(v1::ForwardResponse*,
+                                                        const std::shared_ptr<SharedRoom>&);
+template absl::StatusOr<AttentionResult> DecodeResponse(v1::VjpResponse*,
+                                                        const std::shared_ptr<SharedRoom>&);
+template absl::StatusOr<AttentionResult> DecodeResponse(v1::JvpResponse*,
+                                                        const std::shared_ptr<SharedRoom>&);
+template absl::StatusOr<AttentionResult> DecodeResponse(v1::HvpResponse*,
+                                                        const std::shared_ptr<SharedRoom>&);
 
 }  // namespace theria::client

@@ -1,24 +1,33 @@
 #ifndef THERIA_CLIENT_CPP_SRC_ATTENTION_CODEC_H_
 #define THERIA_CLIENT_CPP_SRC_ATTENTION_CODEC_H_
 
+#include <memory>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/cpp/src/shared_region_state.h"
+#include "client/cpp/src/shared_regions.h"
 #include "theria/attention.h"
 #include "theria/v1/attention.pb.h"
 
 namespace theria::client {
 
-void EncodeOptions(const AttentionOptions& options, v1::AttentionOptions* message);
+void EncodeOptions(const AttentionOptions& options, v1::AttentionOptions* message,
+                   const SharedRegions& regions = SharedRegions());
+void EncodeOutputs(const OutputSpec& outputs, v1::OutputSpec* message);
 
-// Fills one of v1::{Forward,Vjp,Jvp,Hvp}Request.
+// Fills one of v1::{Forward,Vjp,Jvp,Hvp}Request, all but its outputs.
 // Errors: INVALID_ARGUMENT, naming the field, for a tensor that the operation does not read;
 // INVALID_ARGUMENT for local tensors that together exceed what one message can hold, 2 GiB.
 template <typename Request>
-absl::Status EncodeRequest(const AttentionRequest& request, Request* message);
+absl::Status EncodeRequest(const AttentionRequest& request, const SharedRegions& regions,
+                           Request* message);
 
-// Takes the outputs out of one of v1::{Forward,Vjp,Jvp,Hvp}Response. Errors: INTERNAL.
+// Takes the outputs out of one of v1::{Forward,Vjp,Jvp,Hvp}Response, or finds them in `room`, which
+// may be null. Errors: INTERNAL.
 template <typename Response>
-absl::StatusOr<AttentionResult> DecodeResponse(Response* message);
+absl::StatusOr<AttentionResult> DecodeResponse(Response* message,
+                                               const std::shared_ptr<SharedRoom>& room);
 
 }  // namespace theria::client
 

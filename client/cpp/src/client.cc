@@ -8,6 +8,7 @@
 #include "client/cpp/src/grpc_connection.h"
 #include "client/cpp/src/message_codec.h"
 #include "client/cpp/src/resident_tensor_state.h"
+#include "client/cpp/src/shared_region_state.h"
 
 namespace theria::client {
 namespace {
@@ -40,13 +41,13 @@ absl::StatusOr<AttentionResult> Client::Run(Operation operation, const Attention
                                             const CallOptions& call) {
   switch (operation) {
     case Operation::kForward:
-      return impl_->Run(&Connection::Forward, request, call);
+      return impl_->Run(operation, &Connection::Forward, request, call);
     case Operation::kVjp:
-      return impl_->Run(&Connection::Vjp, request, call);
+      return impl_->Run(operation, &Connection::Vjp, request, call);
     case Operation::kJvp:
-      return impl_->Run(&Connection::Jvp, request, call);
+      return impl_->Run(operation, &Connection::Jvp, request, call);
     case Operation::kHvp:
-      return impl_->Run(&Connection::Hvp, request, call);
+      return impl_->Run(operation, &Connection::Hvp, request, call);
   }
   return absl::InvalidArgumentError("no such operation");
 }
@@ -58,7 +59,8 @@ absl::StatusOr<ResidentTensor> Client::Put(const Tensor& tensor, const PutOption
   if (!info.ok()) return info.status();
   auto state = std::make_shared<ResidentTensor::State>(tensor.dtype(), tensor.shape(),
                                                        std::move(info->handle));
-  if (options.retain_source.value_or(tensor.owns_elements())) {
+  const bool is_shared = impl_->regions().PartOf(tensor).has_value();
+  if (options.retain_source.value_or(tensor.owns_elements() && !is_shared)) {
     absl::MutexLock lock(&state->mutex);
     state->source = RetainedSource{tensor, options};
   }
@@ -67,13 +69,40 @@ absl::StatusOr<ResidentTensor> Client::Put(const Tensor& tensor, const PutOption
 
 absl::StatusOr<Tensor> Client::Get(const ResidentTensor& tensor, const CallOptions& call) {
   CallContext context = impl_->Begin(call);
-  absl::StatusOr<Tensor> result;
-  const absl::Status status = impl_->WithUploadAnew({tensor}, context, [&] {
-    result = impl_->connection().Download(tensor.handle(), context);
-    return result.status();
-  });
+  return impl_->Download(tensor, nullptr, context);
+}
+
+absl::StatusOr<Tensor> Client::Get(const ResidentTensor& tensor, const SharedRegion& region,
+                                   const CallOptions& call) {
+  CallContext context = impl_->Begin(call);
+  return impl_->Download(tensor, &region, context);
+}
+
+absl::StatusOr<SharedRegion> Client::Share(std::size_t size_bytes, absl::Duration ttl,
+                                           const CallOptions& call) {
+  CallContext context = impl_->Begin(call);
+  return impl_->Share(size_bytes, ttl, context);
+}
+
+absl::StatusOr<absl::Duration> Client::Renew(const SharedRegion& region, absl::Duration ttl,
+                                             const CallOptions& call) {
+  v1::RenewRegionRequest request;
+  request.set_name(region.state()->name());
+  request.set_ttl_ms(ToMilliseconds(ttl));
+  v1::RegionInfo info;
+  CallContext context = impl_->Begin(call);
+  const absl::Status status = impl_->connection().RenewRegion(request, &info, context);
   if (!status.ok()) return status;
-  return result;
+  return absl::Milliseconds(info.expires_in_ms());
+}
+
+absl::Status Client::Unshare(const SharedRegion& region, const CallOptions& call) {
+  region.state()->SetLost();
+  v1::DeleteRegionRequest request;
+  request.set_name(region.state()->name());
+  v1::DeleteRegionResponse response;
+  CallContext context = impl_->Begin(call);
+  return impl_->connection().DeleteRegion(request, &response, context);
 }
 
 absl::StatusOr<ResidentTensor> Client::Attach(const std::string& handle, const CallOptions& call) {

@@ -7,6 +7,8 @@
 #include "absl/time/clock.h"
 #include "client/cpp/src/attention_codec.h"
 #include "client/cpp/src/message_codec.h"
+#include "client/cpp/src/output_room.h"
+#include "client/cpp/src/region_descriptor.h"
 #include "client/cpp/src/resident_tensor_state.h"
 #include "client/cpp/src/sha256.h"
 
@@ -28,6 +30,12 @@ std::vector<ResidentTensor> ResidentInputs(const AttentionRequest& request) {
   return tensors;
 }
 
+// Whether a call that ended so has ended on the server too. Other codes gRPC gives by itself.
+bool IsAnswer(const absl::Status& status) {
+  return status.ok() || absl::IsInvalidArgument(status) || absl::IsFailedPrecondition(status) ||
+         absl::IsResourceExhausted(status) || absl::IsUnimplemented(status);
+}
+
 }  // namespace
 
 CallContext Client::Impl::Begin(const CallOptions& call) const {
@@ -37,19 +45,27 @@ CallContext Client::Impl::Begin(const CallOptions& call) const {
 
 template <typename Request, typename Response>
 absl::StatusOr<AttentionResult> Client::Impl::Run(
+    Operation operation,
     absl::Status (Connection::*method)(const Request&, Response*, CallContext&),
     const AttentionRequest& request, const CallOptions& options) {
   const absl::Time start = absl::Now();
   CallContext call = Begin(options);
   Response response;
-  const absl::Status status = WithUploadAnew(ResidentInputs(request), call, [&]() -> absl::Status {
+  std::shared_ptr<SharedRoom> room;
+  const absl::Status status = WithRepair(ResidentInputs(request), call, [&]() -> absl::Status {
     Request message;
-    const absl::Status encoded = EncodeRequest(request, &message);
+    const absl::Status encoded = EncodeRequest(request, regions_, &message);
     if (!encoded.ok()) return encoded;
-    return (connection_.get()->*method)(message, &response, call);
+    const auto take = [&] {
+      message.mutable_outputs()->Clear();
+      EncodeOutputs(request.outputs, message.mutable_outputs());
+      return TakeOutputRoom(operation, request, regions_, message.mutable_outputs());
+    };
+    return InRoom(room, call, take,
+                  [&] { return (connection_.get()->*method)(message, &response, call); });
   });
   if (!status.ok()) return status;
-  absl::StatusOr<AttentionResult> result = DecodeResponse(&response);
+  absl::StatusOr<AttentionResult> result = DecodeResponse(&response, room);
   if (!result.ok()) return result;
   result->execution.rpc_time = call.rpc_time;
   result->execution.total_time = absl::Now() - start;
@@ -57,16 +73,17 @@ absl::StatusOr<AttentionResult> Client::Impl::Run(
 }
 
 template absl::StatusOr<AttentionResult> Client::Impl::Run(
+    Operation,
     absl::Status (Connection::*)(const v1::ForwardRequest&, v1::ForwardResponse*, CallContext&),
     const AttentionRequest&, const CallOptions&);
 template absl::StatusOr<AttentionResult> Client::Impl::Run(
-    absl::Status (Connection::*)(const v1::VjpRequest&, v1::VjpResponse*, CallContext&),
+    Operation, absl::Status (Connection::*)(const v1::VjpRequest&, v1::VjpResponse*, CallContext&),
     const AttentionRequest&, const CallOptions&);
 template absl::StatusOr<AttentionResult> Client::Impl::Run(
-    absl::Status (Connection::*)(const v1::JvpRequest&, v1::JvpResponse*, CallContext&),
+    Operation, absl::Status (Connection::*)(const v1::JvpRequest&, v1::JvpResponse*, CallContext&),
     const AttentionRequest&, const CallOptions&);
 template absl::StatusOr<AttentionResult> Client::Impl::Run(
-    absl::Status (Connection::*)(const v1::HvpRequest&, v1::HvpResponse*, CallContext&),
+    Operation, absl::Status (Connection::*)(const v1::HvpRequest&, v1::HvpResponse*, CallContext&),
     const AttentionRequest&, const CallOptions&);
 
 absl::StatusOr<TensorInfo> Client::Impl::Upload(const Tensor& tensor, const PutOptions& options,
@@ -81,14 +98,120 @@ absl::StatusOr<TensorInfo> Client::Impl::Upload(const Tensor& tensor, const PutO
     header.set_sha256(Sha256(row_major.data(), row_major.size_bytes()));
   }
   v1::UploadResponse response;
-  const absl::Status status = connection_->Upload(header, row_major, &response, call);
+  const absl::Status status = WithoutLostRegions(call, [&] {
+    header.clear_shared_memory();
+    // Of what is in shared memory the server takes no digest: it could change meanwhile.
+    if (!options.content_addressed) {
+      if (auto part = regions_.PartOf(row_major)) *header.mutable_shared_memory() = *part;
+    }
+    return connection_->Upload(header, row_major, &response, call);
+  });
   if (!status.ok()) return status;
   return FromMessage(response.info());
 }
 
+absl::StatusOr<Tensor> Client::Impl::Download(const ResidentTensor& tensor,
+                                              const SharedRegion* region, CallContext& call) {
+  absl::StatusOr<Tensor> result;
+  const absl::Status status = WithRepair({tensor}, call, [&]() -> absl::Status {
+    if (region == nullptr || !regions_.Has(*region)) {
+      result = connection_->Download(tensor.handle(), call);
+      return result.status();
+    }
+    v1::DownloadRequest request;
+    request.set_handle(tensor.handle());
+    std::shared_ptr<SharedRoom> room;
+    const auto take = [&]() -> absl::StatusOr<std::shared_ptr<SharedRoom>> {
+      const std::optional<std::size_t> size_bytes =
+          CheckedSizeBytes(tensor.dtype(), tensor.shape());
+      if (!size_bytes.has_value()) return absl::InternalError("a tensor of no size");
+      absl::StatusOr<std::shared_ptr<SharedRoom>> taken = region->state()->Take(*size_bytes);
+      if (taken.ok()) {
+        *request.mutable_shared_memory() = (*taken)->reference();
+        request.mutable_shared_memory()->set_size_bytes(*size_bytes);
+      }
+      return taken;
+    };
+    const absl::Status sent =
+        InRoom(room, call, take, [&] { return connection_->DownloadShared(request, call); });
+    if (sent.ok()) {
+      result = Tensor::AdoptWritable(room, tensor.dtype(), room->data(), tensor.shape());
+    }
+    return sent;
+  });
+  if (!status.ok()) return status;
+  return result;
+}
+
+absl::StatusOr<SharedRegion> Client::Impl::Share(std::size_t size_bytes, absl::Duration ttl,
+                                                 CallContext& call) {
+  v1::CreateRegionRequest request;
+  // As it is where there is no next multiple; the server then says so.
+  request.set_size_bytes(std::max(size_bytes, AlignedBytes(size_bytes)));
+  request.set_ttl_ms(ToMilliseconds(ttl));
+  v1::RegionInfo info;
+  const absl::Status status = connection_->CreateRegion(request, &info, call);
+  if (!status.ok()) return status;
+  const absl::StatusOr<std::shared_ptr<SharedRegion::State>> state = MapRegion(info, call.deadline);
+  if (!state.ok()) {
+    // Of no use to anybody; should this fail too, it goes with its lease.
+    v1::DeleteRegionRequest unused;
+    unused.set_name(info.name());
+    v1::DeleteRegionResponse ignored;
+    connection_->DeleteRegion(unused, &ignored, call).IgnoreError();
+    return state.status();
+  }
+  SharedRegion region(*state);
+  regions_.Add(region);
+  return region;
+}
+
+absl::Status Client::Impl::WithRepair(const std::vector<ResidentTensor>& used, CallContext& call,
+                                      absl::FunctionRef<absl::Status()> attempt) {
+  return WithoutLostRegions(call, [&] { return WithUploadAnew(used, call, attempt); });
+}
+
+absl::Status Client::Impl::WithoutLostRegions(CallContext& call,
+                                              absl::FunctionRef<absl::Status()> attempt) {
+  const absl::Status status = attempt();
+  if (DetailsOf(status).missing_regions.empty()) return status;
+  // Which are lost, the fields of a request do not say.
+  for (const auto& region : regions_.All()) {
+    v1::RenewRegionRequest request;
+    request.set_name(region->name());
+    v1::RegionInfo response;
+    const absl::Status renewed = connection_->RenewRegion(request, &response, call);
+    if (!DetailsOf(renewed).missing_regions.empty()) region->SetLost();
+  }
+  return attempt();
+}
+
+absl::Status Client::Impl::InRoom(
+    std::shared_ptr<SharedRoom>& room, CallContext& call,
+    absl::FunctionRef<absl::StatusOr<std::shared_ptr<SharedRoom>>()> take,
+    absl::FunctionRef<absl::Status()> send) {
+  const auto take_anew = [&]() -> absl::Status {
+    absl::StatusOr<std::shared_ptr<SharedRoom>> taken = take();
+    if (!taken.ok()) return taken.status();
+    room = *std::move(taken);
+    return absl::OkStatus();
+  };
+  room.reset();
+  if (absl::Status taken = take_anew(); !taken.ok()) return taken;
+  call.before_retry = [&]() -> absl::Status {
+    if (room == nullptr) return absl::OkStatus();
+    room->Abandon();
+    return take_anew();
+  };
+  absl::Status status = send();
+  call.before_retry = nullptr;
+  if (room != nullptr && !IsAnswer(status)) room->Abandon();
+  return status;
+}
+
 absl::Status Client::Impl::WithUploadAnew(const std::vector<ResidentTensor>& used,
                                           CallContext& call,
-                                          const std::function<absl::Status()>& attempt) {
+                                          absl::FunctionRef<absl::Status()> attempt) {
   const absl::Status status = attempt();
   if (!absl::IsFailedPrecondition(status)) return status;
   const std::vector<std::string> missing = DetailsOf(status).missing_handles;

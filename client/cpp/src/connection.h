@@ -1,6 +1,7 @@
 #ifndef THERIA_CLIENT_CPP_SRC_CONNECTION_H_
 #define THERIA_CLIENT_CPP_SRC_CONNECTION_H_
 
+#include <functional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -10,6 +11,7 @@
 #include "theria/tensor.h"
 #include "theria/v1/attention.pb.h"
 #include "theria/v1/server.pb.h"
+#include "theria/v1/shared_memory.pb.h"
 #include "theria/v1/tensor_store.pb.h"
 
 namespace theria::client {
@@ -18,6 +20,8 @@ namespace theria::client {
 struct CallContext {
   absl::Time deadline = absl::InfiniteFuture();  // of all attempts together
   absl::Duration rpc_time;                       // set to what the last attempt took
+  // Run before each attempt but the first, if set; an error ends the call.
+  std::function<absl::Status()> before_retry;
 };
 
 // The calls of the wire contract, each complete with deadline and retries. Thread-safe.
@@ -37,10 +41,13 @@ class Connection {
   virtual absl::Status Hvp(const v1::HvpRequest& request, v1::HvpResponse* response,
                            CallContext& call) = 0;
 
-  // Sends `header`, then the elements in chunks. REQUIRES: `tensor` is row-major.
+  // Sends `header`, then the elements in chunks unless the header says where they are. REQUIRES:
+  // `tensor` is row-major.
   virtual absl::Status Upload(const v1::UploadHeader& header, const Tensor& tensor,
                               v1::UploadResponse* response, CallContext& call) = 0;
   virtual absl::StatusOr<Tensor> Download(const std::string& handle, CallContext& call) = 0;
+  // Has the server write the elements to shared memory. REQUIRES: request.has_shared_memory().
+  virtual absl::Status DownloadShared(const v1::DownloadRequest& request, CallContext& call) = 0;
   virtual absl::Status Stat(const v1::StatRequest& request, v1::StatResponse* response,
                             CallContext& call) = 0;
   virtual absl::Status List(const v1::ListRequest& request, v1::ListResponse* response,
@@ -53,6 +60,13 @@ class Connection {
                              CallContext& call) = 0;
   virtual absl::Status Delete(const v1::DeleteRequest& request, v1::DeleteResponse* response,
                               CallContext& call) = 0;
+
+  virtual absl::Status CreateRegion(const v1::CreateRegionRequest& request,
+                                    v1::RegionInfo* response, CallContext& call) = 0;
+  virtual absl::Status RenewRegion(const v1::RenewRegionRequest& request, v1::RegionInfo* response,
+                                   CallContext& call) = 0;
+  virtual absl::Status DeleteRegion(const v1::DeleteRegionRequest& request,
+                                    v1::DeleteRegionResponse* response, CallContext& call) = 0;
 
   virtual absl::Status GetServerInfo(const v1::GetServerInfoRequest& request,
                                      v1::GetServerInfoResponse* response, CallContext& call) = 0;

@@ -28,7 +28,8 @@ grpc::Status UploadOnce(v1::TensorService::StubInterface& stub, grpc::ClientCont
   const char* data = static_cast<const char*>(tensor.data());
   // A server that has heard enough (an error, a tensor that it already has) ends the stream early;
   // Finish then tells which.
-  for (std::size_t left = tensor.size_bytes(); open && left > 0;) {
+  std::size_t left = header.has_shared_memory() ? 0 : tensor.size_bytes();
+  while (open && left > 0) {
     const std::size_t size = std::min(left, kChunkBytes);
     message.set_chunk(data, size);
     open = writer->Write(message);
@@ -55,6 +56,19 @@ grpc::Status DownloadOnce(v1::TensorService::StubInterface& stub, grpc::ClientCo
   context->TryCancel();
   reader->Finish().IgnoreError();
   return {grpc::StatusCode::INTERNAL, std::string(status.message())};
+}
+
+grpc::Status DownloadSharedOnce(v1::TensorService::StubInterface& stub,
+                                grpc::ClientContext* context, const v1::DownloadRequest& request) {
+  const auto reader = stub.Download(context, request);
+  v1::DownloadResponse message;
+  while (reader->Read(&message)) {
+    if (message.chunk().empty()) continue;
+    context->TryCancel();
+    reader->Finish().IgnoreError();
+    return {grpc::StatusCode::INTERNAL, "the server sent elements that were to be shared"};
+  }
+  return reader->Finish();
 }
 
 }  // namespace
@@ -84,6 +98,7 @@ Stubs Connect(const std::string& target, const ClientOptions& options) {
   stubs.metadata = std::make_shared<CallMetadata>(options);
   stubs.attention = v1::AttentionService::NewStub(stubs.channel);
   stubs.tensors = v1::TensorService::NewStub(stubs.channel);
+  stubs.shared_memory = v1::SharedMemoryService::NewStub(stubs.channel);
   stubs.server = v1::ServerService::NewStub(stubs.channel);
   return stubs;
 }
@@ -93,7 +108,11 @@ GrpcConnection::GrpcConnection(Stubs stubs, const RetryPolicy& retry, RetryClock
 
 template <typename Attempt>
 absl::Status GrpcConnection::Call(CallContext& call, Attempt attempt) {
+  bool is_first = true;
   return retrier_.Run(call.deadline, [&] {
+    if (!std::exchange(is_first, false) && call.before_retry) {
+      if (absl::Status ready = call.before_retry(); !ready.ok()) return ready;
+    }
     if (!stubs_.usable.ok()) return stubs_.usable;
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(call.deadline));
@@ -154,6 +173,11 @@ absl::StatusOr<Tensor> GrpcConnection::Download(const std::string& handle, CallC
   return std::move(*builder).Finish();
 }
 
+absl::Status GrpcConnection::DownloadShared(const v1::DownloadRequest& request, CallContext& call) {
+  return Call(call,
+              [&](auto* context) { return DownloadSharedOnce(*stubs_.tensors, context, request); });
+}
+
 absl::Status GrpcConnection::Stat(const v1::StatRequest& request, v1::StatResponse* response,
                                   CallContext& call) {
   return Call(call,
@@ -187,6 +211,27 @@ absl::Status GrpcConnection::Delete(const v1::DeleteRequest& request, v1::Delete
                                     CallContext& call) {
   return Call(call,
               [&](auto* context) { return stubs_.tensors->Delete(context, request, response); });
+}
+
+absl::Status GrpcConnection::CreateRegion(const v1::CreateRegionRequest& request,
+                                          v1::RegionInfo* response, CallContext& call) {
+  return Call(call, [&](auto* context) {
+    return stubs_.shared_memory->CreateRegion(context, request, response);
+  });
+}
+
+absl::Status GrpcConnection::RenewRegion(const v1::RenewRegionRequest& request,
+                                         v1::RegionInfo* response, CallContext& call) {
+  return Call(call, [&](auto* context) {
+    return stubs_.shared_memory->RenewRegion(context, request, response);
+  });
+}
+
+absl::Status GrpcConnection::DeleteRegion(const v1::DeleteRegionRequest& request,
+                                          v1::DeleteRegionResponse* response, CallContext& call) {
+  return Call(call, [&](auto* context) {
+    return stubs_.shared_memory->DeleteRegion(context, request, response);
+  });
 }
 
 absl::Status GrpcConnection::GetServerInfo(const v1::GetServerInfoRequest& request,

@@ -10,14 +10,16 @@
 #include "grpcpp/channel.h"
 #include "theria/v1/attention.grpc.pb.h"
 #include "theria/v1/server.grpc.pb.h"
+#include "theria/v1/shared_memory.grpc.pb.h"
 #include "theria/v1/tensor_store.grpc.pb.h"
 
 namespace theria::client {
 
-// The stubs of the three services; a test puts mocks in their place.
+// The stubs of the services; a test puts mocks in their place.
 struct Stubs {
   std::unique_ptr<v1::AttentionService::StubInterface> attention;
   std::unique_ptr<v1::TensorService::StubInterface> tensors;
+  std::unique_ptr<v1::SharedMemoryService::StubInterface> shared_memory;
   std::unique_ptr<v1::ServerService::StubInterface> server;
   std::shared_ptr<grpc::Channel> channel;  // for health checks
   std::shared_ptr<CallMetadata> metadata;  // of every call; may be null
@@ -44,6 +46,7 @@ class GrpcConnection : public Connection {
   absl::Status Upload(const v1::UploadHeader& header, const Tensor& tensor,
                       v1::UploadResponse* response, CallContext& call) override;
   absl::StatusOr<Tensor> Download(const std::string& handle, CallContext& call) override;
+  absl::Status DownloadShared(const v1::DownloadRequest& request, CallContext& call) override;
   absl::Status Stat(const v1::StatRequest& request, v1::StatResponse* response,
                     CallContext& call) override;
   absl::Status List(const v1::ListRequest& request, v1::ListResponse* response,
@@ -56,6 +59,12 @@ class GrpcConnection : public Connection {
                      CallContext& call) override;
   absl::Status Delete(const v1::DeleteRequest& request, v1::DeleteResponse* response,
                       CallContext& call) override;
+  absl::Status CreateRegion(const v1::CreateRegionRequest& request, v1::RegionInfo* response,
+                            CallContext& call) override;
+  absl::Status RenewRegion(const v1::RenewRegionRequest& request, v1::RegionInfo* response,
+                           CallContext& call) override;
+  absl::Status DeleteRegion(const v1::DeleteRegionRequest& request,
+                            v1::DeleteRegionResponse* response, CallContext& call) override;
   absl::Status GetServerInfo(const v1::GetServerInfoRequest& request,
                              v1::GetServerInfoResponse* response, CallContext& call) override;
   absl::Status RunBenchmark(const v1::RunBenchmarkRequest& request,

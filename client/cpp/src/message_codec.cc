@@ -16,18 +16,13 @@ absl::Status BrokenContract(std::string_view what) {
   return absl::InternalError(Text("the server's response breaks the contract: ", what));
 }
 
-// The bytes of a row-major tensor. Errors: INTERNAL for extents below 1 and for overflow.
-absl::StatusOr<std::size_t> CheckedSizeBytes(DType dtype, const Shape& shape) {
-  std::size_t size_bytes = ItemSizeBytes(dtype);
-  for (std::int64_t extent : shape) {
-    if (extent < 1 ||
-        static_cast<std::size_t>(extent) >
-            static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max()) / size_bytes) {
-      return BrokenContract(Text("a tensor of shape ", ShapeString(shape)));
-    }
-    size_bytes *= static_cast<std::size_t>(extent);
+// As CheckedSizeBytes. Errors: INTERNAL.
+absl::StatusOr<std::size_t> SizeBytes(DType dtype, const Shape& shape) {
+  const std::optional<std::size_t> size_bytes = CheckedSizeBytes(dtype, shape);
+  if (!size_bytes.has_value()) {
+    return BrokenContract(Text("a tensor of shape ", ShapeString(shape)));
   }
-  return size_bytes;
+  return *size_bytes;
 }
 
 bool GoesWithStrides(const Tensor& tensor) {
@@ -101,33 +96,62 @@ Implementation FromMessage(v1::Implementation implementation) {
   }
 }
 
-void EncodeTensor(const AnyTensor& tensor, v1::Tensor* message) {
+std::optional<std::size_t> CheckedSizeBytes(DType dtype, const Shape& shape) {
+  std::size_t size_bytes = ItemSizeBytes(dtype);
+  for (std::int64_t extent : shape) {
+    if (extent < 1 ||
+        static_cast<std::size_t>(extent) >
+            static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max()) / size_bytes) {
+      return std::nullopt;
+    }
+    size_bytes *= static_cast<std::size_t>(extent);
+  }
+  return size_bytes;
+}
+
+void EncodeTensor(const AnyTensor& tensor, v1::Tensor* message, const SharedRegions& regions) {
   if (tensor.is_resident()) {
     message->set_handle(tensor.resident().handle());
     return;
   }
   const Tensor& local = tensor.local();
-  const bool strided = GoesWithStrides(local);
+  std::optional<v1::SharedMemoryRef> part = regions.PartOf(local);
+  const bool strided = part.has_value() ? !local.is_row_major() : GoesWithStrides(local);
   const Tensor sent = strided ? local : local.RowMajor();
   message->set_dtype(ToMessage(sent.dtype()));
   message->mutable_shape()->Add(sent.shape().begin(), sent.shape().end());
   if (strided) message->mutable_strides()->Add(sent.strides().begin(), sent.strides().end());
-  message->set_data(sent.data(), sent.span_bytes());
+  if (part.has_value()) {
+    *message->mutable_shared_memory() = *std::move(part);
+  } else {
+    message->set_data(sent.data(), sent.span_bytes());
+  }
 }
 
-std::size_t EncodedBytes(const AnyTensor& tensor) {
-  if (!tensor.is_local()) return 0;
+std::size_t EncodedBytes(const AnyTensor& tensor, const SharedRegions& regions) {
+  if (!tensor.is_local() || regions.PartOf(tensor.local()).has_value()) return 0;
   const Tensor& local = tensor.local();
   return GoesWithStrides(local) ? local.span_bytes() : local.size_bytes();
 }
 
-absl::StatusOr<AnyTensor> DecodeTensor(v1::Tensor* message) {
-  if (!message->has_data() && !message->has_handle()) return AnyTensor();
+absl::StatusOr<AnyTensor> DecodeTensor(v1::Tensor* message,
+                                       const std::shared_ptr<SharedRoom>& room) {
+  if (message->source_case() == v1::Tensor::SOURCE_NOT_SET) return AnyTensor();
   const absl::StatusOr<DType> dtype = FromMessage(message->dtype());
   if (!dtype.ok()) return dtype.status();
   Shape shape = ShapeOf(*message);
-  const absl::StatusOr<std::size_t> size_bytes = CheckedSizeBytes(*dtype, shape);
+  const absl::StatusOr<std::size_t> size_bytes = SizeBytes(*dtype, shape);
   if (!size_bytes.ok()) return size_bytes.status();
+  if (message->has_shared_memory()) {
+    const v1::SharedMemoryRef& part = message->shared_memory();
+    if (room == nullptr || part.size_bytes() != *size_bytes ||
+        part.offset_bytes() < room->offset_bytes() || *size_bytes > room->size_bytes() ||
+        part.offset_bytes() - room->offset_bytes() > room->size_bytes() - *size_bytes) {
+      return BrokenContract("an output elsewhere than asked");
+    }
+    std::byte* const data = room->data() + (part.offset_bytes() - room->offset_bytes());
+    return AnyTensor(Tensor::AdoptWritable(room, *dtype, data, std::move(shape)));
+  }
   if (message->has_handle()) {
     return AnyTensor(ResidentTensor(std::make_shared<ResidentTensor::State>(
         *dtype, std::move(shape), std::move(*message->mutable_handle()))));
@@ -218,7 +242,7 @@ absl::Status TensorBuilder::Begin(const v1::TensorInfo& info,
   if (builder.has_value()) return BrokenContract("a second tensor info in a download");
   const absl::StatusOr<DType> dtype = FromMessage(info.dtype());
   if (!dtype.ok()) return dtype.status();
-  const absl::StatusOr<std::size_t> size_bytes = CheckedSizeBytes(*dtype, ShapeOf(info));
+  const absl::StatusOr<std::size_t> size_bytes = SizeBytes(*dtype, ShapeOf(info));
   if (!size_bytes.ok()) return size_bytes.status();
   builder.emplace(TensorBuilder(*dtype, ShapeOf(info), *size_bytes));
   return absl::OkStatus();

@@ -7,6 +7,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/cpp/src/shared_region_state.h"
+#include "client/cpp/src/shared_regions.h"
 #include "theria/resident_tensor.h"
 #include "theria/server_info.h"
 #include "theria/tensor.h"
@@ -27,15 +29,23 @@ v1::Operation ToMessage(Operation operation);
 absl::StatusOr<DType> FromMessage(v1::DType dtype);
 Implementation FromMessage(v1::Implementation implementation);
 
-// A local tensor goes as its elements, with strides where these reach no more bytes than a
-// row-major copy would have; a resident one as its handle. REQUIRES: tensor.has_value().
-void EncodeTensor(const AnyTensor& tensor, v1::Tensor* message);
+// The bytes of a row-major tensor; none for extents below 1 and for what no memory holds.
+std::optional<std::size_t> CheckedSizeBytes(DType dtype, const Shape& shape);
 
-// The bytes of elements that EncodeTensor puts into a message; 0 for a resident tensor or none.
-std::size_t EncodedBytes(const AnyTensor& tensor);
+// A local tensor in one of `regions` goes as a reference; another as its elements, with strides
+// where these reach no more bytes than a row-major copy would have; a resident one as its handle.
+// REQUIRES: tensor.has_value().
+void EncodeTensor(const AnyTensor& tensor, v1::Tensor* message,
+                  const SharedRegions& regions = SharedRegions());
 
-// Takes the elements out of `message`. None for a message without a source.
-absl::StatusOr<AnyTensor> DecodeTensor(v1::Tensor* message);
+// The bytes of elements that EncodeTensor puts into a message; 0 for what goes by name or is
+// absent.
+std::size_t EncodedBytes(const AnyTensor& tensor, const SharedRegions& regions);
+
+// Takes the elements out of `message`, or finds them in `room`, which may be null. None for a
+// message without a source.
+absl::StatusOr<AnyTensor> DecodeTensor(v1::Tensor* message,
+                                       const std::shared_ptr<SharedRoom>& room = nullptr);
 
 absl::StatusOr<TensorInfo> FromMessage(const v1::TensorInfo& message);
 absl::StatusOr<ServerInfo> FromMessage(const v1::GetServerInfoResponse& message);

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::string_view kTypeUrlPrefix = "type.googleapis.com/";
 constexpr std::string_view kTensorMissing = "TENSOR_MISSING";
+constexpr std::string_view kRegionMissing = "REGION_MISSING";
 
 template <typename Detail>
 std::string TypeUrl() {
@@ -64,6 +65,8 @@ ErrorDetails DetailsOf(const absl::Status& status) {
     for (const auto& violation : failure->violations()) {
       if (violation.type() == kTensorMissing)
         details.missing_handles.push_back(violation.subject());
+      if (violation.type() == kRegionMissing)
+        details.missing_regions.push_back(violation.subject());
     }
   }
   if (const auto retry = DetailOf<google::rpc::RetryInfo>(status)) {

@@ -126,6 +126,12 @@ Tensor Tensor::Adopt(std::shared_ptr<const void> storage, DType dtype, const voi
   return tensor;
 }
 
+Tensor Tensor::AdoptWritable(std::shared_ptr<void> storage, DType dtype, void* data, Shape shape) {
+  Tensor tensor = Adopt(std::move(storage), dtype, data, std::move(shape));
+  tensor.writable_ = true;
+  return tensor;
+}
+
 std::size_t Tensor::span_bytes() const {
   if (num_elements() == 0) return 0;
   std::int64_t last = 0;
@@ -196,23 +202,33 @@ Tensor Tensor::FromDoubles(DType dtype, absl::Span<const double> values, Shape s
 Tensor Tensor::RowMajor() const {
   if (is_row_major()) return *this;
   Tensor tensor = Zeros(dtype_, shape_);
-  const auto* source = static_cast<const std::byte*>(data_);
-  auto* destination = static_cast<std::byte*>(tensor.MutableData());
+  tensor.CopyFrom(*this);
+  return tensor;
+}
+
+void Tensor::CopyFrom(const Tensor& source) {
+  RequireRowMajor(source.dtype_);
+  Require(shape_ == source.shape_, "cannot take the elements of another shape", shape_);
+  auto* destination = static_cast<std::byte*>(MutableData());
+  if (source.is_row_major()) {
+    std::memmove(destination, source.data_, size_bytes());
+    return;
+  }
+  const auto* elements = static_cast<const std::byte*>(source.data_);
   switch (ItemSizeBytes(dtype_)) {
     case 1:
-      Gather<std::uint8_t>(source, shape_, strides_, 0, destination);
+      Gather<std::uint8_t>(elements, shape_, source.strides_, 0, destination);
       break;
     case 2:
-      Gather<std::uint16_t>(source, shape_, strides_, 0, destination);
+      Gather<std::uint16_t>(elements, shape_, source.strides_, 0, destination);
       break;
     case 4:
-      Gather<std::uint32_t>(source, shape_, strides_, 0, destination);
+      Gather<std::uint32_t>(elements, shape_, source.strides_, 0, destination);
       break;
     default:
-      Gather<std::uint64_t>(source, shape_, strides_, 0, destination);
+      Gather<std::uint64_t>(elements, shape_, source.strides_, 0, destination);
       break;
   }
-  return tensor;
 }
 
 Tensor Tensor::Transposed(int a, int b) const {

@@ -119,6 +119,23 @@ def test_a_region_that_is_gone_costs_speed_alone(
     np.testing.assert_array_equal(client.get(resident, region=region), values)
 
 
+def test_the_room_of_an_unanswered_call_is_not_used_again(
+    client: theria.Client, rng: np.random.Generator
+) -> None:
+    """The server may still be writing there."""
+    q = rng.standard_normal((1, 8, 1024, 64))
+    region = client.share(6 * MIB)
+    with pytest.raises(theria.DeadlineExceeded):
+        client.forward(q, q, q, region=region, timeout=0.05)
+    with pytest.raises(MemoryError):
+        region.empty(4 * MIB, np.uint8)
+    # An answer, be it an error, frees it.
+    with pytest.raises(theria.InvalidArgument):
+        client.forward(q[:, :, :8], q[:, :, :8], q[:, :, :9], region=region)
+    region.empty(2 * MIB - 8 * 1024 * 8, np.uint8)  # all but the first call's o and lse
+    client.unshare(region)
+
+
 def test_a_use_begins_the_lease_anew(client: theria.Client, rng: np.random.Generator) -> None:
     region = client.share(MIB, ttl=1.0)
     q = shared_copy(region, rng.standard_normal((1, 1, 9, 4)))

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "theria/resident_tensor.h"
+#include "theria/shared_region.h"
 
 // Scaled dot-product attention and its exact derivatives, as an interface and its plain values.
 //
@@ -85,6 +86,12 @@ struct OutputSpec {
   OutputMode k_bar_dot = OutputMode::kDefault;
   OutputMode v_bar_dot = OutputMode::kDefault;
   absl::Duration resident_ttl;  // lease of resident outputs; zero: the server's default
+  // Shared memory in which inline outputs are made; together they are one piece of room there,
+  // which is free again when the last of them is gone. None: memory of this process.
+  //
+  // After a call that the server has not answered (DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE), that
+  // room is not used again: the server may still be writing.
+  std::optional<SharedRegion> region;
 };
 
 // The inputs of any of the operations. q, k, v are always required; VJP and HVP require o_bar. An

@@ -15,6 +15,7 @@
 #include "theria/error_details.h"
 #include "theria/resident_tensor.h"
 #include "theria/server_info.h"
+#include "theria/shared_region.h"
 #include "theria/tensor.h"
 
 // The client of a theria server.
@@ -69,7 +70,8 @@ struct PutOptions {
   // nothing is transferred.
   bool content_addressed = false;
   // Whether to keep the local tensor (its elements are shared, not copied), so that the client can
-  // upload it again should the server lose it. Default: whether it owns its elements.
+  // upload it again should the server lose it. Default: whether it owns its elements and these are
+  // not in shared memory, whose room is scarce.
   std::optional<bool> retain_source;
 };
 
@@ -83,7 +85,7 @@ enum class Health : std::uint8_t { kServing, kNotServing, kServiceUnknown };
 //
 // A call that fails because resident tensors are gone uploads again those that Put retained, once,
 // and repeats itself; if others are gone too, FAILED_PRECONDITION names them
-// (ErrorDetails::missing_handles).
+// (ErrorDetails::missing_handles). One that fails because shared memory is gone goes by messages.
 //
 // Errors of every call: UNAVAILABLE after the last attempt, DEADLINE_EXCEEDED, UNAUTHENTICATED,
 // INVALID_ARGUMENT for a file of the options that cannot be read, and those named in Attention::Run
@@ -108,6 +110,29 @@ class Client : public Attention {
 
   // Downloads, in chunks. The result is row-major and owns its elements.
   absl::StatusOr<Tensor> Get(const ResidentTensor& tensor, const CallOptions& call = {});
+
+  // As above, into shared memory. Errors: RESOURCE_EXHAUSTED without room in `region`.
+  absl::StatusOr<Tensor> Get(const ResidentTensor& tensor, const SharedRegion& region,
+                             const CallOptions& call = {});
+
+  // Makes a region of shared memory, zeros at first, for which the server must be on this host
+  // (ServerInfo::shared_memory) and its socket within reach. The lease, `ttl` or the server's
+  // default if that is zero, begins anew with each use.
+  // Errors: UNIMPLEMENTED: the server shares no memory; UNAVAILABLE: it is on another host, or its
+  // socket cannot be reached; INVALID_ARGUMENT for a size or ttl out of range; RESOURCE_EXHAUSTED
+  // with a retry delay: the server shares no more.
+  absl::StatusOr<SharedRegion> Share(std::size_t size_bytes,
+                                     absl::Duration ttl = absl::ZeroDuration(),
+                                     const CallOptions& call = {});
+
+  // Begins the region's lease anew; zero: as long as before. How long it lasts from now. Errors:
+  // FAILED_PRECONDITION if the server has it no more (ErrorDetails::missing_regions).
+  absl::StatusOr<absl::Duration> Renew(const SharedRegion& region, absl::Duration ttl,
+                                       const CallOptions& call = {});
+
+  // Ends the server's part in the region. Calls under way that use it finish; tensors in it stay,
+  // and go by messages. Errors: as Renew.
+  absl::Status Unshare(const SharedRegion& region, const CallOptions& call = {});
 
   // Refers to a tensor that somebody of the same tenant put there, by its handle.
   absl::StatusOr<ResidentTensor> Attach(const std::string& handle, const CallOptions& call = {});

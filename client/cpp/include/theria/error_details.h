@@ -22,6 +22,7 @@ struct FieldViolation {
 struct ErrorDetails {
   std::vector<FieldViolation> field_violations;  // of INVALID_ARGUMENT
   std::vector<std::string> missing_handles;      // of FAILED_PRECONDITION: tensors that are gone
+  std::vector<std::string> missing_regions;      // the same: fields whose shared memory is gone
   std::optional<absl::Duration> retry_delay;     // of RESOURCE_EXHAUSTED: when to try again
 };
 

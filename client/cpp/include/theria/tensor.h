@@ -67,6 +67,10 @@ class Tensor {
   static Tensor Adopt(std::shared_ptr<const void> storage, DType dtype, const void* data,
                       Shape shape, Shape strides = {});
 
+  // As Adopt, row-major, and mutable_values may write the elements. REQUIRES: every extent is at
+  // least 1.
+  static Tensor AdoptWritable(std::shared_ptr<void> storage, DType dtype, void* data, Shape shape);
+
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
   const Shape& strides() const { return strides_; }
@@ -94,13 +98,17 @@ class Tensor {
     return {static_cast<const T*>(data_), static_cast<std::size_t>(num_elements())};
   }
 
-  // For writing. The change shows in all copies and views. REQUIRES: as values(), and made by Zeros
-  // or FromValues.
+  // For writing. The change shows in all copies and views. REQUIRES: as values(), and made by
+  // Zeros, FromValues or AdoptWritable.
   template <typename T>
   absl::Span<T> mutable_values() {
     RequireRowMajor(DTypeOf<T>);
     return {static_cast<T*>(MutableData()), static_cast<std::size_t>(num_elements())};
   }
+
+  // Writes the elements of `source` here. REQUIRES: its dtype and shape; otherwise as
+  // mutable_values.
+  void CopyFrom(const Tensor& source);
 
   // The elements in row-major order as float64, exactly (kBool: 0 or 1).
   std::vector<double> ToDoubles() const;

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, TypeAlias, TypeVar
 
 from theria._arrays import Framework, HostTensor, decode_data, host_tensor, to_framework
@@ -218,15 +219,24 @@ def _send(
             tensor.write(_field(request, name), session.shared_part(tensor))
 
     def attempt() -> Flow[Any]:
+        is_first = True
+
+        def step(timeout: float | None) -> Call:
+            nonlocal is_first
+            if place is not None and not is_first:
+                place.move()
+                request.outputs.shared_memory.CopyFrom(place.part)
+            is_first = False
+            return Call(operation.method, request, timeout)
+
         for name, tensor in tensors.items():
             if isinstance(tensor, ResidentTensor):
                 _field(request, name).handle = tensor.handle
-        return retrying(
-            session.retry, deadline, lambda timeout: Call(operation.method, request, timeout)
-        )
+        return retrying(session.retry, deadline, step)
 
     residents = [t for t in tensors.values() if isinstance(t, ResidentTensor)]
-    return (yield from with_repair(session, deadline, residents, attempt))
+    with nullcontext() if place is None else place.during_call():
+        return (yield from with_repair(session, deadline, residents, attempt))
 
 
 def _field(request: Any, name: str) -> tensor_pb2.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import math
 import mmap
 import os
@@ -10,13 +11,20 @@ import socket
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from theria._arrays import NumpyArray
-from theria._errors import Internal, InvalidArgument, Unavailable
+from theria._errors import (
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
 from theria._options import milliseconds
 from theria._session import Session
 from theria._steps import SHARED_MEMORY_SERVICE, Call, Deadline, Flow, Method, retrying
@@ -34,6 +42,9 @@ DELETE = Method(
 ALIGNMENT_BYTES = 256
 
 _SOCKET_SECONDS = 5.0
+
+# Errors after which the call has ended on the server too. Others the transport gives by itself.
+_ANSWERS = (InvalidArgument, FailedPrecondition, ResourceExhausted, Unimplemented)
 
 
 class SharedRegion:
@@ -54,6 +65,7 @@ class SharedRegion:
         self._bytes: NumpyArray = np.frombuffer(memory, np.uint8)
         self._address: int = self._bytes.ctypes.data
         self._free = _FreeList(self.nbytes)
+        self._stranded: list[NumpyArray] = []
 
     def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike = "float32") -> NumpyArray:
         """A new row-major array in the region, its elements whatever was there before.
@@ -72,6 +84,10 @@ class SharedRegion:
         block = _Block(self._bytes, self._address + offset, nbytes)
         weakref.finalize(block, self._free.give, offset, _round_up(nbytes))
         return np.asarray(block)
+
+    def strand(self, block: NumpyArray) -> None:
+        """Leaves a block unused as long as the region lives."""
+        self._stranded.append(block)
 
     def part(self, memory: NumpyArray) -> tensor_pb2.SharedMemoryRef | None:
         """The part of the region that a one-dimensional array of neighbours is, if it is one."""
@@ -192,6 +208,9 @@ def _receive_descriptor(path: str, name: str) -> int:
 class SharedPlace:
     """Room in a region for the outputs of one call.
 
+    After an attempt that the server has not answered it may still be writing there: that room is
+    not used again.
+
     Args:
         region: Which.
         sizes: Bytes of each output, in order.
@@ -203,10 +222,30 @@ class SharedPlace:
     part: tensor_pb2.SharedMemoryRef
 
     def __init__(self, region: SharedRegion, sizes: Iterable[int]):
-        self._block = region.block(sum(map(_round_up, sizes)))
-        part = region.part(self._block)
+        self._region = region
+        self._take(sum(map(_round_up, sizes)))
+
+    def _take(self, nbytes: int) -> None:
+        self._block = self._region.block(nbytes)
+        part = self._region.part(self._block)
         assert part is not None
         self.part = part
+
+    def move(self) -> None:
+        """Takes other room, for an attempt after one without an answer."""
+        self._region.strand(self._block)
+        self._take(self._block.nbytes)
+
+    @contextlib.contextmanager
+    def during_call(self) -> Iterator[None]:
+        """Around a call that names this room."""
+        try:
+            yield
+        except _ANSWERS:
+            raise
+        except BaseException:
+            self._region.strand(self._block)
+            raise
 
     def memory(self, part: tensor_pb2.SharedMemoryRef) -> NumpyArray:
         """The bytes of one output.

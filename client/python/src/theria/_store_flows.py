@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from theria._dtypes import decode_dtype
 from theria._errors import Error, Internal, TensorMissing
 from theria._resident import ResidentTensor, TensorInfo, decode_info
 from theria._session import Session
-from theria._shared_memory import SharedRegion
+from theria._shared_memory import SharedPlace, SharedRegion
 from theria._steps import (
     TENSOR_SERVICE,
     Call,
@@ -156,25 +157,52 @@ def _download(
     tensor: ResidentTensor | str,
     region: SharedRegion | None,
 ) -> Flow[NumpyArray]:
-    array: NumpyArray | None = None
-    part: tensor_pb2.SharedMemoryRef | None = None
     if region is not None and isinstance(tensor, ResidentTensor):
-        array = region.empty(tensor.shape, tensor.dtype)
-        part = region.part(array.reshape(-1))
+        return (yield from _download_shared(session, deadline, tensor, region))
     receiver = _Receiver()
 
     def step(timeout: float | None) -> Step:
         nonlocal receiver
         receiver = _Receiver()  # a repeated download starts anew
-        request = pb.DownloadRequest(
-            handle=_handle(tensor), chunk_bytes=session.chunk_bytes, shared_memory=part
-        )
+        request = pb.DownloadRequest(handle=_handle(tensor), chunk_bytes=session.chunk_bytes)
         return Download(DOWNLOAD, request, receiver.receive, timeout)
 
     yield from with_repair(
         session, deadline, _residents(tensor), lambda: retrying(session.retry, deadline, step)
     )
-    return receiver.finish() if array is None else array
+    return receiver.finish()
+
+
+def _download_shared(
+    session: Session, deadline: Deadline, tensor: ResidentTensor, region: SharedRegion
+) -> Flow[NumpyArray]:
+    nbytes = math.prod(tensor.shape) * tensor.dtype.itemsize
+    place = SharedPlace(region, [nbytes])
+    part = tensor_pb2.SharedMemoryRef()
+
+    def attempt() -> Flow[Any]:
+        is_first = True
+
+        def step(timeout: float | None) -> Step:
+            nonlocal is_first
+            if not is_first:
+                place.move()
+            is_first = False
+            part.CopyFrom(place.part)
+            part.size_bytes = nbytes
+            request = pb.DownloadRequest(handle=tensor.handle, shared_memory=part)
+            return Download(DOWNLOAD, request, _no_chunk, timeout)
+
+        return retrying(session.retry, deadline, step)
+
+    with place.during_call():
+        yield from with_repair(session, deadline, [tensor], attempt)
+    return place.memory(part).view(tensor.dtype).reshape(tensor.shape)
+
+
+def _no_chunk(response: pb.DownloadResponse) -> None:
+    if response.chunk:
+        raise Internal("the server sent elements that were to be shared")
 
 
 class _Receiver:

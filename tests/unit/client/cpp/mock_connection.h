@@ -22,6 +22,15 @@ class MockConnection : public Connection {
               (const v1::UploadHeader&, const Tensor&, v1::UploadResponse*, CallContext&),
               (override));
   MOCK_METHOD((absl::StatusOr<Tensor>), Download, (const std::string&, CallContext&), (override));
+  MOCK_METHOD((absl::Status), DownloadShared, (const v1::DownloadRequest&, CallContext&),
+              (override));
+  MOCK_METHOD((absl::Status), CreateRegion,
+              (const v1::CreateRegionRequest&, v1::RegionInfo*, CallContext&), (override));
+  MOCK_METHOD((absl::Status), RenewRegion,
+              (const v1::RenewRegionRequest&, v1::RegionInfo*, CallContext&), (override));
+  MOCK_METHOD((absl::Status), DeleteRegion,
+              (const v1::DeleteRegionRequest&, v1::DeleteRegionResponse*, CallContext&),
+              (override));
   MOCK_METHOD((absl::Status), Stat, (const v1::StatRequest&, v1::StatResponse*, CallContext&),
               (override));
   MOCK_METHOD((absl::Status), List, (const v1::ListRequest&, v1::ListResponse*, CallContext&),
