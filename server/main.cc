@@ -86,9 +86,6 @@ TensorStore::Options StoreOptions(const Config& config, Backend& backend) {
   options.default_ttl = config.default_ttl;
   options.max_ttl = config.max_ttl;
   options.max_pin = config.max_pin;
-  options.clock = [] {
-    return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
-  };
   return options;
 }
 

@@ -1,22 +1,18 @@
 #include "server/cache/shared_regions.h"
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/api/attention.h"
+#include "server/cache/monotonic_clock.h"
 
 namespace theria::server {
 namespace {
 
 absl::Status Missing() {
   return absl::NotFoundError("no region has this name; it is unknown, expired or deleted");
-}
-
-absl::Duration MonotonicNow() {
-  return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
 }
 
 // Whether one who holds `held` of `used` may have `more` of `capacity`.

@@ -1,20 +1,12 @@
 #include "server/engine/account.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
+#include "server/cache/monotonic_clock.h"
 #include "server/engine/retry_after.h"
 
 namespace theria::server {
-namespace {
-
-absl::Duration MonotonicNow() {
-  return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
-}
-
-}  // namespace
-
 std::string_view RefusalName(Refusal refusal) {
   switch (refusal) {
     case Refusal::kRate:

@@ -4,15 +4,9 @@
 #include <chrono>
 #include <utility>
 
+#include "server/cache/monotonic_clock.h"
+
 namespace theria::server {
-namespace {
-
-absl::Duration MonotonicNow() {
-  return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
-}
-
-}  // namespace
-
 std::shared_ptr<TransferWatch> TransferWatch::Start(const Limits& limits,
                                                     std::function<void()> on_stall) {
   std::shared_ptr<TransferWatch> watch(new TransferWatch(limits, std::move(on_stall)));
