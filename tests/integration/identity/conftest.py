@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
 
 from authority import Authority
+from draining_servers import start_server  # noqa: F401
 from server_process import ROOT, ServerProcess
 from tenants_file import TenantsFile, digest
 
@@ -44,27 +44,9 @@ def tenants(tmp_path: Path) -> TenantsFile:
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """Starts servers with flags of their own, which must drain at the end."""
-    started: list[ServerProcess] = []
-
-    def start(*flags: str, credentials: grpc.ChannelCredentials | None = None) -> ServerProcess:
-        directory = tmp_path / f"server{len(started)}"
-        started.append(ServerProcess(directory, *flags, credentials=credentials))
-        return started[-1]
-
-    yield start
-    try:
-        for process in started:
-            assert process.stop() == 0, process.log()[-4000:]
-    finally:
-        for process in started:
-            process.kill()
-
-
-@pytest.fixture
 def shared_server(
-    start_server: Callable[..., ServerProcess], tenants: TenantsFile
+    start_server: Callable[..., ServerProcess],  # noqa: F811
+    tenants: TenantsFile,
 ) -> ServerProcess:
     """A server in plain text with the two tenants."""
     return start_server(f"--tenants={tenants.path}")
