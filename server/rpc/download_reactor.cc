@@ -10,18 +10,13 @@
 namespace theria::server {
 
 DownloadReactor* DownloadReactor::Start(Memory& memory, TensorLease lease, std::size_t chunk_bytes,
-                                        const std::optional<SharedPart>& target,
                                         const TransferWatch::Limits& limits,
                                         RequestContext& context) {
   std::shared_ptr<DownloadReactor> reactor(
       new DownloadReactor(memory, std::move(lease), chunk_bytes, context));
   reactor->self_ = reactor;
   reactor->watch_ = TransferWatch::Start(limits, [reactor] { reactor->OnStalled(); });
-  if (target.has_value()) {
-    reactor->WriteShared(*target);
-  } else {
-    reactor->WriteNext();
-  }
+  reactor->WriteNext();
   return reactor.get();
 }
 
@@ -32,18 +27,6 @@ DownloadReactor::DownloadReactor(Memory& memory, TensorLease lease, std::size_t 
       size_bytes_(lease_->spec().SizeBytes()),
       chunk_bytes_(chunk_bytes),
       context_(context) {}
-
-void DownloadReactor::WriteShared(const SharedPart& target) {
-  const absl::Status copied = target.region->is_on_device()
-                                  ? memory_.CopyWithin(target.data(), lease_->data(), size_bytes_)
-                                  : memory_.CopyToHost(target.data(), lease_->data(), size_bytes_);
-  if (!copied.ok()) return FinishOnce(copied);
-  v1::TensorInfo info;
-  EncodeTensorInfo(lease_->info(), info);
-  message_ = MakeDownloadResponse(&info, grpc::Slice());
-  in_flight_bytes_ = size_bytes_;
-  StartWrite(&message_);
-}
 
 void DownloadReactor::WriteNext() {
   if (written_bytes_ == size_bytes_) return FinishOnce(absl::OkStatus());

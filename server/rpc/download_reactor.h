@@ -11,10 +11,8 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "grpcpp/support/slice.h"
-#include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
 #include "server/rpc/request_context.h"
-#include "server/rpc/shared_memory_codec.h"
 #include "server/rpc/transfer_watch.h"
 
 // One Download under way: a chunk is written when the one before it went out. The lease lives until
@@ -25,10 +23,8 @@ namespace theria::server {
 class DownloadReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                               public std::enable_shared_from_this<DownloadReactor> {
  public:
-  // With a `target`, of the tensor's size, the elements go there and not through the stream.
   // REQUIRES: chunk_bytes > 0.
   static DownloadReactor* Start(Memory& memory, TensorLease lease, std::size_t chunk_bytes,
-                                const std::optional<SharedPart>& target,
                                 const TransferWatch::Limits& limits, RequestContext& context);
 
  private:
@@ -38,7 +34,6 @@ class DownloadReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnWriteDone(bool ok) override;
   void OnDone() override;
 
-  void WriteShared(const SharedPart& target);
   void WriteNext();
   absl::StatusOr<grpc::Slice> ChunkAt(std::size_t offset_bytes, std::size_t size_bytes);
   void OnStalled();

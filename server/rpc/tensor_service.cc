@@ -10,6 +10,7 @@
 #include "kernels/api/attention.h"
 #include "kernels/api/message.h"
 #include "server/rpc/download_reactor.h"
+#include "server/rpc/shared_download.h"
 #include "server/rpc/shared_memory_codec.h"
 #include "server/rpc/status_map.h"
 #include "server/rpc/store_codec.h"
@@ -89,13 +90,14 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* TensorService::Download(
   absl::StatusOr<std::optional<SharedPart>> target =
       DownloadTarget(parsed, lease->spec().SizeBytes(), regions_, caller.tenant());
   if (!target.ok()) return new Failed(target.status());
+  if (target->has_value()) return SharedDownload::Start(store_.memory(), *lease, **target);
   const std::size_t chunk_bytes =
       parsed.chunk_bytes() == 0
           ? options_.default_chunk_bytes
           : std::clamp<std::size_t>(parsed.chunk_bytes(), options_.min_chunk_bytes,
                                     options_.max_chunk_bytes);
-  return DownloadReactor::Start(store_.memory(), *std::move(lease), chunk_bytes, *target,
-                                options_.transfer, caller);
+  return DownloadReactor::Start(store_.memory(), *std::move(lease), chunk_bytes, options_.transfer,
+                                caller);
 }
 
 grpc::ServerUnaryReactor* TensorService::Stat(grpc::CallbackServerContext* context,

@@ -3,10 +3,12 @@
 // which moves one ByteBuffer of that size in one call each way, out of memory that its owner keeps,
 // and stores nothing:
 //
+// - the same echo made to keep what it gets, in memory of one piece: what any store must do;
 // - uploads and downloads of the tensor store, in chunks that refer to the client's memory;
 // - the same by shared memory: one copy between region and store;
 // - tensors handed over in shared memory: Forward reads k and v, which make up the size, where they
-//   are. Its time less the time in which it queued and computed.
+//   are. Its time less the time in which it queued and computed;
+// - a call that moves nothing, which no other can beat.
 //
 //     store_bench [--json FILE] [--seconds PER_CASE]
 
@@ -21,6 +23,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -72,18 +75,19 @@ std::string ChunkHead(std::size_t chunk_bytes) {
   return head;
 }
 
-// The peer: "/echo/Put" answers with nothing, "/echo/Get" with as many bytes as its request says.
+// The peer: "/echo/Put" answers with nothing, "/echo/Keep" too, with the bytes in its memory;
+// "/echo/Get" answers with as many bytes as its request says.
 class EchoService final : public grpc::CallbackGenericService {
  public:
   grpc::ServerGenericBidiReactor* CreateReactor(
       grpc::GenericCallbackServerContext* context) override {
-    return new Call(memory_, context->method() == "/echo/Get");
+    return new Call(memory_, context->method());
   }
 
  private:
   class Call final : public grpc::ServerGenericBidiReactor {
    public:
-    Call(const std::string& memory, bool is_get) : memory_(memory), is_get_(is_get) {
+    Call(std::string& memory, std::string method) : memory_(memory), method_(std::move(method)) {
       StartRead(&message_);
     }
 
@@ -91,7 +95,8 @@ class EchoService final : public grpc::CallbackGenericService {
     void OnReadDone(bool ok) override {
       if (!ok) return Finish({grpc::StatusCode::INTERNAL, "no message"});
       std::size_t size_bytes = 0;
-      if (is_get_) {
+      if (method_ == "/echo/Keep") Keep();
+      if (method_ == "/echo/Get") {
         grpc::Slice slice;
         message_.DumpToSingleSlice(&slice).ok();
         size_bytes = std::stoull(std::string(slice.begin(), slice.end()));
@@ -101,12 +106,19 @@ class EchoService final : public grpc::CallbackGenericService {
     }
     void OnDone() override { delete this; }
 
-    const std::string& memory_;
-    const bool is_get_;
+    void Keep() {
+      std::vector<grpc::Slice> slices;
+      message_.Dump(&slices).ok();
+      char* end = memory_.data();
+      for (const grpc::Slice& slice : slices) end = std::copy(slice.begin(), slice.end(), end);
+    }
+
+    std::string& memory_;
+    const std::string method_;
     grpc::ByteBuffer message_;
   };
 
-  const std::string memory_ = std::string(kMaxBytes, 'x');
+  std::string memory_ = std::string(kMaxBytes, 'x');
 };
 
 class Client {
@@ -121,8 +133,11 @@ class Client {
     attention_ = v1::AttentionService::NewStub(channel);
   }
 
-  void EchoPut(std::size_t size_bytes) {
-    if (Echo("/echo/Put", Borrowed(memory_, size_bytes)).Length() != 0) Die("echo: wrong answer");
+  // To be kept or not.
+  void EchoPut(std::size_t size_bytes, bool keep) {
+    if (Echo(keep ? "/echo/Keep" : "/echo/Put", Borrowed(memory_, size_bytes)).Length() != 0) {
+      Die("echo: wrong answer");
+    }
   }
 
   void EchoGet(std::size_t size_bytes) {
@@ -140,14 +155,16 @@ class Client {
     header.mutable_header()->set_sha256(digest);
     Stream stream(*echo_, kUploadMethod);
     const grpc::Slice first(header.SerializeAsString());
-    stream.Write(grpc::ByteBuffer(&first, 1));
+    stream.Write(grpc::ByteBuffer(&first, 1), grpc::WriteOptions().set_buffer_hint());
     for (std::size_t sent = 0; sent < size_bytes; sent += kChunkBytes) {
       const std::size_t chunk_bytes = std::min(kChunkBytes, size_bytes - sent);
-      const grpc::Slice message[] = {grpc::Slice(ChunkHead(chunk_bytes)),
-                                     Borrow(memory_.data() + sent, chunk_bytes)};
-      stream.Write(grpc::ByteBuffer(message, 2));
+      const grpc::Slice slices[] = {grpc::Slice(ChunkHead(chunk_bytes)),
+                                    Borrow(memory_.data() + sent, chunk_bytes)};
+      const grpc::ByteBuffer message(slices, 2);
+      if (sent + chunk_bytes == size_bytes) return stream.FinishUpload(message);
+      stream.Write(message);
     }
-    return stream.FinishUpload();
+    Die("upload: nothing to send");
   }
 
   void Download(const std::string& handle, std::size_t size_bytes) {
@@ -163,8 +180,7 @@ class Client {
     *header.mutable_header()->mutable_shared_memory() = part;
     Stream stream(*echo_, kUploadMethod);
     const grpc::Slice first(header.SerializeAsString());
-    stream.Write(grpc::ByteBuffer(&first, 1));
-    return stream.FinishUpload();
+    return stream.FinishUpload(grpc::ByteBuffer(&first, 1));
   }
 
   void DownloadShared(const std::string& handle, const v1::SharedMemoryRef& part) {
@@ -215,13 +231,14 @@ class Client {
   static constexpr char kUploadMethod[] = "/theria.v1.TensorService/Upload";
   static constexpr std::int64_t kHeadDim = 64;
 
-  // A streamed call of raw messages, each awaited.
+  // A streamed call of raw messages, each awaited. Its metadata go out with the first that is not
+  // buffered, its end with the last.
   class Stream {
    public:
-    Stream(grpc::GenericStub& stub, const std::string& method)
-        : call_(stub.PrepareCall(&context_, method, &queue_)) {
+    Stream(grpc::GenericStub& stub, const std::string& method) {
+      context_.set_initial_metadata_corked(true);
+      call_ = stub.PrepareCall(&context_, method, &queue_);
       call_->StartCall(nullptr);
-      Await();
     }
     ~Stream() {
       queue_.Shutdown();
@@ -230,13 +247,13 @@ class Client {
       while (queue_.Next(&tag, &ok)) {
       }
     }
-    void Write(const grpc::ByteBuffer& message) {
-      call_->Write(message, nullptr);
+    void Write(const grpc::ByteBuffer& message, grpc::WriteOptions options = {}) {
+      call_->Write(message, options, nullptr);
       if (!Await()) Finish();
     }
-    void WritesDone() {
-      call_->WritesDone(nullptr);
-      Await();
+    void WriteLast(const grpc::ByteBuffer& message) {
+      call_->WriteLast(message, grpc::WriteOptions(), nullptr);
+      if (!Await()) Finish();
     }
     bool Read(grpc::ByteBuffer& message) {
       call_->Read(&message, nullptr);
@@ -248,12 +265,15 @@ class Client {
       Await();
       if (!status.ok()) Die(status.error_message());
     }
-    // Returns the handle.
-    std::string FinishUpload() {
-      WritesDone();
+    // Writes the last message and returns the handle.
+    std::string FinishUpload(const grpc::ByteBuffer& last) {
       grpc::ByteBuffer message;
-      Read(message);
-      Finish();
+      grpc::Status status;
+      call_->WriteLast(last, grpc::WriteOptions(), nullptr);
+      call_->Read(&message, nullptr);
+      call_->Finish(&status, nullptr);
+      for (int i = 0; i < 3; ++i) Await();
+      if (!status.ok()) Die(status.error_message());
       v1::UploadResponse response;
       if (!grpc::SerializationTraits<v1::UploadResponse>::Deserialize(&message, &response).ok()) {
         Die("upload: no answer");
@@ -270,15 +290,14 @@ class Client {
 
     grpc::ClientContext context_;
     grpc::CompletionQueue queue_;
-    const std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
+    std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
   };
 
   // Bytes of all messages of a download.
   std::size_t Receive(const v1::DownloadRequest& request) {
     Stream stream(*echo_, "/theria.v1.TensorService/Download");
     const grpc::Slice slice(request.SerializeAsString());
-    stream.Write(grpc::ByteBuffer(&slice, 1));
-    stream.WritesDone();
+    stream.WriteLast(grpc::ByteBuffer(&slice, 1));
     std::size_t received = 0;
     grpc::ByteBuffer message;
     while (stream.Read(message)) received += message.Length();
@@ -307,32 +326,34 @@ class Client {
   const std::string memory_ = std::string(kMaxBytes, 'x');
 };
 
-// Median of what `measure` gives, called for about `budget`, at least three times after a warm-up;
-// `cleanup` is not timed.
-double Median(absl::Duration budget, const std::function<double()>& measure,
-              const std::function<void()>& cleanup) {
-  std::vector<double> seconds;
-  const absl::Time end = absl::Now() + budget;
-  while (seconds.size() < 4 || absl::Now() < end) {
-    seconds.push_back(measure());
-    cleanup();
-  }
-  seconds.erase(seconds.begin());
-  std::sort(seconds.begin(), seconds.end());
-  return seconds[seconds.size() / 2];
+double Seconds(const std::function<void()>& call) {
+  const absl::Time start = absl::Now();
+  call();
+  return absl::ToDoubleSeconds(absl::Now() - start);
 }
 
-double MedianSeconds(
-    absl::Duration budget, const std::function<void()>& call,
-    const std::function<void()>& cleanup = [] {}) {
-  return Median(
-      budget,
-      [&] {
-        const absl::Time start = absl::Now();
-        call();
-        return absl::ToDoubleSeconds(absl::Now() - start);
-      },
-      cleanup);
+// One of those that take turns, so that what else the machine does falls on all of them alike.
+struct Case {
+  std::string_view name;
+  std::function<double()> seconds;  // makes the call and cleans up after it
+};
+
+// Medians over rounds for about `budget` a case, at least three after one that warms up.
+std::map<std::string_view, double> Medians(absl::Duration budget, const std::vector<Case>& cases) {
+  std::map<std::string_view, std::vector<double>> seconds;
+  const absl::Time end = absl::Now() + budget * static_cast<double>(cases.size());
+  for (int round = 0; round < 4 || absl::Now() < end; ++round) {
+    for (const Case& one : cases) {
+      const double once = one.seconds();
+      if (round > 0) seconds[one.name].push_back(once);
+    }
+  }
+  std::map<std::string_view, double> medians;
+  for (auto& [name, all] : seconds) {
+    std::sort(all.begin(), all.end());
+    medians[name] = all[all.size() / 2];
+  }
+  return medians;
 }
 
 std::string DigestOfUpload(std::size_t size_bytes) {
@@ -353,47 +374,46 @@ nlohmann::json Measure(Client& client, SharedRegions& regions, std::string_view 
   part.set_region(region->name);
   part.set_size_bytes(size_bytes);
 
-  std::string handle;
-  const auto drop = [&] { client.Delete(handle); };
-  const double echo_put = MedianSeconds(budget, [&] { client.EchoPut(size_bytes); });
-  const double upload = MedianSeconds(
-      budget, [&] { handle = client.Upload(size_bytes, ""); }, drop);
-  const double echo_get = MedianSeconds(budget, [&] { client.EchoGet(size_bytes); });
-  const double shared_upload = MedianSeconds(
-      budget, [&] { handle = client.UploadShared(part); }, drop);
+  const auto uploaded = [&](const std::function<std::string()>& upload) {
+    std::string handle;
+    const double seconds = Seconds([&] { handle = upload(); });
+    client.Delete(handle);
+    return seconds;
+  };
   const std::string digest = DigestOfUpload(size_bytes);
-  const double hashed = MedianSeconds(
-      budget, [&] { handle = client.Upload(size_bytes, digest); }, drop);
-  handle = client.Upload(size_bytes, "");
-  const double download = MedianSeconds(budget, [&] { client.Download(handle, size_bytes); });
-  const double shared_download =
-      MedianSeconds(budget, [&] { client.DownloadShared(handle, part); });
-  drop();
-  const double hand_over = Median(
-      budget, [&] { return client.HandOver(region->name, size_bytes); }, [] {});
+  const std::string kept = client.Upload(size_bytes, "");
+  const std::map<std::string_view, double> medians = Medians(
+      budget,
+      {{"empty_call", [&] { return Seconds([&] { client.EchoGet(0); }); }},
+       {"echo_put", [&] { return Seconds([&] { client.EchoPut(size_bytes, false); }); }},
+       {"echo_keep", [&] { return Seconds([&] { client.EchoPut(size_bytes, true); }); }},
+       {"upload", [&] { return uploaded([&] { return client.Upload(size_bytes, ""); }); }},
+       {"upload_sha256",
+        [&] { return uploaded([&] { return client.Upload(size_bytes, digest); }); }},
+       {"shared_upload", [&] { return uploaded([&] { return client.UploadShared(part); }); }},
+       {"echo_get", [&] { return Seconds([&] { client.EchoGet(size_bytes); }); }},
+       {"download", [&] { return Seconds([&] { client.Download(kept, size_bytes); }); }},
+       {"shared_download", [&] { return Seconds([&] { client.DownloadShared(kept, part); }); }},
+       {"hand_over", [&] { return client.HandOver(region->name, size_bytes); }}});
+  client.Delete(kept);
   if (!regions.Delete(TenantId{}, region->name).ok()) Die("the region is gone");
 
-  std::printf("%-6s %4zu MiB | %5.2f %5.2f | %5.2f %5.2f | %8.2f %8.2f | %9.1f\n",
-              std::string(transport).c_str(), size_bytes / kMiB,
-              static_cast<double>(size_bytes) / echo_put / 1e9,
-              static_cast<double>(size_bytes) / echo_get / 1e9, echo_put / upload,
-              echo_get / download, echo_put / shared_upload, echo_get / shared_download,
-              echo_put / hand_over);
-  return {{"transport", transport},
-          {"size_bytes", size_bytes},
-          {"echo_put_seconds", echo_put},
-          {"echo_get_seconds", echo_get},
-          {"upload_seconds", upload},
-          {"upload_sha256_seconds", hashed},
-          {"download_seconds", download},
-          {"shared_upload_seconds", shared_upload},
-          {"shared_download_seconds", shared_download},
-          {"hand_over_seconds", hand_over},
-          {"upload_to_echo", echo_put / upload},
-          {"download_to_echo", echo_get / download},
-          {"shared_upload_to_echo", echo_put / shared_upload},
-          {"shared_download_to_echo", echo_get / shared_download},
-          {"hand_over_to_echo", echo_put / hand_over}};
+  nlohmann::json result = {{"transport", transport}, {"size_bytes", size_bytes}};
+  for (const auto& [name, seconds] : medians) result[std::string(name) + "_seconds"] = seconds;
+  const auto ratio = [&](std::string_view name, std::string_view echo = "echo_put") {
+    const double multiple = medians.at(echo) / medians.at(name);
+    result[std::string(name) + "_to_echo"] = multiple;
+    return multiple;
+  };
+  const auto gigabytes_per_second = [&](std::string_view name) {
+    return static_cast<double>(size_bytes) / medians.at(name) / 1e9;
+  };
+  std::printf("%-4s %4zu MiB | %5.2f %5.2f | %5.2f %5.2f %5.2f | %6.2f %6.2f | %8.1f | %9.1f\n",
+              std::string(transport).c_str(), size_bytes / kMiB, gigabytes_per_second("echo_put"),
+              gigabytes_per_second("echo_get"), ratio("echo_keep"), ratio("upload"),
+              ratio("download", "echo_get"), ratio("shared_upload"),
+              ratio("shared_download", "echo_get"), ratio("hand_over"), ratio("empty_call"));
+  return result;
 }
 
 int Main(int argc, char** argv) {
@@ -438,8 +458,10 @@ int Main(int argc, char** argv) {
   if (server == nullptr) Die("cannot listen");
 
   std::printf("medians, chunks of up to 2 MiB; all but the echo's GB/s as multiples of the echo\n");
-  std::printf("                | echo GB/s   | by messages | shared memory, by    | in place\n");
-  std::printf("                |   put   get |    up  down | copy: up     down    |\n");
+  std::printf(
+      "              | echo GB/s   | by messages       | shared memory  | shared   | a call of\n");
+  std::printf(
+      "              |   put   get |  keep    up  down |    up    down  | in place | 0 bytes\n");
   nlohmann::json results = nlohmann::json::array();
   const std::pair<std::string, std::string> transports[] = {
       {"tcp", "127.0.0.1:" + std::to_string(port)}, {"unix", socket}};
