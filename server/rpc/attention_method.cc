@@ -41,15 +41,42 @@ std::size_t TotalInputBytes(const AttentionInputs& inputs) {
   return bytes;
 }
 
+constexpr std::size_t kInputAlignmentBytes = 64;  // as that of any Buffer
+
 std::size_t RoundUp(std::size_t value, std::size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
 }  // namespace
 
+absl::Status AttentionTask::GatherInputs() {
+  std::size_t size_bytes = 0;
+  for (const ScatteredInput& input : scattered) {
+    size_bytes += RoundUp(input.payload->size_bytes, kInputAlignmentBytes);
+  }
+  if (size_bytes == 0) return absl::OkStatus();
+  absl::StatusOr<Buffer> buffer = HostMemory().Allocate(size_bytes);
+  if (!buffer.ok()) return buffer.status();
+  gathered = *std::move(buffer);
+  char* next = static_cast<char*>(gathered.data());
+  for (const ScatteredInput& input : scattered) {
+    input.view->data = next;
+    char* end = next;
+    for (const absl::Span<const char> piece : input.payload->pieces) {
+      end = std::copy(piece.begin(), piece.end(), end);
+    }
+    next += RoundUp(input.payload->size_bytes, kInputAlignmentBytes);
+  }
+  return absl::OkStatus();
+}
+
 void AttentionTask::StageInputs(DeviceStaging& staging) {
+  for (const ScatteredInput& input : scattered) {
+    staging.AddInput(*input.view, input.payload->pieces);
+  }
   const auto stage = [&](std::optional<TensorView>& view) {
-    if (view.has_value() && !decoder.IsOnDevice(*view)) staging.AddInput(*view);
+    if (!view.has_value() || view->data == nullptr || decoder.IsOnDevice(*view)) return;
+    staging.AddInput(*view);
   };
   for (const InputField& field : kInputFields) stage(inputs.*field.member);
   stage(inputs.options.mask);
@@ -74,9 +101,9 @@ AttentionMethod::AttentionMethod(Operation operation, const Descriptor& request,
 
 absl::StatusOr<std::unique_ptr<AttentionTask>> AttentionMethod::Decode(
     const google::protobuf::Message& request, TensorStore& store, const TenantId& tenant,
-    const AttentionLimits& limits, SharedRegions* regions) const {
+    const AttentionLimits& limits, SharedRegions* regions, const InlinePayloads* payloads) const {
   auto task = std::make_unique<AttentionTask>(
-      TensorDecoder(store, tenant, limits.max_tensor_bytes, regions));
+      TensorDecoder(store, tenant, limits.max_tensor_bytes, regions, payloads));
   if (absl::Status inputs = DecodeInputs(request, *task); !inputs.ok()) return inputs;
   absl::StatusOr<AttentionProblem> problem = Validate(operation_, task->inputs);
   if (!problem.ok()) return problem.status();
@@ -99,18 +126,24 @@ absl::StatusOr<std::unique_ptr<AttentionTask>> AttentionMethod::Decode(
 absl::Status AttentionMethod::DecodeInputs(const google::protobuf::Message& request,
                                            AttentionTask& task) const {
   const google::protobuf::Reflection& reflection = *request.GetReflection();
+  const auto note_scattered = [&task](std::optional<TensorView>& view, const v1::Tensor& tensor) {
+    const InlinePayload* const payload = task.decoder.Scattered(tensor);
+    if (view.has_value() && payload != nullptr) task.scattered.push_back({&*view, payload});
+  };
   for (const Input& input : inputs_) {
     if (!reflection.HasField(request, input.wire)) continue;
     const auto& tensor = static_cast<const v1::Tensor&>(reflection.GetMessage(request, input.wire));
     absl::StatusOr<std::optional<TensorView>> view = task.decoder.Decode(tensor, input.field.name);
     if (!view.ok()) return view.status();
     task.inputs.*input.field.member = *view;
+    note_scattered(task.inputs.*input.field.member, tensor);
   }
-  absl::StatusOr<AttentionOptions> options = DecodeOptions(
-      static_cast<const v1::AttentionOptions&>(reflection.GetMessage(request, options_)),
-      task.decoder);
+  const auto& wire_options =
+      static_cast<const v1::AttentionOptions&>(reflection.GetMessage(request, options_));
+  absl::StatusOr<AttentionOptions> options = DecodeOptions(wire_options, task.decoder);
   if (!options.ok()) return options.status();
   task.inputs.options = *std::move(options);
+  note_scattered(task.inputs.options.mask, wire_options.mask());
   return task.decoder.status();
 }
 

@@ -37,9 +37,11 @@ struct PlannedOutput {
   std::size_t offset_bytes;  // in its region, if it is SHARED
 };
 
-// A request, decoded and validated. Views as TensorDecoder says; movable.
+// A request, decoded and validated. Views as TensorDecoder says.
 struct AttentionTask {
   explicit AttentionTask(TensorDecoder decoder) : decoder(std::move(decoder)) {}
+  AttentionTask(const AttentionTask&) = delete;
+  AttentionTask& operator=(const AttentionTask&) = delete;
 
   TensorDecoder decoder;  // holds the leases
   AttentionProblem problem;
@@ -49,7 +51,17 @@ struct AttentionTask {
   absl::Duration resident_ttl;  // zero: the store's default
   Job::Demand demand;
 
-  // Adds the inputs that lie in the host's memory, the mask among them.
+  // Inputs whose bytes came in pieces, and are without data until they are one.
+  struct ScatteredInput {
+    TensorView* view;
+    const InlinePayload* payload;
+  };
+  std::vector<ScatteredInput> scattered;
+  Buffer gathered;
+
+  // Makes the scattered inputs whole in the host's memory. Errors: RESOURCE_EXHAUSTED.
+  absl::Status GatherInputs();
+  // Adds the inputs that lie in the host's memory, the mask and the scattered ones among them.
   void StageInputs(DeviceStaging& staging);
 };
 
@@ -61,12 +73,13 @@ class AttentionMethod {
 
   Operation operation() const { return operation_; }
 
-  // Errors: as AttentionService's comment says: INVALID_ARGUMENT, FAILED_PRECONDITION
-  // (TensorsMissing, RegionMissing), UNIMPLEMENTED (shared memory, where `regions` is null).
-  absl::StatusOr<std::unique_ptr<AttentionTask>> Decode(const google::protobuf::Message& request,
-                                                        TensorStore& store, const TenantId& tenant,
-                                                        const AttentionLimits& limits,
-                                                        SharedRegions* regions = nullptr) const;
+  // `payloads`: as ParseRequest left them, if it did. Errors: as AttentionService's comment says:
+  // INVALID_ARGUMENT, FAILED_PRECONDITION (TensorsMissing, RegionMissing), UNIMPLEMENTED (shared
+  // memory, where `regions` is null).
+  absl::StatusOr<std::unique_ptr<AttentionTask>> Decode(
+      const google::protobuf::Message& request, TensorStore& store, const TenantId& tenant,
+      const AttentionLimits& limits, SharedRegions* regions = nullptr,
+      const InlinePayloads* payloads = nullptr) const;
 
   // The response's `execution`.
   v1::ExecutionInfo& MutableExecution(google::protobuf::Message& response) const;

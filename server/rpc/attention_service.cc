@@ -5,11 +5,11 @@
 #include <utility>
 #include <vector>
 
-#include "grpcpp/impl/codegen/proto_utils.h"
 #include "server/cache/relief.h"
 #include "server/rpc/coalesce_key.h"
 #include "server/rpc/device_staging.h"
 #include "server/rpc/execution_info.h"
+#include "server/rpc/inline_payloads.h"
 #include "server/rpc/request_context.h"
 #include "server/rpc/response_codec.h"
 #include "server/rpc/unary_job.h"
@@ -19,10 +19,19 @@ namespace {
 
 using google::protobuf::Message;
 
+// A request, and the bytes that it left where they came.
+struct Request {
+  explicit Request(const grpc::ByteBuffer& received) : bytes(received) {}
+
+  grpc::ByteBuffer bytes;
+  std::unique_ptr<Message> message;
+  InlinePayloads payloads;
+};
+
 class AttentionCall final : public UnaryJob {
  public:
   AttentionCall(const AttentionServiceParts& parts, const AttentionMethod& method,
-                RequestContext& context, std::unique_ptr<Message> request,
+                RequestContext& context, std::unique_ptr<Request> request,
                 std::unique_ptr<AttentionTask> task, std::unique_ptr<Message> response,
                 grpc::ByteBuffer* encoded, absl::Duration max_call_time)
       : UnaryJob(parts.executor, context, task->demand, max_call_time, CoalesceKey(*task)),
@@ -41,7 +50,7 @@ class AttentionCall final : public UnaryJob {
   };
 
   absl::Status Answer() override {
-    if (absl::Status placed = PlaceOutputs(); !placed.ok()) return placed;
+    if (absl::Status placed = PlaceTensors(); !placed.ok()) return placed;
     return Complete(Compute());
   }
 
@@ -51,7 +60,7 @@ class AttentionCall final : public UnaryJob {
     std::vector<Computation> computations;
     for (UnaryJob* job : together) {
       auto* const call = static_cast<AttentionCall*>(job);
-      statuses.push_back(call->PlaceOutputs());
+      statuses.push_back(call->PlaceTensors());
       if (!statuses.back().ok()) continue;
       placed.push_back(call);
       computations.push_back({&call->task_->inputs, &call->outputs_, &call->interrupt()});
@@ -74,15 +83,15 @@ class AttentionCall final : public UnaryJob {
     task_.reset();
   }
 
-  // Memory for the outputs; where the backend's memory is not the host's, what lies in the request
-  // or goes into the response gets its place there as well.
-  absl::Status PlaceOutputs() {
+  // Memory for the outputs and for inputs that came in pieces; where the backend's memory is not
+  // the host's, all that lies in the request or goes into the response gets its place there.
+  absl::Status PlaceTensors() {
     for (const PlannedOutput& planned : task_->outputs) {
       absl::StatusOr<MutableTensorView> view = Place(planned);
       if (!view.ok()) return view.status();
       outputs_.*planned.field.member = *view;
     }
-    if (parts_.store.memory().host_accessible()) return absl::OkStatus();
+    if (parts_.store.memory().host_accessible()) return task_->GatherInputs();
     task_->StageInputs(*staging_);
     for (const PlannedOutput& planned : task_->outputs) {
       if (!IsOnDevice(planned)) staging_->AddOutput(*(outputs_.*planned.field.member));
@@ -141,7 +150,7 @@ class AttentionCall final : public UnaryJob {
 
   const AttentionServiceParts& parts_;
   const AttentionMethod& method_;
-  const std::unique_ptr<Message> request_;  // whose bytes the task reads
+  const std::unique_ptr<Request> request_;  // which the task reads
   const std::unique_ptr<Message> response_;
   grpc::ByteBuffer* const encoded_;
   std::unique_ptr<AttentionTask> task_;
@@ -168,7 +177,7 @@ AttentionService::AttentionService(const AttentionServiceParts& parts,
       jvp_(MethodOf<v1::JvpRequest, v1::JvpResponse>(Operation::kJvp)),
       hvp_(MethodOf<v1::HvpRequest, v1::HvpResponse>(Operation::kHvp)) {}
 
-template <typename Request, typename Response>
+template <typename RequestMessage, typename ResponseMessage>
 grpc::ServerUnaryReactor* AttentionService::Handle(const AttentionMethod& method,
                                                    grpc::CallbackServerContext* context,
                                                    const grpc::ByteBuffer& request,
@@ -181,20 +190,21 @@ grpc::ServerUnaryReactor* AttentionService::Handle(const AttentionMethod& method
   if (absl::Status admitted = parts_.admission.Admit(request_context); !admitted.ok()) {
     return FinishNow(context, admitted);
   }
-  auto message = std::make_unique<Request>();
-  grpc::ByteBuffer buffer(request);
-  if (!grpc::SerializationTraits<Request>::Deserialize(&buffer, message.get()).ok()) {
+  auto parsed = std::make_unique<Request>(request);
+  parsed->message = std::make_unique<RequestMessage>();
+  if (!ParseRequest(parsed->bytes, *parsed->message, parsed->payloads)) {
     return FinishNow(context, absl::InvalidArgumentError(
                                   "the request's bytes are not a message of this method"));
   }
   absl::StatusOr<std::unique_ptr<AttentionTask>> task =
-      method.Decode(*message, parts_.store, request_context.tenant(), limits_, parts_.regions);
+      method.Decode(*parsed->message, parts_.store, request_context.tenant(), limits_,
+                    parts_.regions, &parsed->payloads);
   if (!task.ok()) return FinishNow(context, task.status());
   absl::Status supported = parts_.backend.Supports((*task)->problem, (*task)->inputs.options);
   if (!supported.ok()) return FinishNow(context, supported);
-  return UnaryJob::Start(new AttentionCall(parts_, method, request_context, std::move(message),
-                                           *std::move(task), std::make_unique<Response>(), response,
-                                           max_call_time_));
+  return UnaryJob::Start(new AttentionCall(parts_, method, request_context, std::move(parsed),
+                                           *std::move(task), std::make_unique<ResponseMessage>(),
+                                           response, max_call_time_));
 }
 
 grpc::ServerUnaryReactor* AttentionService::Forward(grpc::CallbackServerContext* context,

@@ -21,8 +21,16 @@ DeviceStaging::DeviceStaging(TensorStore& store, TenantId tenant)
     : store_(store), tenant_(std::move(tenant)) {}
 
 void DeviceStaging::AddInput(TensorView& view) {
-  const std::size_t size_bytes = SpanBytes(view);
-  inputs_.push_back({&view, Reserve(size_bytes), size_bytes});
+  AddInput(view, {{static_cast<const char*>(view.data), SpanBytes(view)}});
+}
+
+void DeviceStaging::AddInput(TensorView& view, absl::Span<const absl::Span<const char>> pieces) {
+  std::size_t offset_bytes = Reserve(SpanBytes(view));
+  inputs_.push_back({&view, offset_bytes});
+  for (const absl::Span<const char> piece : pieces) {
+    pieces_.push_back({offset_bytes, piece});
+    offset_bytes += piece.size();
+  }
 }
 
 void DeviceStaging::AddOutput(MutableTensorView& view) {
@@ -45,12 +53,12 @@ absl::Status DeviceStaging::Upload() {
   block_ = *std::move(block);
   auto* const base = static_cast<char*>(block_.data());
   std::vector<MemoryCopy> uploads;
-  for (const Staged<TensorView>& input : inputs_) {
-    char* const data = base + input.offset_bytes;
-    uploads.push_back({data, input.view->data, input.size_bytes});
-    input.view->data = data;
+  uploads.reserve(pieces_.size());
+  for (const Piece& piece : pieces_) {
+    uploads.push_back({base + piece.offset_bytes, piece.bytes.data(), piece.bytes.size()});
   }
-  for (const Staged<MutableTensorView>& output : outputs_) {
+  for (const Input& input : inputs_) input.view->data = base + input.offset_bytes;
+  for (const Output& output : outputs_) {
     char* const data = base + output.offset_bytes;
     downloads_.push_back({output.view->data, data, output.size_bytes});
     output.view->data = data;

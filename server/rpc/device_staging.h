@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "kernels/api/memory.h"
 #include "kernels/api/tensor_view.h"
 #include "server/cache/tensor_store.h"
@@ -23,6 +24,8 @@ class DeviceStaging {
 
   // A view of host memory, which Upload makes one of the device's. REQUIRES: it stays in place.
   void AddInput(TensorView& view);
+  // One without data, whose bytes are in pieces. REQUIRES: they stay in place.
+  void AddInput(TensorView& view, absl::Span<const absl::Span<const char>> pieces);
   void AddOutput(MutableTensorView& view);
 
   // Errors: RESOURCE_EXHAUSTED, INTERNAL.
@@ -34,17 +37,26 @@ class DeviceStaging {
   // Reserves room in the block. Returns its offset.
   std::size_t Reserve(std::size_t size_bytes);
 
-  template <typename View>
-  struct Staged {
-    View* view;
+  struct Input {
+    TensorView* view;
+    std::size_t offset_bytes;
+  };
+  struct Output {
+    MutableTensorView* view;
     std::size_t offset_bytes;
     std::size_t size_bytes;
+  };
+  // Of an input, and its place in the block.
+  struct Piece {
+    std::size_t offset_bytes;
+    absl::Span<const char> bytes;
   };
 
   TensorStore& store_;
   const TenantId tenant_;
-  std::vector<Staged<TensorView>> inputs_;
-  std::vector<Staged<MutableTensorView>> outputs_;
+  std::vector<Input> inputs_;
+  std::vector<Piece> pieces_;
+  std::vector<Output> outputs_;
   std::vector<MemoryCopy> downloads_;
   std::size_t block_bytes_ = 0;
   Buffer block_;

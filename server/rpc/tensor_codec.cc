@@ -127,11 +127,12 @@ absl::Status CheckShape(absl::Span<const std::int64_t> shape, DType dtype, std::
 }
 
 TensorDecoder::TensorDecoder(TensorStore& store, TenantId tenant, std::size_t max_tensor_bytes,
-                             SharedRegions* regions)
+                             SharedRegions* regions, const InlinePayloads* payloads)
     : store_(store),
       tenant_(std::move(tenant)),
       max_tensor_bytes_(max_tensor_bytes),
-      regions_(regions) {}
+      regions_(regions),
+      payloads_(payloads) {}
 
 absl::StatusOr<std::optional<TensorView>> TensorDecoder::Decode(const v1::Tensor& tensor,
                                                                 std::string_view field) {
@@ -173,10 +174,18 @@ absl::StatusOr<TensorView> TensorDecoder::DecodeLayout(const v1::Tensor& tensor,
 
 absl::StatusOr<std::optional<TensorView>> TensorDecoder::DecodeInline(const v1::Tensor& tensor,
                                                                       std::string_view field) {
-  absl::StatusOr<TensorView> view = DecodeLayout(tensor, field, ".data", tensor.data().size());
+  const InlinePayload* const payload = Scattered(tensor);
+  absl::StatusOr<TensorView> view = DecodeLayout(
+      tensor, field, ".data", payload == nullptr ? tensor.data().size() : payload->size_bytes);
   if (!view.ok()) return view.status();
-  view->data = tensor.data().data();
+  view->data = payload == nullptr ? tensor.data().data() : nullptr;
   return *view;
+}
+
+const InlinePayload* TensorDecoder::Scattered(const v1::Tensor& tensor) const {
+  if (payloads_ == nullptr || !tensor.has_data()) return nullptr;
+  const auto found = payloads_->find(&tensor);
+  return found == payloads_->end() ? nullptr : &found->second;
 }
 
 absl::StatusOr<std::optional<TensorView>> TensorDecoder::DecodeShared(const v1::Tensor& tensor,

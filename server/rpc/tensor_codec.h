@@ -14,6 +14,7 @@
 #include "kernels/api/tensor_view.h"
 #include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
+#include "server/rpc/inline_payloads.h"
 #include "server/rpc/shared_memory_codec.h"
 #include "theria/v1/tensor.pb.h"
 
@@ -34,14 +35,15 @@ absl::Status CheckShape(absl::Span<const std::int64_t> shape, DType dtype, std::
 
 // Decodes the tensors of one request. Views point into the request's own bytes, into resident
 // tensors or into shared memory, which the decoder keeps in place: request and decoder must outlive
-// every use of a view.
+// every use of a view. Of a payload in several pieces, the view is without data: see Scattered.
 // Not thread-safe.
 class TensorDecoder {
  public:
-  // The store and the regions (null: no memory is shared) must outlive the decoder.
-  // `max_tensor_bytes` bounds the elements of one tensor, repeated ones counted each time.
+  // The store, the regions (null: no memory is shared) and the payloads that ParseRequest left
+  // (null: none) must outlive the decoder. `max_tensor_bytes` bounds the elements of one tensor,
+  // repeated ones counted each time.
   TensorDecoder(TensorStore& store, TenantId tenant, std::size_t max_tensor_bytes,
-                SharedRegions* regions = nullptr);
+                SharedRegions* regions = nullptr, const InlinePayloads* payloads = nullptr);
 
   // `field` is the path of `tensor` in the request ("q", "options.mask"). A resident tensor that is
   // not there is remembered for status(); the result is then without value.
@@ -49,6 +51,9 @@ class TensorDecoder {
   // theria.v1.Tensor says.
   absl::StatusOr<std::optional<TensorView>> Decode(const v1::Tensor& tensor,
                                                    std::string_view field);
+
+  // The pieces of a tensor whose view Decode gave without data; null of any other.
+  const InlinePayload* Scattered(const v1::Tensor& tensor) const;
 
   // Where outputs go. Errors: as Decode, and INVALID_ARGUMENT if an input decoded so far is there.
   absl::StatusOr<SharedPart> DecodeTarget(const v1::SharedMemoryRef& reference,
@@ -76,6 +81,7 @@ class TensorDecoder {
   TenantId tenant_;
   std::size_t max_tensor_bytes_;
   SharedRegions* regions_;
+  const InlinePayloads* payloads_;
   std::vector<TensorLease> leases_;
   std::vector<SharedPart> parts_;
   std::vector<std::string> missing_;

@@ -1,17 +1,22 @@
 // Request validation: the first byte chooses the operation, the rest is its serialised request,
-// whose tensors may be Known's. What is accepted is computed by the CPU backend, if it is small,
-// into outputs of exactly the sizes that the plan says, those in shared memory apart from each
-// other, with not a byte changed outside of the part that the request names for them; what is
-// refused is refused with one of the contract's codes.
+// whose tensors may be Known's. Parsed with its payloads left in pieces, it means what protobuf
+// says. What is accepted is computed by the CPU backend, if it is small, into outputs of exactly
+// the sizes that the plan says, those in shared memory apart from each other, with not a byte
+// changed outside of the part that the request names for them; what is refused is refused with one
+// of the contract's codes.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels/cpu/backend.h"
 #include "server/rpc/attention_method.h"
 #include "server/rpc/coalesce_key.h"
+#include "server/rpc/inline_payloads.h"
 #include "tests/fuzz/expect.h"
 #include "tests/fuzz/known.h"
 
@@ -20,6 +25,7 @@ namespace {
 
 constexpr AttentionLimits kLimits = {std::size_t{1} << 20, std::size_t{4} << 20,
                                      std::size_t{1} << 20};
+constexpr std::size_t kMinPayload = 24;
 constexpr double kMaxFlops = 1e7;
 
 struct Method {
@@ -48,6 +54,32 @@ void CheckPlaces(const AttentionTask& task) {
   }
 }
 
+// As the transport might deliver them.
+grpc::ByteBuffer Sliced(const std::uint8_t* data, std::size_t size) {
+  constexpr std::size_t kSliceBytes = 48;
+  std::vector<grpc::Slice> slices;
+  for (std::size_t at = 0; at < size; at += kSliceBytes) {
+    slices.emplace_back(data + at, std::min(kSliceBytes, size - at));
+  }
+  return {slices.data(), slices.size()};
+}
+
+// What was gathered from pieces is what lay in one.
+void CheckInputs(const AttentionTask& task, const AttentionTask& whole) {
+  const auto check = [](const std::optional<TensorView>& view,
+                        const std::optional<TensorView>& expected) {
+    THERIA_FUZZ_EXPECT(view.has_value() == expected.has_value());
+    if (!view.has_value()) return;
+    const auto size_bytes =
+        static_cast<std::size_t>(view->SpanElements()) * ItemSizeBytes(view->dtype);
+    THERIA_FUZZ_EXPECT(std::memcmp(view->data, expected->data, size_bytes) == 0);
+  };
+  for (const InputField& field : kInputFields) {
+    check(task.inputs.*field.member, whole.inputs.*field.member);
+  }
+  check(task.inputs.options.mask, whole.inputs.options.mask);
+}
+
 void Compute(Known& known, const AttentionTask& task) {
   static Backend& backend = *MakeCpuBackend({.threads = 1}).release();
   if (!backend.Supports(task.problem, task.inputs.options).ok()) return;
@@ -74,10 +106,19 @@ void TestOne(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return;
   const Method& chosen = methods[data[0] % 4];
   const std::unique_ptr<google::protobuf::Message> request(chosen.request.New());
-  if (!request->ParseFromArray(data + 1, static_cast<int>(size) - 1)) return;
+  const bool is_request = request->ParseFromArray(data + 1, static_cast<int>(size) - 1);
+  grpc::ByteBuffer bytes = Sliced(data + 1, size - 1);
+  const std::unique_ptr<google::protobuf::Message> parted(chosen.request.New());
+  InlinePayloads payloads;
+  THERIA_FUZZ_EXPECT(ParseRequest(bytes, *parted, payloads, kMinPayload) == is_request);
+  if (!is_request) return;
   known.Name(*request);
-  const auto task =
+  known.Name(*parted);
+  auto task = chosen.method.Decode(*parted, known.store(), TenantId{}, kLimits, &known.regions(),
+                                   &payloads);
+  const auto whole =
       chosen.method.Decode(*request, known.store(), TenantId{}, kLimits, &known.regions());
+  THERIA_FUZZ_EXPECT(whole.status() == task.status());
   if (!task.ok()) {
     const absl::StatusCode code = task.status().code();
     THERIA_FUZZ_EXPECT(code == absl::StatusCode::kInvalidArgument ||
@@ -88,6 +129,8 @@ void TestOne(const std::uint8_t* data, std::size_t size) {
   THERIA_FUZZ_EXPECT((*task)->demand.bytes <= kLimits.max_request_bytes);
   THERIA_FUZZ_EXPECT(CoalesceKey(**task) == CoalesceKey(**task));
   CheckPlaces(**task);
+  THERIA_FUZZ_EXPECT((*task)->GatherInputs().ok());
+  CheckInputs(**task, **whole);
   if ((*task)->demand.flops <= kMaxFlops) Compute(known, **task);
 }
 

@@ -85,8 +85,13 @@ absl::Status TransferLane::EnqueueFromHost(const MemoryCopy& copy) {
         std::min(copy.size_bytes - done_bytes, kBlockBytes - block.used_bytes);
     char* const staged = block.data + block.used_bytes;
     std::memcpy(staged, At(copy.source, done_bytes), size_bytes);
-    THERIA_CUDA_RETURN_IF_ERROR(cudaMemcpyAsync(At(copy.destination, done_bytes), staged,
-                                                size_bytes, cudaMemcpyHostToDevice, stream_));
+    char* const destination = At(copy.destination, done_bytes);
+    if (At(staged_.destination, staged_.size_bytes) != destination ||
+        At(staged_.source, staged_.size_bytes) != staged) {
+      if (absl::Status started = StartStaged(); !started.ok()) return started;
+      staged_ = {destination, staged, 0};
+    }
+    staged_.size_bytes += size_bytes;
     block.used_bytes += size_bytes;
     done_bytes += size_bytes;
   }
@@ -116,7 +121,16 @@ absl::Status TransferLane::EnqueueToHost(const MemoryCopy& copy) {
   return absl::OkStatus();
 }
 
+absl::Status TransferLane::StartStaged() {
+  const MemoryCopy staged = std::exchange(staged_, {});
+  if (staged.size_bytes == 0) return absl::OkStatus();
+  return CudaStatus(cudaMemcpyAsync(staged.destination, staged.source, staged.size_bytes,
+                                    cudaMemcpyHostToDevice, stream_),
+                    "copy to the device");
+}
+
 absl::Status TransferLane::NextBlock() {
+  if (absl::Status started = StartStaged(); !started.ok()) return started;
   THERIA_CUDA_RETURN_IF_ERROR(cudaEventRecord(current().done, stream_));
   current_ = 1 - current_;
   return Empty(current());
@@ -133,6 +147,8 @@ absl::Status TransferLane::Empty(Block& block) {
 }
 
 absl::Status TransferLane::Finish(absl::Status status) {
+  if (status.ok()) status = StartStaged();
+  staged_ = {};
   status.Update(CudaStatus(cudaStreamSynchronize(stream_), "wait for a copy"));
   for (const std::size_t index : {1 - current_, current_}) {  // the older one first
     Block& block = blocks_[index];

@@ -53,6 +53,8 @@ class TransferLane {
   Block& current() { return blocks_[current_]; }
   absl::Status EnqueueFromHost(const MemoryCopy& copy);
   absl::Status EnqueueToHost(const MemoryCopy& copy);
+  // Starts what the host has laid into the current block and the device has not been told of.
+  absl::Status StartStaged();
   // Ends the current block and makes the other one free to use.
   absl::Status NextBlock();
   // Waits for the device, and hands what came from it to the host.
@@ -63,6 +65,7 @@ class TransferLane {
   cudaStream_t stream_ = nullptr;
   std::array<Block, 2> blocks_;
   std::size_t current_ = 0;
+  MemoryCopy staged_ = {};  // pieces that follow one another at both ends travel as one
 };
 
 // Lanes that callers borrow. Thread-safe; must outlive what it lends.

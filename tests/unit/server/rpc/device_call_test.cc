@@ -6,6 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/rpc/inline_payloads.h"
 #include "tests/unit/server/rpc/error_details.h"
 #include "tests/unit/server/rpc/fake_device_backend.h"
 #include "tests/unit/server/rpc/server_fixture.h"
@@ -119,6 +120,29 @@ TEST_F(DeviceCallTest, InlineTensorsTravelThereAndBack) {
   const v1::HvpResponse actual = Hvp(*attention_, request);
   EXPECT_EQ(actual.SerializeAsString(), expected.SerializeAsString());
   EXPECT_EQ(backend_.device().live_bytes, 0u);
+}
+
+// Payloads that come in pieces, on the device and on the host, against the same tensors resident.
+TEST_F(DeviceCallTest, LargeInlineTensorsTravelThereAndBack) {
+  HostServer host;
+  v1::HvpRequest request;
+  *request.mutable_q() = Random({1, 1, 264, 64}, 1);
+  *request.mutable_k() = Random({1, 1, 64, 64}, 2);
+  *request.mutable_v() = Random({1, 1, 64, 64}, 3);
+  *request.mutable_o_bar() = Random({1, 1, 264, 64}, 4);
+  *request.mutable_v_dot() = Random({1, 1, 64, 64}, 5);
+  *request.mutable_options()->mutable_mask() = Random({264, 64}, 6);
+  ASSERT_GT(request.q().data().size(), kMinPayloadBytes);
+  const v1::HvpResponse on_device = Hvp(*attention_, request);
+  const v1::HvpResponse on_host = Hvp(host.attention(), request);
+  for (v1::Tensor* tensor :
+       {request.mutable_q(), request.mutable_k(), request.mutable_v(), request.mutable_o_bar(),
+        request.mutable_v_dot(), request.mutable_options()->mutable_mask()}) {
+    Resident(*tensor, Put(*tensor));
+  }
+  const std::string expected = Hvp(*attention_, request).SerializeAsString();
+  EXPECT_TRUE(on_device.SerializeAsString() == expected);
+  EXPECT_TRUE(on_host.SerializeAsString() == expected);
 }
 
 TEST_F(DeviceCallTest, StridesAndResidentTensorsMix) {
