@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from theria._errors import Cancelled
 from theria._grpc_channel import CHANNEL_OPTIONS, serialize, translated
 from theria._identity import MetadataSource
 from theria._steps import Call, Download, Upload
@@ -38,8 +40,10 @@ class GrpcAioTransport:
         """See `AsyncTransport`."""
         request = serialize(step.request)
         with translated():
-            return await self._stub("unary_unary", step)(
-                request, timeout=step.timeout, metadata=self._metadata()
+            return await _ended(
+                self._stub("unary_unary", step)(
+                    request, timeout=step.timeout, metadata=self._metadata()
+                )
             )
 
     async def upload(self, step: Upload) -> Any:
@@ -50,14 +54,17 @@ class GrpcAioTransport:
                 yield serialize(request)
 
         with translated():
-            return await self._stub("stream_unary", step)(
-                requests(), timeout=step.timeout, metadata=self._metadata()
+            return await _ended(
+                self._stub("stream_unary", step)(
+                    requests(), timeout=step.timeout, metadata=self._metadata()
+                )
             )
 
     async def download(self, step: Download) -> None:
         """See `AsyncTransport`."""
         request = serialize(step.request)
-        with translated():
+
+        async def receive_all() -> None:
             responses = self._stub("unary_stream", step)(
                 request, timeout=step.timeout, metadata=self._metadata()
             )
@@ -66,6 +73,9 @@ class GrpcAioTransport:
                     step.receive(response)
             finally:
                 responses.cancel()
+
+        with translated():
+            await _ended(receive_all())
 
     async def close(self) -> None:
         """See `AsyncTransport`."""
@@ -80,3 +90,20 @@ class GrpcAioTransport:
             )
             self._stubs[method.path] = stub
         return stub
+
+
+async def _ended(rpc: Awaitable[Any]) -> Any:
+    """What `rpc` gives; cancelling the task that waits cancels it.
+
+    gRPC ends an RPC with CancelledError both when its task is cancelled and when the channel is
+    closed. `gather` tells them apart: it raises the first and returns the second.
+
+    Raises:
+        Cancelled: The client was closed.
+    """
+    (result,) = await asyncio.gather(rpc, return_exceptions=True)
+    if isinstance(result, asyncio.CancelledError):
+        raise Cancelled("the client is closed")
+    if isinstance(result, BaseException):
+        raise result
+    return result
