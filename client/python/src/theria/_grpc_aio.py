@@ -35,12 +35,13 @@ class GrpcAioTransport:
         )
         self._metadata = metadata or MetadataSource()
         self._stubs: dict[str, Any] = {}
+        self._under_way: set[asyncio.Future[Any]] = set()
 
     async def call(self, step: Call) -> Any:
         """See `AsyncTransport`."""
         request = serialize(step.request)
         with translated():
-            return await _ended(
+            return await self._ended(
                 self._stub("unary_unary", step)(
                     request, timeout=step.timeout, metadata=self._metadata()
                 )
@@ -54,7 +55,7 @@ class GrpcAioTransport:
                 yield serialize(request)
 
         with translated():
-            return await _ended(
+            return await self._ended(
                 self._stub("stream_unary", step)(
                     requests(), timeout=step.timeout, metadata=self._metadata()
                 )
@@ -75,11 +76,32 @@ class GrpcAioTransport:
                 responses.cancel()
 
         with translated():
-            await _ended(receive_all())
+            await self._ended(receive_all())
 
     async def close(self) -> None:
         """See `AsyncTransport`."""
+        for rpc in tuple(self._under_way):
+            rpc.cancel()
         await self._channel.close()
+
+    async def _ended(self, rpc: Awaitable[Any]) -> Any:
+        """What `rpc` gives; cancelling the task that waits here cancels it.
+
+        `gather` tells the two who cancel apart: it raises the CancelledError of the waiting task,
+        and returns that of an RPC which `close` has ended.
+
+        Raises:
+            Cancelled: The client was closed.
+        """
+        task = asyncio.ensure_future(rpc)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(result, asyncio.CancelledError):
+            raise Cancelled("the client is closed")
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def _stub(self, arity: str, step: Call | Upload | Download) -> Any:
         method = step.method
@@ -90,20 +112,3 @@ class GrpcAioTransport:
             )
             self._stubs[method.path] = stub
         return stub
-
-
-async def _ended(rpc: Awaitable[Any]) -> Any:
-    """What `rpc` gives; cancelling the task that waits cancels it.
-
-    gRPC ends an RPC with CancelledError both when its task is cancelled and when the channel is
-    closed. `gather` tells them apart: it raises the first and returns the second.
-
-    Raises:
-        Cancelled: The client was closed.
-    """
-    (result,) = await asyncio.gather(rpc, return_exceptions=True)
-    if isinstance(result, asyncio.CancelledError):
-        raise Cancelled("the client is closed")
-    if isinstance(result, BaseException):
-        raise result
-    return result
