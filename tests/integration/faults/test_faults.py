@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import endless
 import grpc
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from observe import await_gauge, await_idle, await_that, computations, gauge
 from server_process import ServerProcess
+from wall_clock import WallClock
 
 import theria
 
@@ -219,33 +219,15 @@ def test_a_full_store_says_so_and_recovers(
         assert gauge(server, "theria_store_pending_bytes") == 0
 
 
-@pytest.fixture
-def clock_shim(tmp_path: Path) -> Path:
-    library = tmp_path / "clock_shim.so"
-    source = Path(__file__).resolve().parent / "clock_shim.c"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
-    return library
-
-
 @pytest.mark.parametrize("jump", [86_400, -86_400])
 def test_leases_do_not_mind_a_jump_of_the_clock(
-    start_server: StartServer,
-    rng: np.random.Generator,
-    clock_shim: Path,
-    tmp_path: Path,
-    jump: int,
+    start_server: StartServer, rng: np.random.Generator, wall_clock: WallClock, jump: int
 ) -> None:
-    offset = tmp_path / "offset"
-    offset.write_text("0")
-    server = start_server(
-        environment={"LD_PRELOAD": str(clock_shim), "WALL_CLOCK_OFFSET_FILE": str(offset)}
-    )
+    server = start_server(environment=wall_clock.environment)
     with theria.connect(server.target, timeout=60.0) as client:
         kept = client.put(np.ones(4), ttl=600.0, retain="none")
         brief = client.put(np.ones(4), ttl=3.0, retain="none")
-        partial = tmp_path / "offset.partial"
-        partial.write_text(str(jump))
-        os.replace(partial, offset)
+        wall_clock.jump(jump)
         assert 500 < client.stat(kept).expires_in <= 600
         np.testing.assert_array_equal(client.get(kept), np.ones(4))
 
