@@ -93,10 +93,10 @@ class GrpcAioTransport:
         Raises:
             Cancelled: The client was closed.
         """
-        task = asyncio.ensure_future(rpc)
+        task: asyncio.Future[Any] = asyncio.ensure_future(rpc)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
-        (result,) = await asyncio.gather(task, return_exceptions=True)
+        result: Any = (await asyncio.gather(task, return_exceptions=True))[0]
         if isinstance(result, asyncio.CancelledError):
             raise Cancelled("the client is closed")
         if isinstance(result, BaseException):
