@@ -38,7 +38,6 @@ def wait_for_servers(out: Path, number: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.timeout(300)
 def test_report(tmp_path: Path, theria_command: str) -> None:
     process = start(tmp_path, theria_command)
     _, messages = process.communicate()
