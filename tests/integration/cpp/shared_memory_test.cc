@@ -209,12 +209,12 @@ TEST_F(SharedMemoryTest, WhatIsLostCostsSpeedAlone) {
   StartSharing();
   const AttentionRequest inputs = Read(Operation::kVjp, Inputs(DType::kFloat64));
   const std::vector<double> expected = client_->Vjp(inputs)->k_bar.local().ToDoubles();
-  const SharedRegion expired = client_->Share(kMiB, absl::Milliseconds(300)).value();
+  const SharedRegion expired = client_->Share(kMiB, absl::Seconds(2)).value();
   const SharedRegion deleted = client_->Share(kMiB).value();
   const AttentionRequest in_expired = InRegion(inputs, expired);
   const AttentionRequest in_deleted = InRegion(inputs, deleted);
   EXPECT_TRUE(client_->Unshare(deleted).ok());
-  absl::SleepFor(absl::Milliseconds(1500));
+  absl::SleepFor(absl::Milliseconds(2500));
   for (const AttentionRequest* request : {&in_expired, &in_deleted}) {
     const auto result = client_->Vjp(*request);
     ASSERT_TRUE(result.ok()) << result.status();
@@ -229,11 +229,11 @@ TEST_F(SharedMemoryTest, WhatIsLostCostsSpeedAlone) {
 
 TEST_F(SharedMemoryTest, RenewAndUseBeginTheLeaseAnew) {
   StartSharing();
-  const SharedRegion region = client_->Share(kMiB, absl::Seconds(1)).value();
+  const SharedRegion region = client_->Share(kMiB, absl::Seconds(4)).value();
   const AttentionRequest request =
       InRegion(Read(Operation::kForward, Inputs(DType::kFloat32)), region);
   for (int i = 0; i < 5; ++i) {
-    absl::SleepFor(absl::Milliseconds(400));
+    absl::SleepFor(absl::Seconds(1));
     ASSERT_TRUE(client_->Forward(request).ok());
   }
   const auto lease = client_->Renew(region, absl::Seconds(100));

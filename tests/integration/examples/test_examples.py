@@ -15,7 +15,7 @@ import pytest
 import vit
 from server_process import server_binary
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def check_files(folder: Path, name: str, rows: int) -> list[dict[str, Any]]:

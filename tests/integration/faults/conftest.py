@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
 
 from draining_servers import start_server  # noqa: F401
+from wall_clock import wall_clock  # noqa: F401
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import endless
 import grpc
 import numpy as np
 import pytest
-from observe import await_idle, await_that, gauge
+from observe import await_gauge, await_idle, await_that, computations, gauge
 from server_process import ServerProcess
+from wall_clock import WallClock
 
 import theria
 
@@ -77,7 +78,7 @@ def test_a_client_killed_in_mid_upload_leaves_nothing(
         for upload in uploads:
             assert upload.stdout is not None
             assert upload.stdout.readline() == "half way\n"
-        await_that(lambda: gauge(server, "theria_store_pending_bytes") == 3 * 4 * (1 << 20))
+        await_gauge(server, "theria_store_pending_bytes", 3 * 4 * (1 << 20))
     finally:
         for upload in uploads:
             upload.kill()
@@ -113,7 +114,7 @@ def test_a_server_killed_and_restarted_under_load_is_recovered_from(
                 await_that(lambda b=before: all(a > c for a, c in zip(answers, b, strict=True)))
                 server.restart()
             before = list(answers)
-            await_that(lambda: all(a > c for a, c in zip(answers, before, strict=True)), 60)
+            await_that(lambda: all(a > c for a, c in zip(answers, before, strict=True)))
         finally:
             is_over.set()
         for worker in workers:
@@ -121,15 +122,20 @@ def test_a_server_killed_and_restarted_under_load_is_recovered_from(
 
 
 def test_a_storm_of_deadlines_passes(start_server: StartServer, rng: np.random.Generator) -> None:
+    """Over calls of which each other one cannot be answered in time."""
     server = start_server("--compute-slots=1", "--max-queued-requests=64")
     tensor = large(rng)
     outcomes: dict[str, int] = {}
     lock = threading.Lock()
 
-    def call(timeout: float) -> None:
+    def call(index: int) -> None:
+        timeout = 0.005 * (1 + index // 2 % 40)
         with theria.connect(server.target, retry=ONCE) as client:
             try:
-                client.vjp(tensor, tensor, tensor, tensor, timeout=timeout)
+                if index % 2:
+                    client.hvp(*endless.OPERANDS, **endless.OPTIONS, timeout=timeout)
+                else:
+                    client.vjp(tensor, tensor, tensor, tensor, timeout=timeout)
                 outcome = "OK"
             except theria.Error as error:
                 outcome = error.code
@@ -137,33 +143,36 @@ def test_a_storm_of_deadlines_passes(start_server: StartServer, rng: np.random.G
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
 
     with ThreadPoolExecutor(16) as threads:
-        list(threads.map(call, [0.005 * (1 + i % 40) for i in range(160)]))
+        list(threads.map(call, range(160)))
     assert set(outcomes) <= {"OK", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
-    assert outcomes["DEADLINE_EXCEEDED"] > 0
+    assert outcomes.get("DEADLINE_EXCEEDED", 0) > 0, outcomes
     await_idle(server)
+    assert computations(server, "hvp") == 0
     assert_serves(server, rng)
 
 
 def test_cancelled_calls_stop_computing(
     start_server: StartServer, rng: np.random.Generator
 ) -> None:
+    """The one that runs and those that wait: the server is idle, and computed none to its end."""
     server = start_server("--compute-slots=1")
-    tensor = large(rng)
 
-    async def cancel_many() -> None:
+    async def cancel_many() -> list[object]:
         async with theria.aio.connect(server.target) as client:
             calls = [
-                asyncio.create_task(client.hvp(tensor, tensor, tensor, tensor)) for _ in range(8)
+                asyncio.create_task(client.hvp(*endless.OPERANDS, **endless.OPTIONS))
+                for _ in range(8)
             ]
-            while await asyncio.to_thread(gauge, server, "theria_running_requests") == 0:
-                await asyncio.sleep(0.02)
+            await asyncio.to_thread(await_gauge, server, "theria_running_requests", 1)
+            await asyncio.to_thread(await_gauge, server, "theria_queue_depth", 7)
             for call in calls:
                 call.cancel()
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            assert all(isinstance(result, asyncio.CancelledError) for result in results)
+            return await asyncio.gather(*calls, return_exceptions=True)
 
-    asyncio.run(cancel_many())
+    results = asyncio.run(cancel_many())
+    assert [type(result) for result in results] == 8 * [asyncio.CancelledError], results
     await_idle(server)
+    assert computations(server, "hvp") == 0
     assert_serves(server, rng)
 
 
@@ -182,7 +191,7 @@ def test_a_slow_reader_is_cut_and_holds_up_nobody(
             assert_serves(server, rng)
             client.delete(tensor)
             # The reader's lease holds the bytes until the server cuts him off.
-            await_that(lambda: gauge(server, "theria_store_bytes") == 0)
+            await_gauge(server, "theria_store_bytes", 0)
             with pytest.raises(grpc.RpcError):
                 list(responses)
 
@@ -210,33 +219,15 @@ def test_a_full_store_says_so_and_recovers(
         assert gauge(server, "theria_store_pending_bytes") == 0
 
 
-@pytest.fixture
-def clock_shim(tmp_path: Path) -> Path:
-    library = tmp_path / "clock_shim.so"
-    source = Path(__file__).resolve().parent / "clock_shim.c"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
-    return library
-
-
 @pytest.mark.parametrize("jump", [86_400, -86_400])
 def test_leases_do_not_mind_a_jump_of_the_clock(
-    start_server: StartServer,
-    rng: np.random.Generator,
-    clock_shim: Path,
-    tmp_path: Path,
-    jump: int,
+    start_server: StartServer, rng: np.random.Generator, wall_clock: WallClock, jump: int
 ) -> None:
-    offset = tmp_path / "offset"
-    offset.write_text("0")
-    server = start_server(
-        environment={"LD_PRELOAD": str(clock_shim), "WALL_CLOCK_OFFSET_FILE": str(offset)}
-    )
+    server = start_server(environment=wall_clock.environment)
     with theria.connect(server.target, timeout=60.0) as client:
         kept = client.put(np.ones(4), ttl=600.0, retain="none")
         brief = client.put(np.ones(4), ttl=3.0, retain="none")
-        partial = tmp_path / "offset.partial"
-        partial.write_text(str(jump))
-        os.replace(partial, offset)
+        wall_clock.jump(jump)
         assert 500 < client.stat(kept).expires_in <= 600
         np.testing.assert_array_equal(client.get(kept), np.ones(4))
 

@@ -17,6 +17,7 @@ from authority import Authority
 from draining_servers import start_server  # noqa: F401
 from server_process import ROOT, ServerProcess
 from tenants_file import TenantsFile, digest
+from wall_clock import wall_clock  # noqa: F401
 
 import theria
 

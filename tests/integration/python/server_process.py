@@ -72,7 +72,7 @@ class ServerProcess:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=self._environment
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not ports.exists() or not ports.read_text().endswith("\n"):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -86,7 +86,7 @@ class ServerProcess:
             else grpc.secure_channel(self.target, self._credentials)
         )
         with channel:
-            grpc.channel_ready_future(channel).result(timeout=10)
+            grpc.channel_ready_future(channel).result(timeout=60)
 
     def log(self) -> str:
         return (self._directory / "log").read_text()
@@ -104,7 +104,7 @@ class ServerProcess:
         if self.is_running():
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(timeout=20)
+            return self.process.wait(timeout=60)  # over the server's own drain timeout
         except subprocess.TimeoutExpired:
             self.kill()
             raise

@@ -153,7 +153,6 @@ def test_bad_request(
     assert strict_server.is_running()
 
 
-@pytest.mark.timeout(400)
 def test_the_server_is_what_it_was_and_others_saw_nothing(
     strict_server: ServerProcess, handles: dict[str, str]
 ) -> None:

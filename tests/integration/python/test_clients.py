@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import endless
 import numpy as np
 import pytest
+from observe import await_gauge, await_idle, await_that, computations, gauge
 from server_process import ServerProcess
 
 import theria
@@ -54,10 +55,7 @@ def test_the_request_id_of_an_error_stands_in_the_servers_log(
         client.forward(*qkv(rng), scale=float("nan"))
     assert caught.value.field == "options.scale"
     assert caught.value.request_id
-    deadline = time.monotonic() + 5
-    while caught.value.request_id not in server.log():
-        assert time.monotonic() < deadline, "the log does not name the request"
-        time.sleep(0.05)
+    await_that(lambda: caught.value.request_id in server.log(), otherwise=server.log)
 
 
 def test_errors_name_fields_and_what_was_expected(client: Client, rng: np.random.Generator) -> None:
@@ -91,14 +89,16 @@ def test_health(client: Client) -> None:
     assert client.health("theria.v1.NoSuchService") == "service_unknown"
 
 
-def test_a_deadline_ends_a_long_computation(client: Client) -> None:
-    q = np.broadcast_to(np.float64(0.5), (1, 4, 16384, 64))
-    start = time.monotonic()
-    with pytest.raises(theria.DeadlineExceeded):
-        client.vjp(q, q, q, q, timeout=0.3, outputs={"k_bar": "skip", "v_bar": "skip"})
-    assert time.monotonic() - start < 3.0
-    small = np.ones((1, 1, 2, 4))
-    assert client.forward(small, small, small).execution.queue_seconds < 5.0
+def test_a_deadline_ends_a_long_computation(server: ServerProcess, client: Client) -> None:
+    ended = computations(server, "hvp")
+    started = gauge(server, "theria_queue_seconds_count")
+    timeout = 0.1
+    while gauge(server, "theria_queue_seconds_count") == started:  # the deadline came before
+        timeout *= 3
+        with pytest.raises(theria.DeadlineExceeded):
+            client.hvp(*endless.OPERANDS, **endless.OPTIONS, timeout=timeout)
+        await_idle(server)
+    assert computations(server, "hvp") == ended
 
 
 def test_a_closed_client_says_so(server: ServerProcess) -> None:
@@ -220,23 +220,33 @@ class TestAsyncio:
         asyncio.run(run())
 
     def test_cancelling_a_task_ends_its_computation(self, server: ServerProcess) -> None:
-        q = np.broadcast_to(np.float64(0.5), (1, 4, 16384, 64))
-        small = np.ones((1, 1, 2, 4))
+        ended = computations(server, "hvp")
 
         async def run() -> None:
             async with theria.aio.connect(server.target) as client:
-                long = asyncio.create_task(
-                    client.vjp(q, q, q, q, outputs={"k_bar": "skip", "v_bar": "skip"})
-                )
-                await asyncio.sleep(0.3)
+                long = asyncio.create_task(client.hvp(*endless.OPERANDS, **endless.OPTIONS))
+                await asyncio.to_thread(await_gauge, server, "theria_running_requests", 1)
                 long.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await long
-                start = time.monotonic()
-                await client.forward(small, small, small)
-                assert time.monotonic() - start < 5.0
 
         asyncio.run(run())
+        await_idle(server)
+        assert computations(server, "hvp") == ended
+
+    def test_closing_ends_calls_under_way(self, server: ServerProcess) -> None:
+        """With the client's error: nobody cancelled the tasks that wait for them."""
+
+        async def run() -> None:
+            client = theria.aio.connect(server.target)
+            long = asyncio.create_task(client.hvp(*endless.OPERANDS, **endless.OPTIONS))
+            await asyncio.to_thread(await_gauge, server, "theria_running_requests", 1)
+            await client.close()
+            with pytest.raises(theria.Cancelled, match="closed"):
+                await long
+
+        asyncio.run(run())
+        await_idle(server)
 
     def test_errors_and_close(self, server: ServerProcess) -> None:
         async def run() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import endless
 import numpy as np
+import pytest
+from observe import await_gauge, gauge
 from server_process import ServerProcess
 
 import theria
@@ -18,21 +19,15 @@ FIELDS = ("q_bar", "k_bar", "v_bar", "q_bar_dot", "k_bar_dot", "v_bar_dot")
 
 def started_together(server: ServerProcess) -> tuple[float, float]:
     """How many starts there were, and how many requests they started."""
-    with urllib.request.urlopen(f"http://{server.metrics_target}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-
-    def value(name: str) -> float:
-        found = re.search(rf"^theria_coalesced_requests_{name} (\S+)$", text, re.MULTILINE)
-        assert found
-        return float(found[1])
-
-    return value("count"), value("sum")
+    count, total = (gauge(server, f"theria_coalesced_requests_{name}") for name in ("count", "sum"))
+    return count, total
 
 
 def test_coalesced_calls_get_the_bytes_of_lone_ones(
     start_server: Callable[..., ServerProcess], rng: np.random.Generator
 ) -> None:
-    server = start_server("--compute-slots=1", "--coalesce-delay=20ms")
+    """Together: while another call holds the only slot, until all of them wait."""
+    server = start_server("--compute-slots=1")
     problems = [[rng.standard_normal((1, 2, 40, 8)) for _ in range(7)] for _ in range(24)]
     options: list[dict[str, Any]] = [
         {"is_causal": True},
@@ -40,7 +35,7 @@ def test_coalesced_calls_get_the_bytes_of_lone_ones(
         {"attn_mask": rng.random((40, 40)) < 0.8},
     ]
 
-    with theria.connect(server.target, timeout=60.0) as client:
+    with theria.connect(server.target) as client, theria.connect(server.target) as other:
 
         def hvp(index: int) -> theria.HvpResult:
             q, k, v, o_bar, *tangents = problems[index]
@@ -49,11 +44,18 @@ def test_coalesced_calls_get_the_bytes_of_lone_ones(
         alone = [hvp(index) for index in range(len(problems))]
         starts, requests = started_together(server)
         assert starts == requests == len(problems)
-        with ThreadPoolExecutor(len(problems)) as threads:
-            together = list(threads.map(hvp, range(len(problems))))
+        with ThreadPoolExecutor(len(problems) + 1) as threads:
+            holder = threads.submit(other.hvp, *endless.OPERANDS, **endless.OPTIONS)
+            await_gauge(server, "theria_running_requests", 1)
+            calls = [threads.submit(hvp, index) for index in range(len(problems))]
+            await_gauge(server, "theria_queue_depth", len(problems))
+            other.close()
+            together = [call.result() for call in calls]
+            with pytest.raises(theria.Cancelled):
+                holder.result()
         starts, requests = started_together(server)
-        assert requests == 2 * len(problems)
-        assert starts < requests
+        assert requests == 2 * len(problems) + 1
+        assert starts < requests - len(problems) // 2
     for lone, companion in zip(alone, together, strict=True):
         for field in FIELDS:
             np.testing.assert_array_equal(getattr(lone, field), getattr(companion, field))

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from observe import await_that
 from server_process import ServerProcess
 
 import theria
@@ -74,13 +75,13 @@ def test_resident_wherever_an_array_is(client: Client, rng: np.random.Generator)
 
 def test_leases_pins_and_listing(client: Client) -> None:
     before = {info.handle for info in client.list()}
-    tensor = client.put(np.ones(8), ttl=100.0, pin=50.0)
+    tensor = client.put(np.ones(8), ttl=200.0, pin=100.0)
     info = client.stat(tensor)
-    assert 95 < info.expires_in <= 100
-    assert 45 < info.pinned_for <= 50
-    assert 295 < client.renew(tensor, 300.0).expires_in <= 300
+    assert 140 < info.expires_in <= 200
+    assert 40 < info.pinned_for <= 100
+    assert 340 < client.renew(tensor, 400.0).expires_in <= 400
     assert client.unpin(tensor).pinned_for == 0
-    assert 15 < client.pin(tensor, 20.0).pinned_for <= 20
+    assert 240 < client.pin(tensor, 300.0).pinned_for <= 300
     assert {info.handle for info in client.list()} - before == {tensor.handle}
     client.delete(tensor)
 
@@ -91,11 +92,20 @@ def test_leases_pins_and_listing(client: Client) -> None:
     assert caught.value.handles == (brief.handle,)
 
 
+def is_gone(client: Client, tensor: ResidentTensor | str) -> bool:
+    try:
+        client.stat(tensor)
+    except theria.TensorMissing:
+        return True
+    return False
+
+
 def test_a_lost_lease_is_repaired(client: Client) -> None:
+    """With a lease of the same length, in which the call has to begin."""
     q = np.ones((1, 1, 2, 4))
-    tensor = client.put(q, ttl=0.2)
+    tensor = client.put(q, ttl=3.0)
     lost = tensor.handle
-    time.sleep(0.5)
+    await_that(lambda: is_gone(client, lost))
     np.testing.assert_allclose(client.forward(q, q, tensor).o, q)
     assert tensor.handle != lost
 
@@ -138,24 +148,24 @@ def test_calls_wait_for_a_server_that_restarts(
 ) -> None:
     server = start_server()
     q, k, v = qkv(rng)
-    with theria.connect(server.target, timeout=30.0) as client:
+    patient = theria.RetryPolicy(max_attempts=1000)
+    with theria.connect(server.target, timeout=60.0, retry=patient) as client:
         expected = client.forward(q, k, v).o
         server.kill()
         results: list[Any] = []
         caller = threading.Thread(target=lambda: results.append(client.forward(q, k, v).o))
         caller.start()
-        time.sleep(0.5)
+        time.sleep(0.5)  # it fails meanwhile; if not, it has less to wait for
         server.restart()
-        caller.join(timeout=30)
+        caller.join()
         np.testing.assert_array_equal(results[0], expected)
 
 
 def test_no_server_is_unavailable() -> None:
-    with theria.connect("127.0.0.1:1") as client:
-        start = time.monotonic()
+    brief = theria.RetryPolicy(max_attempts=3)
+    with theria.connect("127.0.0.1:1", timeout=60.0, retry=brief) as client:
         with pytest.raises(theria.Unavailable):
-            client.info(timeout=0.5)
-        assert time.monotonic() - start < 2.0
+            client.info()
         with pytest.raises(theria.Unavailable):
             client.health()
 
@@ -190,6 +200,7 @@ class TestMessageLimit:
             np.testing.assert_array_equal(r.o, q)
 
 
+@pytest.mark.timeout(1200)
 def test_a_large_tensor_goes_up_and_comes_back(
     start_server: Callable[..., ServerProcess],
 ) -> None:
@@ -198,7 +209,7 @@ def test_a_large_tensor_goes_up_and_comes_back(
     server = start_server("--cache-bytes=4GiB")
     block = np.arange(MIB // 4, dtype=np.float32)
     array = np.broadcast_to(block, (rows, block.size))  # 1 MiB here, 3 GiB there
-    with theria.connect(server.target, timeout=500.0) as client:
+    with theria.connect(server.target, timeout=1000.0) as client:
         tensor = client.put(array, retain="none")
         assert client.stat(tensor).size_bytes == rows * MIB
         back = client.get(tensor)
@@ -226,13 +237,13 @@ def test_a_store_full_of_pins_is_exhausted(start_server: Callable[..., ServerPro
 
 
 def test_a_cut_upload_leaves_nothing(start_server: Callable[..., ServerProcess]) -> None:
-    server = start_server()
-    array = np.broadcast_to(np.float32(1), (64, MIB))
+    """Of 3 GiB, most of which no machine sends in time."""
+    server = start_server("--cache-bytes=4GiB")
+    array = np.broadcast_to(np.float32(1), (768, MIB))
     with theria.connect(server.target) as client:
         with pytest.raises(theria.DeadlineExceeded):
-            client.put(array, timeout=0.05)
-        deadline = time.monotonic() + 10
-        while client.info().store.used_bytes and time.monotonic() < deadline:
-            time.sleep(0.05)
-        store = client.info().store
-        assert (store.used_bytes, store.entries) == (0, 0)
+            client.put(array, timeout=0.2)
+        await_that(
+            lambda: (client.info().store.used_bytes, client.info().store.entries) == (0, 0),
+            otherwise=client.info,
+        )

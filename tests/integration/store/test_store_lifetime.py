@@ -17,9 +17,9 @@ MIB = 1 << 20
 
 
 def test_a_lease_ends(store: WireStore) -> None:
-    handle = store.upload(b"data", ttl_ms=1500).info.handle
-    assert 0 < store.stat(handle).expires_in_ms <= 1500
-    time.sleep(1.6)
+    handle = store.upload(b"data", ttl_ms=3000).info.handle
+    assert 0 < store.stat(handle).expires_in_ms <= 3000
+    time.sleep(3.1)
     assert not store.exists(handle)
     # Nobody asks for it any more: the server's own collection gives the memory back.
     store.upload(b"data", ttl_ms=300)
@@ -27,10 +27,10 @@ def test_a_lease_ends(store: WireStore) -> None:
 
 
 def test_renewal_sets_the_lease(store: WireStore) -> None:
-    handle = store.upload(b"data", ttl_ms=1500).info.handle
+    handle = store.upload(b"data", ttl_ms=3000).info.handle
     renewed = store.call("Renew", handle=handle, ttl_ms=60_000).info
     assert 59_000 < renewed.expires_in_ms <= 60_000
-    time.sleep(1.6)
+    time.sleep(3.1)
     assert store.exists(handle)
     default = store.call("Renew", handle=handle).info
     assert default.expires_in_ms == pytest.approx(store.info().limits.default_ttl_ms, abs=1000)
@@ -40,12 +40,12 @@ def test_renewal_sets_the_lease(store: WireStore) -> None:
 
 
 def test_a_pin_outlasts_the_lease_and_ends_by_itself(store: WireStore) -> None:
-    handle = store.upload(b"data", ttl_ms=200, pin_ms=2500).info.handle
+    handle = store.upload(b"data", ttl_ms=200, pin_ms=4000).info.handle
     time.sleep(0.5)
     info = store.stat(handle)
     assert info.expires_in_ms == 0
-    assert 0 < info.pinned_for_ms <= 2000
-    time.sleep(2.1)
+    assert 0 < info.pinned_for_ms <= 3500
+    time.sleep(3.6)
     assert not store.exists(handle)
 
 
@@ -125,11 +125,11 @@ def test_a_cut_upload_leaves_nothing(store: WireStore, sent_chunks: int) -> None
         yield header(8 * CHUNK_BYTES)
         yield from list(chunks(bytes(8 * CHUNK_BYTES)))[:sent_chunks]
         reached.set()
-        release.wait(30)
+        release.wait()
 
     call = store.upload_method().future(messages())
     try:
-        assert reached.wait(30)
+        assert reached.wait(60)
         store.wait_until_used(8 * CHUNK_BYTES)  # reserved as a whole
         assert store.list_all() == []
         call.cancel()
@@ -145,7 +145,7 @@ def test_a_lost_connection_leaves_nothing(store: WireStore, server_target: str) 
     def messages() -> Iterator[pb.UploadRequest]:
         yield header(8 * CHUNK_BYTES)
         yield from list(chunks(bytes(3 * CHUNK_BYTES)))
-        release.wait(30)
+        release.wait()
 
     other = WireStore(server_target)
     call = other.upload_method().future(messages())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from observe import await_that
 
 from theria.v1 import server_pb2, tensor_pb2
 from theria.v1 import tensor_store_pb2 as pb
@@ -125,7 +125,7 @@ class WireStore:
             request_serializer=type(request).SerializeToString,
             response_deserializer=getattr(pb, f"{name}Response").FromString,
         )
-        return method(request, timeout=30)
+        return method(request, timeout=60)
 
     def stat(self, handle: str) -> pb.TensorInfo:
         info: pb.TensorInfo = self.call("Stat", handle=handle).info
@@ -160,7 +160,7 @@ class WireStore:
             response_deserializer=server_pb2.GetServerInfoResponse.FromString,
         )
         response: server_pb2.GetServerInfoResponse = method(
-            server_pb2.GetServerInfoRequest(), timeout=30
+            server_pb2.GetServerInfoRequest(), timeout=60
         )
         return response
 
@@ -169,7 +169,4 @@ class WireStore:
 
     def wait_until_used(self, used_bytes: int) -> None:
         """A stream's end reaches the store a moment after it reaches the client."""
-        deadline = time.monotonic() + 10
-        while self.used_bytes() != used_bytes and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert self.used_bytes() == used_bytes
+        await_that(lambda: self.used_bytes() == used_bytes, otherwise=self.used_bytes)

@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import sys
-import time
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,15 +55,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 def prometheus(
     prometheus_binary: str, server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PrometheusProcess]:
-    """After it has watched the server under a mixed load, with every rule evaluated since."""
+    """Watches the server under a mixed load, which goes on."""
     directory = tmp_path_factory.mktemp("prometheus")
     process = PrometheusProcess(prometheus_binary, directory, [server.metrics_target])
-    try:
-        process.wait_for("theria_build_info")
-        put_load_on(server.target, TOKEN)
-        loaded = time.time() + 3 * process.interval_seconds
-        process.wait_for(f"timestamp(theria_build_info) > {loaded}")
-        process.wait_for("instance:grpc_server_faults:ratio_rate5m")
-        yield process
-    finally:
-        process.kill()
+    is_over = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        load = threads.submit(put_load_on, server.target, TOKEN, is_over)
+        try:
+            process.wait_for("instance:grpc_server_faults:ratio_rate5m")
+            yield process
+        finally:
+            is_over.set()
+            process.kill()
+        load.result()

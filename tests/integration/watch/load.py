@@ -1,4 +1,4 @@
-"""A few seconds of everything that a dashboard shows.
+"""Everything that a dashboard shows.
 
 Each operation, good and bad calls, a store that evicts, misses and expires, and benchmarks.
 """
@@ -6,24 +6,23 @@ Each operation, good and bad calls, a store that evicts, misses and expires, and
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 
 import numpy as np
 
 import theria
 
-# A series needs two scrapes, and a counter that grows between them, to have a rate.
-ROUNDS = 12
 PAUSE_SECONDS = 0.4
 
 
-def put_load_on(target: str, token: str) -> None:
+def put_load_on(target: str, token: str, is_over: threading.Event) -> None:
+    """Goes on for as long as anyone watches: rates and their ratios need counters that grow."""
     rng = np.random.default_rng(5)
     with theria.connect(target, timeout=60.0, token=token) as client:
         client.put(np.ones(8), pin=600.0)
-        for _ in range(ROUNDS):
+        while not is_over.wait(PAUSE_SECONDS):
             _one_round(client, rng)
-            time.sleep(PAUSE_SECONDS)
 
 
 def _one_round(client: theria.Client, rng: np.random.Generator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import socket
 import subprocess
@@ -10,19 +11,28 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from observe import await_that
 
 DEPLOYED = Path(__file__).resolve().parents[3] / "deploy" / "prometheus"
+# Below those that the system gives away by itself: what is free stays so until a program binds it.
+_PORTS = iter(random.sample(range(10_000, 30_000), 1000))
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """For programs that cannot choose one and tell which; another at each call."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no port is free")
 
 
 class PrometheusProcess:
@@ -60,7 +70,7 @@ class PrometheusProcess:
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=5):
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=60):
                 return True
         except OSError:
             return False
@@ -80,7 +90,7 @@ class PrometheusProcess:
         """The `data` of an answer of the HTTP API. A query that is wrong raises, with its error."""
         query = urllib.parse.urlencode(parameters)
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=30) as answer:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=60) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise ValueError(f"{parameters}: {json.load(error)['error']}") from error
@@ -90,12 +100,13 @@ class PrometheusProcess:
         result = self.get("query", query=expression)["result"]
         return [(series["metric"], float(series["value"][1])) for series in result]
 
-    def wait_for(self, expression: str, timeout: float = 60.0) -> None:
-        """Until the expression has a series."""
-        deadline = time.monotonic() + timeout
-        while not self.query(expression):
-            assert time.monotonic() < deadline, f"{expression} has no data"
-            time.sleep(0.2)
+    def wait_for(self, expression: str, holds: Callable[[list[float]], bool] = bool) -> None:
+        """Until `holds` is true of the values of the expression's series; by default: are there."""
+
+        def values() -> list[float]:
+            return [value for _, value in self.query(expression)]
+
+        await_that(lambda: holds(values()), otherwise=lambda: f"{expression} is {values()}")
 
     def kill(self) -> None:
         self.process.kill()

@@ -63,7 +63,7 @@ class Terminal:
                     subprocess.Popen(shell, cwd=self.folder, stdout=log, stderr=log, text=True)
                 )
             return ""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while True:  # who types waits for the server to be up, and for two scrapes
             done = subprocess.run(
                 shell, cwd=self.folder, capture_output=True, text=True, check=False

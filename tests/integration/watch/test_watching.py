@@ -6,16 +6,18 @@ import math
 import subprocess
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from observe import await_that
 from prometheus_process import DEPLOYED, PrometheusProcess
 from server_process import ServerProcess
 
 
 def test_the_server_is_scraped(prometheus: PrometheusProcess, server: ServerProcess) -> None:
+    prometheus.wait_for("up == 1")
     (target,) = prometheus.get("targets", state="active")["activeTargets"]
-    assert target["health"] == "up", target["lastError"]
     assert target["labels"]["job"] == "theria"
     assert target["labels"]["instance"] == server.metrics_target
 
@@ -31,27 +33,30 @@ def test_promtool_finds_no_fault_with_the_metrics(server: ServerProcess) -> None
 
 
 def test_every_rule_has_been_evaluated(prometheus: PrometheusProcess) -> None:
-    groups = prometheus.get("rules")["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) > 10
-    for rule in rules:
-        assert rule["health"] == "ok", (rule["name"], rule.get("lastError"))
-    for rule in rules:
+    def rules() -> list[dict[str, Any]]:
+        return [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+
+    assert len(rules()) > 10
+    await_that(lambda: all(rule["health"] == "ok" for rule in rules()), otherwise=rules)
+    for rule in rules():
         if rule["type"] == "recording":
-            values = [value for _, value in prometheus.query(rule["name"])]
-            assert values, rule["name"]
-            assert any(math.isfinite(value) for value in values), rule["name"]
+            prometheus.wait_for(rule["name"], lambda values: any(map(math.isfinite, values)))
 
 
 def test_a_healthy_server_raises_no_critical_alert(prometheus: PrometheusProcess) -> None:
-    firing = prometheus.get("alerts")["alerts"]
-    assert [a for a in firing if a["labels"]["severity"] == "critical"] == []
+    """None that stays: a scrape that a busy machine does in more than a second is no fault."""
+
+    def critical() -> list[dict[str, Any]]:
+        alerts = prometheus.get("alerts")["alerts"]
+        return [alert for alert in alerts if alert["labels"]["severity"] == "critical"]
+
+    await_that(lambda: critical() == [], otherwise=critical)
 
 
 def test_the_autoscalers_metric_is_there(prometheus: PrometheusProcess) -> None:
     """The query of deploy/prometheus/adapter.yml, filled in as the adapter does."""
     (rule,) = yaml.safe_load((DEPLOYED / "adapter.yml").read_text())["rules"]
-    assert prometheus.query(rule["seriesQuery"])
+    prometheus.wait_for(rule["seriesQuery"])
     query = rule["metricsQuery"]
     for name, value in {
         "<<.Series>>": rule["seriesQuery"].split('"')[1],
@@ -59,6 +64,7 @@ def test_the_autoscalers_metric_is_there(prometheus: PrometheusProcess) -> None:
         "<<.GroupBy>>": "pod",
     }.items():
         query = query.replace(name, value)
+    prometheus.wait_for(query, lambda values: len(values) == 1 and math.isfinite(values[0]))
     ((labels, seconds),) = prometheus.query(query)
     assert labels == {"pod": "theria-0"}
     assert 0 <= seconds < 10
@@ -76,8 +82,7 @@ def test_the_autoscalers_metric_is_there(prometheus: PrometheusProcess) -> None:
     ],
 )
 def test_the_load_is_seen(prometheus: PrometheusProcess, expression: str, floor: int) -> None:
-    ((_, value),) = prometheus.query(expression)
-    assert value >= floor
+    prometheus.wait_for(expression, lambda values: len(values) == 1 and values[0] >= floor)
 
 
 def test_servers_come_by_the_targets_file_and_are_missed_when_dead(

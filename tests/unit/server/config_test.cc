@@ -1,5 +1,7 @@
 #include "server/config.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -79,7 +81,8 @@ TEST(ConfigTest, TakesFlags) {
 }
 
 TEST(ConfigTest, ReadsAFileThatFlagsOverride) {
-  const std::string path = testing::TempDir() + "theria-config-test.toml";
+  const std::string path =
+      testing::TempDir() + "theria-config-test-" + std::to_string(getpid()) + ".toml";
   std::ofstream(path) << "listen = [\"127.0.0.1:0\", \"[::1]:0\"]\n"
                          "cache-bytes = \"64MiB\"\n"
                          "max-queued-requests = 5\n"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from theria._errors import Cancelled
 from theria._grpc_channel import CHANNEL_OPTIONS, serialize, translated
 from theria._identity import MetadataSource
 from theria._steps import Call, Download, Upload
@@ -33,13 +35,16 @@ class GrpcAioTransport:
         )
         self._metadata = metadata or MetadataSource()
         self._stubs: dict[str, Any] = {}
+        self._under_way: set[asyncio.Future[Any]] = set()
 
     async def call(self, step: Call) -> Any:
         """See `AsyncTransport`."""
         request = serialize(step.request)
         with translated():
-            return await self._stub("unary_unary", step)(
-                request, timeout=step.timeout, metadata=self._metadata()
+            return await self._ended(
+                self._stub("unary_unary", step)(
+                    request, timeout=step.timeout, metadata=self._metadata()
+                )
             )
 
     async def upload(self, step: Upload) -> Any:
@@ -50,14 +55,17 @@ class GrpcAioTransport:
                 yield serialize(request)
 
         with translated():
-            return await self._stub("stream_unary", step)(
-                requests(), timeout=step.timeout, metadata=self._metadata()
+            return await self._ended(
+                self._stub("stream_unary", step)(
+                    requests(), timeout=step.timeout, metadata=self._metadata()
+                )
             )
 
     async def download(self, step: Download) -> None:
         """See `AsyncTransport`."""
         request = serialize(step.request)
-        with translated():
+
+        async def receive_all() -> None:
             responses = self._stub("unary_stream", step)(
                 request, timeout=step.timeout, metadata=self._metadata()
             )
@@ -67,9 +75,33 @@ class GrpcAioTransport:
             finally:
                 responses.cancel()
 
+        with translated():
+            await self._ended(receive_all())
+
     async def close(self) -> None:
         """See `AsyncTransport`."""
+        for rpc in tuple(self._under_way):
+            rpc.cancel()
         await self._channel.close()
+
+    async def _ended(self, rpc: Awaitable[Any]) -> Any:
+        """What `rpc` gives; cancelling the task that waits here cancels it.
+
+        `gather` tells the two who cancel apart: it raises the CancelledError of the waiting task,
+        and returns that of an RPC which `close` has ended.
+
+        Raises:
+            Cancelled: The client was closed.
+        """
+        task: asyncio.Future[Any] = asyncio.ensure_future(rpc)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        result: Any = (await asyncio.gather(task, return_exceptions=True))[0]
+        if isinstance(result, asyncio.CancelledError):
+            raise Cancelled("the client is closed")
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def _stub(self, arity: str, step: Call | Upload | Download) -> Any:
         method = step.method

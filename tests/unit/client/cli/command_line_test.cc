@@ -1,5 +1,7 @@
 #include "client/cli/command_line.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -43,7 +45,8 @@ constexpr char kNobody[] = "127.0.0.1:1";
 
 TEST(CommandLineTest, ParityOfEqualsHolds) {
   const NaiveServer server;
-  const std::string json = testing::TempDir() + "/parity.json";
+  const std::string json =
+      testing::TempDir() + "theria-parity-" + std::to_string(getpid()) + ".json";
   const Finished run = RunTheria({"parity", server.target().c_str(), "--reference",
                                   server.target().c_str(), "--json", json.c_str()});
   EXPECT_EQ(run.exit_code, kHeld) << run.output << run.errors;

@@ -13,7 +13,7 @@
 namespace theria::server {
 namespace {
 
-constexpr absl::Duration kLong = absl::Seconds(20);
+constexpr absl::Duration kLong = absl::Seconds(60);
 
 // Tells with how many others it ran; waits for `go` first, if there is one.
 class GroupJob : public Job {
@@ -22,7 +22,7 @@ class GroupJob : public Job {
       : Job(demand, absl::InfiniteFuture(), std::move(terms)), go_(go) {}
 
   std::size_t group() {
-    EXPECT_TRUE(done_.WaitFor(std::chrono::seconds(20)));
+    EXPECT_TRUE(done_.WaitFor(absl::ToChronoMilliseconds(kLong)));
     return group_;
   }
   void AwaitStart() { started_.Wait(); }
@@ -105,16 +105,14 @@ TEST_F(CoalescingTest, LargeJobsStayAlone) {
 }
 
 TEST_F(CoalescingTest, ALoneJobDoesNotWait) {
-  Executor& executor = Make({.coalesce_delay = absl::Seconds(10)});
-  const absl::Time start = absl::Now();
+  Executor& executor = Make({.coalesce_delay = absl::Hours(1)});
   GroupJob job({.coalesce_key = "k"});
   ASSERT_TRUE(executor.Submit(job).ok());
   EXPECT_EQ(job.group(), 1u);
-  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
 }
 
 TEST_F(CoalescingTest, WaitsForMoreNoLongerThanTheDelay) {
-  Executor& executor = Make({.coalesce_delay = absl::Milliseconds(200)});
+  Executor& executor = Make({.coalesce_delay = absl::Seconds(2)});
   Event go;
   GroupJob first({}, &go);
   ASSERT_TRUE(executor.Submit(first).ok());

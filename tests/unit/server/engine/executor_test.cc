@@ -1,7 +1,7 @@
 #include "server/engine/executor.h"
 
 #include <atomic>
-#include <chrono>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -16,7 +16,9 @@ namespace theria::server {
 namespace {
 
 constexpr double kManyFlops = 1e12;  // never inline
-constexpr absl::Duration kLong = absl::Seconds(20);
+constexpr absl::Duration kLong = absl::Seconds(60);
+// Until a deadline that comes after the submission, however slow the machine.
+constexpr absl::Duration kSoon = absl::Seconds(1);
 
 // Runs until it may end or is interrupted, and tells what became of it.
 class TestJob : public Job {
@@ -30,7 +32,7 @@ class TestJob : public Job {
 
   // OK if it ran to its end, else why not. Waits for that.
   absl::Status result() {
-    EXPECT_TRUE(done_.WaitFor(std::chrono::seconds(20)));
+    EXPECT_TRUE(done_.WaitFor(absl::ToChronoMilliseconds(kLong)));
     return result_;
   }
   bool is_done() const { return done_.HasHappened(); }
@@ -219,9 +221,10 @@ TEST_F(ExecutorTest, DeadlineInQueueDropsWithoutRunning) {
   TestJob running;
   ASSERT_TRUE(executor.Submit(running).ok());
   running.AwaitStart();
-  TestJob late({.bytes = 1, .flops = kManyFlops}, absl::Now() + absl::Milliseconds(30));
+  const absl::Time deadline = absl::Now() + kSoon;
+  TestJob late({.bytes = 1, .flops = kManyFlops}, deadline);
   ASSERT_TRUE(executor.Submit(late).ok());
-  absl::SleepFor(absl::Milliseconds(50));
+  while (absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(10));
   running.LetEnd();
   EXPECT_EQ(late.result().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_FALSE(late.was_started());
@@ -229,7 +232,7 @@ TEST_F(ExecutorTest, DeadlineInQueueDropsWithoutRunning) {
 
 TEST_F(ExecutorTest, DeadlineInRunInterrupts) {
   Executor& executor = Make({.slots = 1});
-  TestJob late({.bytes = 1, .flops = kManyFlops}, absl::Now() + absl::Milliseconds(30));
+  TestJob late({.bytes = 1, .flops = kManyFlops}, absl::Now() + kSoon);
   ASSERT_TRUE(executor.Submit(late).ok());
   EXPECT_EQ(late.result().code(), absl::StatusCode::kDeadlineExceeded);
 }
@@ -243,7 +246,7 @@ TEST_F(ExecutorTest, PastDeadlineIsNotAccepted) {
 
 TEST_F(ExecutorTest, DrainFinishesAcceptedWorkAndRefusesNew) {
   Executor& executor = Make({.slots = 1});
-  TestJob running, waiting, refused;
+  TestJob running, waiting;
   ASSERT_TRUE(executor.Submit(running).ok());
   ASSERT_TRUE(executor.Submit(waiting).ok());
   running.AwaitStart();
@@ -252,8 +255,15 @@ TEST_F(ExecutorTest, DrainFinishesAcceptedWorkAndRefusesNew) {
     EXPECT_TRUE(executor.Drain(absl::Now() + kLong));
     is_drained = true;
   });
-  absl::SleepFor(absl::Milliseconds(20));
-  EXPECT_EQ(executor.Submit(refused).code(), absl::StatusCode::kUnavailable);
+  // The other thread has begun to drain once jobs are refused; those before it wait as well.
+  std::deque<TestJob> others;
+  absl::Status status;
+  do {
+    absl::SleepFor(absl::Milliseconds(1));
+    others.emplace_back().LetEnd();
+    status = executor.Submit(others.back());
+  } while (status.ok());
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_FALSE(is_drained);
   running.LetEnd();
   waiting.LetEnd();

@@ -1,6 +1,7 @@
 #include "server/rpc/grpc_server.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <string>
@@ -224,7 +225,8 @@ TEST_F(GrpcServerTest, ReflectionListsTheServices) {
 }
 
 TEST_F(GrpcServerTest, UnixSocketsAreForOwnerAndGroupAndGoAway) {
-  const std::string path = testing::TempDir() + "theria-grpc-server-test.sock";
+  const std::string path =
+      testing::TempDir() + "theria-grpc-server-test-" + std::to_string(getpid()) + ".sock";
   {
     auto server = GrpcServer::Start({.listen = {"unix:" + path},
                                      .max_message_bytes = kMaxMessageBytes,
