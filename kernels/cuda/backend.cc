@@ -242,6 +242,15 @@ absl::StatusOr<ComputeReport> CudaBackend::Finish(InFlight computation) const {
                        Message("cuda:", device_), *compute_time};
 }
 
+// CUDA's own text where there is no driver speaks of one that is too old.
+std::string WhyNoDevice(cudaError_t error) {
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) {
+    return "no NVIDIA driver is installed, or this container was started without GPUs";
+  }
+  return Message(cudaGetErrorName(error), " (", cudaGetErrorString(error), ")");
+}
+
 }  // namespace
 
 int CudaDeviceCount() {
@@ -250,7 +259,11 @@ int CudaDeviceCount() {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options) {
-  const int count = CudaDeviceCount();
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    return absl::UnavailableError(Message("there is no CUDA device: ", WhyNoDevice(error)));
+  }
   if (options.device < 0 || options.device >= count) {
     return absl::UnavailableError(
         Message("there is no CUDA device ", options.device, ", this process sees ", count));

@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parents[3]
 # What runs keep for later ones: the base, images and their layers.
 KEPT = ROOT / "build" / "deploy"
 BASE = "localhost/theria-test-base"
+CUDA_BASE = "localhost/theria-test-cuda-base"
+# That of a container whose image names none.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -71,6 +74,42 @@ def make_base(folder: Path) -> str:
     os.link(archive, folder / archive.name)
     buildah("build", "--tag", BASE, folder)
     return BASE
+
+
+def make_cuda_base(base: str, toolkit: Path, folder: Path) -> str:
+    """`base` with the CUDA compiler of the folder `toolkit` where NVIDIA's images have theirs.
+
+    Not with CUDA's libraries, 0.2 GB instead of several: of them all Theria links the static
+    runtime alone.
+    """
+    dockerfile = folder / "Dockerfile"
+    libraries = ("libcudart.so", "libcudart_static.a", "libcudadevrt.a")
+    sources = " ".join(f"lib64/{library}" for library in libraries)
+    target = "/usr/local/cuda/targets/x86_64-linux"
+    dockerfile.write_text(
+        f"FROM {base}\n"
+        "COPY bin /usr/local/cuda/bin\n"
+        "COPY nvvm /usr/local/cuda/nvvm\n"
+        "COPY include /usr/local/cuda/include\n"
+        f"COPY {sources} /usr/local/cuda/lib/\n"
+        f"RUN mkdir -p {target} && ln -s ../../include ../../lib {target}\n"
+        f"ENV PATH=/usr/local/cuda/bin:{PATH}\n"
+    )
+    buildah("build", f"--file={dockerfile}", "--tag", CUDA_BASE, toolkit)
+    return CUDA_BASE
+
+
+def build_image(target: str, *arguments: str) -> str:
+    """The image of this target of the Dockerfile; its name.
+
+    Compiles with this machine's compiler cache, where there is one.
+    """
+    name = f"localhost/theria:{target}"
+    compiled = Path(os.environ.get("CCACHE_DIR", Path.home() / ".cache/ccache"))
+    volumes = [f"--volume={compiled}:/root/.cache/ccache"] if compiled.is_dir() else []
+    options = ("--format=docker", f"--target={target}", f"--tag={name}")
+    buildah("build", *options, *arguments, *volumes, ROOT)
+    return name
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,31 +14,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from buildah import ROOT, Container, buildah, make_base
+from buildah import Container, buildah
+from server_process import ServerProcess
 
 import theria
 
 pytestmark = pytest.mark.deploy
 
 
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    for tool in ("buildah", "debootstrap"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} not found; scripts/install_packages.sh --deploy")
-    if os.geteuid() != 0:
-        pytest.skip("debootstrap needs root")
-    return make_base(tmp_path_factory.mktemp("base"))
+# The most that an image may add to its base.
+MOST_BYTES = {"cpu": 100e6, "cuda": 400e6}
 
 
-@pytest.fixture(scope="session")
-def image(base: str) -> str:
-    name = "localhost/theria:cpu"
-    arguments = ["--format=docker", "--target=cpu", f"--build-arg=CPU_BASE={base}"]
-    compiled = Path(os.environ.get("CCACHE_DIR", Path.home() / ".cache/ccache"))
-    if compiled.is_dir():
-        arguments.append(f"--volume={compiled}:/root/.cache/ccache")
-    buildah("build", *arguments, f"--tag={name}", ROOT)
+@pytest.fixture(scope="module", params=["cpu", "cuda"])
+def target(request: pytest.FixtureRequest) -> str:
+    assert isinstance(request.param, str)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def image(target: str, request: pytest.FixtureRequest) -> str:
+    name = request.getfixturevalue(f"{target}_image")
+    assert isinstance(name, str)
     return name
 
 
@@ -69,15 +67,17 @@ def test_it_holds_the_server_and_no_compiler(container: Container) -> None:
     root = container.root()
     assert not [
         tool
-        for tool in ("cc", "g++", "cmake", "git", "pip")
+        for tool in ("cc", "g++", "cmake", "git", "pip", "nvcc")
         if shutil.which(tool, path=f"{root}/usr/bin")
     ]
+    assert not (root / "usr/local/cuda").exists()
+    assert not (root / "src").exists()
     installed = container.run("dpkg-query", "-W", "-f=${Package}\\n").stdout.split()
     assert {"theria", "theria-server"} <= set(installed)
     assert not [name for name in installed if name.endswith("-dev")]
 
 
-def test_it_is_small(image: str, base: str) -> None:
+def test_it_is_small(target: str, image: str, base: str) -> None:
     units = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
 
     def size(name: str) -> float:
@@ -85,7 +85,7 @@ def test_it_is_small(image: str, base: str) -> None:
         number, unit = listed["size"].split()
         return float(number) * units[unit]
 
-    assert 1e6 < size(image) - size(base) < 100e6
+    assert 1e6 < size(image) - size(base) < MOST_BYTES[target]
 
 
 def test_its_configuration(container: Container) -> None:
@@ -96,12 +96,23 @@ def test_its_configuration(container: Container) -> None:
     assert configuration["Healthcheck"]["Interval"] > 0
 
 
+def test_every_library_that_it_needs_is_there(container: Container) -> None:
+    for program in ("theria-server", "theria"):
+        linked = container.run("ldd", f"/usr/bin/{program}")
+        assert linked.returncode == 0, linked.stderr
+        assert "libgrpc++" in linked.stdout
+        assert "not found" not in linked.stdout
+        # The driver and cuBLAS are looked for when a GPU is used.
+        assert not re.search("lib(cuda|cublas|nv)", linked.stdout), linked.stdout
+
+
 def test_it_serves_as_nobody_in_particular_and_drains(container: Container, tmp_path: Path) -> None:
     ports = container.root() / "run/theria/ports"
     log = tmp_path / "log"
     assert not container.is_healthy()
     process = container.start(
         log,
+        "--backend=cpu",
         "--listen=127.0.0.1:0,unix:/run/theria/server.sock",
         "--port-file=/run/theria/ports",
         "--metrics-listen=127.0.0.1:0",
@@ -124,6 +135,17 @@ def test_it_serves_as_nobody_in_particular_and_drains(container: Container, tmp_
             # Keys that are all alike weigh all values alike.
             mean = np.broadcast_to(v.mean(axis=2, keepdims=True), v.shape)
             np.testing.assert_allclose(client.forward(q, k, v).o, mean, rtol=1e-12)
+
+        socket = "unix:/run/theria/server.sock"
+        info = container.run("theria", "info", socket)
+        assert info.returncode == 0 and "cpu" in info.stdout, info.stdout + info.stderr
+        reference = ServerProcess(tmp_path / "reference")
+        try:
+            command = ("theria", "parity", socket, "--reference", reference.target)
+            parity = container.run(*command)
+            assert parity.returncode == 0, parity.stdout + parity.stderr
+        finally:
+            reference.kill()
 
         os.kill(server_of(process), signal.SIGTERM)
         assert process.wait(timeout=60) == 0, log.read_text()
