@@ -54,15 +54,13 @@ class PayloadSieve {
     while (const std::uint32_t tag = input_.ReadTag()) {
       const FieldDescriptor* const field =
           type.FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
-      const bool is_of_length =
-          WireFormatLite::GetTagWireType(tag) == WireFormatLite::WIRETYPE_LENGTH_DELIMITED;
+      const bool is_of_length = field != nullptr && WireFormatLite::GetTagWireType(tag) ==
+                                                        WireFormatLite::WIRETYPE_LENGTH_DELIMITED;
       bool is_well_formed = false;
-      if (field == nullptr || !is_of_length) {
-        is_well_formed = WireFormatLite::SkipField(&input_, tag, &output);
-      } else if (&type == v1::Tensor::descriptor() &&
-                 field->number() == v1::Tensor::kDataFieldNumber) {
+      if (is_of_length && &type == v1::Tensor::descriptor() &&
+          field->number() == v1::Tensor::kDataFieldNumber) {
         is_well_formed = CopyData(tag, output);
-      } else if (IsTensor(*field) || HoldsTensors(*field)) {
+      } else if (is_of_length && (IsTensor(*field) || HoldsTensors(*field))) {
         path_.push_back(field);
         is_well_formed = CopyNested(tag, *field->message_type(), output);
         path_.pop_back();
