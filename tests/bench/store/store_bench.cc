@@ -6,7 +6,10 @@
 // - uploads and downloads of the tensor store, in chunks that refer to the client's memory;
 // - the same by shared memory: one copy between region and store;
 // - tensors handed over in shared memory: Forward reads k and v, which make up the size, where they
-//   are. Its time less the time in which it queued and computed.
+//   are. Its time less the time in which it queued and computed;
+// - the public C++ client: Put of a tensor that it owns and of one that it borrows, Get, and
+// Forward
+//   with k and v inline, its time less queue and computation.
 //
 //     store_bench [--json FILE] [--seconds PER_CASE]
 
@@ -22,6 +25,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +41,7 @@
 #include "server/rpc/attention_service.h"
 #include "server/rpc/request_context.h"
 #include "server/rpc/tensor_service.h"
+#include "theria/client.h"
 #include "theria/v1/tensor_store.grpc.pb.h"
 
 namespace theria::server {
@@ -51,6 +56,7 @@ constexpr std::size_t kChunkBytes = 2 * kMiB;
 }
 
 constexpr std::size_t kMaxBytes = 256 * kMiB;
+constexpr std::int64_t kHeadDim = 64;
 
 // Bytes that a transport sends from where they are.
 grpc::Slice Borrow(const char* data, std::size_t size_bytes) {
@@ -213,7 +219,6 @@ class Client {
 
  private:
   static constexpr char kUploadMethod[] = "/theria.v1.TensorService/Upload";
-  static constexpr std::int64_t kHeadDim = 64;
 
   // A streamed call of raw messages, each awaited.
   class Stream {
@@ -307,6 +312,42 @@ class Client {
   const std::string memory_ = std::string(kMaxBytes, 'x');
 };
 
+// The library that users call, on a connection of its own.
+class PublicClient {
+ public:
+  explicit PublicClient(const std::string& address) : client_(address) {}
+
+  void Put(const client::Tensor& tensor) { resident_ = Checked(client_.Put(tensor)); }
+
+  void Get() {
+    if (Checked(client_.Get(*resident_)).shape() != resident_->shape()) {
+      Die("bytes are missing");
+    }
+  }
+
+  void Delete() {
+    if (absl::Status status = client_.Delete(*resident_); !status.ok()) Die(status.ToString());
+  }
+
+  // As Client::HandOver, of tensors that travel with the request.
+  double HandOver(const client::Tensor& q, const client::Tensor& k, const client::Tensor& v) {
+    const absl::Time start = absl::Now();
+    const client::AttentionResult result = Checked(client_.Forward({.q = q, .k = k, .v = v}));
+    return absl::ToDoubleSeconds(absl::Now() - start - result.execution.queue_time -
+                                 result.execution.compute_time);
+  }
+
+ private:
+  template <typename T>
+  static T Checked(absl::StatusOr<T> result) {
+    if (!result.ok()) Die(result.status().ToString());
+    return *std::move(result);
+  }
+
+  client::Client client_;
+  std::optional<client::ResidentTensor> resident_;
+};
+
 // Median of what `measure` gives, called for about `budget`, at least three times after a warm-up;
 // `cleanup` is not timed.
 double Median(absl::Duration budget, const std::function<double()>& measure,
@@ -341,6 +382,66 @@ std::string DigestOfUpload(std::size_t size_bytes) {
   sha256.Update(bytes.data(), bytes.size());
   const Sha256Digest digest = *sha256.Finish();
   return std::string(digest.begin(), digest.end());
+}
+
+// Medians of calls made in turns, which meet the same moods of the machine, for about `budget`
+// each.
+std::vector<double> MediansInTurns(absl::Duration budget,
+                                   const std::vector<std::function<double()>>& calls) {
+  std::vector<std::vector<double>> seconds(calls.size());
+  const absl::Time end = absl::Now() + budget * calls.size();
+  while (seconds[0].size() < 4 || absl::Now() < end) {
+    for (std::size_t i = 0; i < calls.size(); ++i) seconds[i].push_back(calls[i]());
+  }
+  std::vector<double> medians;
+  for (std::vector<double>& times : seconds) {
+    times.erase(times.begin());
+    std::sort(times.begin(), times.end());
+    medians.push_back(times[times.size() / 2]);
+  }
+  return medians;
+}
+
+double Seconds(const std::function<void()>& call) {
+  const absl::Time start = absl::Now();
+  call();
+  return absl::ToDoubleSeconds(absl::Now() - start);
+}
+
+// Ratios and seconds of the public client, in turns with the echo, added to those of `row`.
+void MeasurePublic(Client& echo, PublicClient& client, std::size_t size_bytes,
+                   absl::Duration budget, nlohmann::json& row) {
+  using client::DType;
+  using client::Tensor;
+  const Tensor owned = Tensor::Zeros(DType::kBool, {static_cast<std::int64_t>(size_bytes)});
+  const Tensor borrowed = Tensor::Borrow(DType::kBool, owned.data(), owned.shape());
+  const auto seq = static_cast<std::int64_t>(size_bytes / 2 / sizeof(float)) / kHeadDim;
+  const Tensor q = Tensor::Zeros(DType::kFloat32, {1, 1, 1, kHeadDim});
+  const Tensor kv = Tensor::Zeros(DType::kFloat32, {1, 1, seq, kHeadDim});
+  const auto put = [&](const Tensor& tensor) {
+    const double seconds = Seconds([&] { client.Put(tensor); });
+    client.Delete();
+    return seconds;
+  };
+  const std::vector<double> out =
+      MediansInTurns(budget, {[&] { return Seconds([&] { echo.EchoPut(size_bytes); }); },
+                              [&] { return put(owned); }, [&] { return put(borrowed); },
+                              [&] { return client.HandOver(q, kv, kv); }});
+  client.Put(owned);
+  const std::vector<double> in =
+      MediansInTurns(budget, {[&] { return Seconds([&] { echo.EchoGet(size_bytes); }); },
+                              [&] { return Seconds([&] { client.Get(); }); }});
+  client.Delete();
+  row.update({{"client_put_seconds", out[1]},
+              {"client_put_borrowed_seconds", out[2]},
+              {"client_inline_seconds", out[3]},
+              {"client_get_seconds", in[1]},
+              {"client_put_to_echo", out[0] / out[1]},
+              {"client_put_borrowed_to_echo", out[0] / out[2]},
+              {"client_inline_to_echo", out[0] / out[3]},
+              {"client_get_to_echo", in[0] / in[1]}});
+  std::printf("     C++ client | put %5.2f, borrowed %5.2f | get %5.2f | inline %5.2f\n",
+              out[0] / out[1], out[0] / out[2], in[0] / in[1], out[0] / out[3]);
 }
 
 nlohmann::json Measure(Client& client, SharedRegions& regions, std::string_view transport,
@@ -399,11 +500,11 @@ nlohmann::json Measure(Client& client, SharedRegions& regions, std::string_view 
 int Main(int argc, char** argv) {
   std::string json_path;
   absl::Duration budget = absl::Seconds(1);
-  for (int i = 1; i + 1 < argc; i += 2) {
+  for (int i = 1; i < argc; i += 2) {
     const std::string_view flag = argv[i];
-    if (flag == "--json") {
+    if (i + 1 < argc && flag == "--json") {
       json_path = argv[i + 1];
-    } else if (flag == "--seconds") {
+    } else if (i + 1 < argc && flag == "--seconds") {
       budget = absl::Seconds(std::atof(argv[i + 1]));
     } else {
       Die("usage: store_bench [--json FILE] [--seconds PER_CASE]");
@@ -445,8 +546,10 @@ int Main(int argc, char** argv) {
       {"tcp", "127.0.0.1:" + std::to_string(port)}, {"unix", socket}};
   for (const auto& [transport, address] : transports) {
     Client client(address);
+    PublicClient public_client(address);
     for (const std::size_t size : {kMiB, 16 * kMiB, 256 * kMiB}) {
       results.push_back(Measure(client, regions, transport, size, budget));
+      MeasurePublic(client, public_client, size, budget, results.back());
     }
   }
   server->Shutdown();
