@@ -33,7 +33,7 @@ def commands(programs: Path, out: Path) -> dict[str, list[str]]:
             str(programs / "theria-coalescing-bench"),
             f"--json={out / 'coalescing.json'}",
         ],
-        "store": [str(programs / "store_bench"), f"--json={out / 'store.json'}"],
+        "store": [str(programs / "store_bench"), "--json", str(out / "store.json")],
     }
 
 

@@ -1,5 +1,8 @@
 #include "client/cpp/src/attention_codec.h"
 
+#include <optional>
+#include <utility>
+
 #include "client/cpp/src/message_codec.h"
 #include "client/cpp/src/status_codec.h"
 #include "client/cpp/src/text.h"
@@ -49,12 +52,33 @@ absl::Status CheckSize(const AttentionRequest& request, const SharedRegions& reg
                                          ": upload large ones with Put and pass what it returns"));
 }
 
+// From how many bytes on a tensor's elements leave the message: for fewer, copying costs less than
+// slices of their own.
+constexpr std::size_t kMinPayloadBytes = std::size_t{16} << 10;
+
+// Encodes the tensor whose field in the request is at `path`.
+void EncodeInput(const AnyTensor& tensor, const SharedRegions& regions, std::vector<int> path,
+                 v1::Tensor* message, std::vector<Payload>* payloads) {
+  const std::optional<Tensor> sent = EncodeTensorHead(tensor, message, regions);
+  if (!sent.has_value()) return;
+  if (sent->span_bytes() < kMinPayloadBytes) {
+    message->set_data(sent->data(), sent->span_bytes());
+    return;
+  }
+  path.push_back(v1::Tensor::kDataFieldNumber);
+  payloads->push_back({std::move(path), ElementSlice(*sent, 0, sent->span_bytes())});
+}
+
 // Encodes the field `name` if the operation's message has it; else its tensor must be absent.
-#define THERIA_ENCODE(name)                                                                       \
-  if constexpr (requires { message->mutable_##name(); }) {                                        \
-    if (request.name.has_value()) EncodeTensor(request.name, message->mutable_##name(), regions); \
-  } else if (request.name.has_value()) {                                                          \
-    return InvalidField(#name, "the operation does not read it, must be absent");                 \
+#define THERIA_ENCODE(name)                                                       \
+  if constexpr (requires { message->mutable_##name(); }) {                        \
+    if (request.name.has_value()) {                                               \
+      EncodeInput(request.name, regions,                                          \
+                  {Request::descriptor()->FindFieldByName(#name)->number()},      \
+                  message->mutable_##name(), payloads);                           \
+    }                                                                             \
+  } else if (request.name.has_value()) {                                          \
+    return InvalidField(#name, "the operation does not read it, must be absent"); \
   }
 
 // Decodes the field `name` if the operation's message has it.
@@ -67,8 +91,7 @@ absl::Status CheckSize(const AttentionRequest& request, const SharedRegions& reg
 
 }  // namespace
 
-void EncodeOptions(const AttentionOptions& options, v1::AttentionOptions* message,
-                   const SharedRegions& regions) {
+void EncodeOptions(const AttentionOptions& options, v1::AttentionOptions* message) {
   if (options.scale.has_value()) message->set_scale(*options.scale);
   message->set_is_causal(options.is_causal);
   if (options.window.has_value()) {
@@ -76,7 +99,6 @@ void EncodeOptions(const AttentionOptions& options, v1::AttentionOptions* messag
     if (options.window->left.has_value()) window.set_left(*options.window->left);
     if (options.window->right.has_value()) window.set_right(*options.window->right);
   }
-  if (options.mask.has_value()) EncodeTensor(options.mask, message->mutable_mask(), regions);
   if (options.dropout.probability != 0.0) {
     v1::Dropout& dropout = *message->mutable_dropout();
     dropout.set_probability(options.dropout.probability);
@@ -103,7 +125,7 @@ void EncodeOutputs(const OutputSpec& outputs, v1::OutputSpec* message) {
 
 template <typename Request>
 absl::Status EncodeRequest(const AttentionRequest& request, const SharedRegions& regions,
-                           Request* message) {
+                           Request* message, std::vector<Payload>* payloads) {
   const absl::Status size = CheckSize(request, regions);
   if (!size.ok()) return size;
   THERIA_ENCODE(q)
@@ -116,7 +138,12 @@ absl::Status EncodeRequest(const AttentionRequest& request, const SharedRegions&
   THERIA_ENCODE(k_dot)
   THERIA_ENCODE(v_dot)
   THERIA_ENCODE(o_bar_dot)
-  EncodeOptions(request.options, message->mutable_options(), regions);
+  EncodeOptions(request.options, message->mutable_options());
+  if (request.options.mask.has_value()) {
+    EncodeInput(request.options.mask, regions,
+                {Request::kOptionsFieldNumber, v1::AttentionOptions::kMaskFieldNumber},
+                message->mutable_options()->mutable_mask(), payloads);
+  }
   return absl::OkStatus();
 }
 
@@ -142,10 +169,13 @@ absl::StatusOr<AttentionResult> DecodeResponse(Response* message,
 #undef THERIA_DECODE
 
 template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&,
-                                    v1::ForwardRequest*);
-template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::VjpRequest*);
-template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::JvpRequest*);
-template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::HvpRequest*);
+                                    v1::ForwardRequest*, std::vector<Payload>*);
+template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::VjpRequest*,
+                                    std::vector<Payload>*);
+template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::JvpRequest*,
+                                    std::vector<Payload>*);
+template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::HvpRequest*,
+                                    std::vector<Payload>*);
 template absl::StatusOr<AttentionResult> DecodeResponse(v1::ForwardResponse*,
                                                         const std::shared_ptr<SharedRoom>&);
 template absl::StatusOr<AttentionResult> DecodeResponse(v1::VjpResponse*,

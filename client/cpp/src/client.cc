@@ -193,6 +193,9 @@ absl::StatusOr<BenchmarkResult> Client::RunBenchmark(const BenchmarkRequest& req
   message.set_head_dim(request.head_dim);
   message.set_head_dim_v(request.head_dim_v);
   EncodeOptions(request.options, message.mutable_options());
+  if (request.options.mask.has_value()) {
+    EncodeTensor(request.options.mask, message.mutable_options()->mutable_mask());
+  }
   message.set_repetitions(request.repetitions);
   message.set_preset(request.preset);
 

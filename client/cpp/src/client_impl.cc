@@ -54,7 +54,8 @@ absl::StatusOr<AttentionResult> Client::Impl::Run(
   std::shared_ptr<SharedRoom> room;
   const absl::Status status = WithRepair(ResidentInputs(request), call, [&]() -> absl::Status {
     Request message;
-    const absl::Status encoded = EncodeRequest(request, regions_, &message);
+    call.payloads.clear();
+    const absl::Status encoded = EncodeRequest(request, regions_, &message, &call.payloads);
     if (!encoded.ok()) return encoded;
     const auto take = [&] {
       message.mutable_outputs()->Clear();

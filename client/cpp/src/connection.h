@@ -3,10 +3,12 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/cpp/src/payload.h"
 #include "theria/client.h"
 #include "theria/tensor.h"
 #include "theria/v1/attention.pb.h"
@@ -20,6 +22,7 @@ namespace theria::client {
 struct CallContext {
   absl::Time deadline = absl::InfiniteFuture();  // of all attempts together
   absl::Duration rpc_time;                       // set to what the last attempt took
+  std::vector<Payload> payloads;                 // that one of the four operations' request lacks
   // Run before each attempt but the first, if set; an error ends the call.
   std::function<absl::Status()> before_retry;
 };

@@ -6,10 +6,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/cpp/src/download_codec.h"
 #include "client/cpp/src/health.h"
 #include "client/cpp/src/message_codec.h"
+#include "client/cpp/src/payload.h"
+#include "client/cpp/src/raw_call.h"
 #include "client/cpp/src/status_codec.h"
+#include "client/cpp/src/text.h"
 #include "grpcpp/create_channel.h"
+#include "grpcpp/impl/codegen/proto_utils.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/channel_arguments.h"
 
@@ -17,44 +22,52 @@ namespace theria::client {
 namespace {
 
 constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+constexpr char kUploadMethod[] = "/theria.v1.TensorService/Upload";
+constexpr char kDownloadMethod[] = "/theria.v1.TensorService/Download";
 
-grpc::Status UploadOnce(v1::TensorService::StubInterface& stub, grpc::ClientContext* context,
+grpc::Status UploadOnce(const std::shared_ptr<grpc::Channel>& channel, grpc::ClientContext* context,
                         const v1::UploadHeader& header, const Tensor& tensor,
                         v1::UploadResponse* response) {
-  const auto writer = stub.Upload(context, response);
-  v1::UploadRequest message;
-  *message.mutable_header() = header;
-  bool open = writer->Write(message);
-  const char* data = static_cast<const char*>(tensor.data());
+  // The header waits for the first chunk, and the last chunk takes the end of the stream along:
+  // what is small goes out at once.
+  const auto wait = grpc::WriteOptions().set_buffer_hint();
+  const auto last = grpc::WriteOptions().set_last_message();
+  const std::size_t size_bytes = header.has_shared_memory() ? 0 : tensor.size_bytes();
+  RawStream stream(channel, kUploadMethod, context);
+  v1::UploadRequest first;
+  *first.mutable_header() = header;
+  bool open = stream.Write(EncodeMessage(first), size_bytes == 0 ? last : wait);
   // A server that has heard enough (an error, a tensor that it already has) ends the stream early;
   // Finish then tells which.
-  std::size_t left = header.has_shared_memory() ? 0 : tensor.size_bytes();
-  while (open && left > 0) {
-    const std::size_t size = std::min(left, kChunkBytes);
-    message.set_chunk(data, size);
-    open = writer->Write(message);
-    data += size;
-    left -= size;
+  for (std::size_t sent = 0; open && sent < size_bytes;) {
+    const std::size_t chunk_bytes = std::min(size_bytes - sent, kChunkBytes);
+    const Payload chunk = {{v1::UploadRequest::kChunkFieldNumber},
+                           ElementSlice(tensor, sent, chunk_bytes)};
+    sent += chunk_bytes;
+    open = stream.Write(EncodeMessage(v1::UploadRequest(), {&chunk, 1}),
+                        sent == size_bytes ? last : grpc::WriteOptions());
   }
-  if (open) writer->WritesDone();
-  return writer->Finish();
+  grpc::ByteBuffer answer;
+  const bool answered = stream.Read(&answer);
+  grpc::Status status = stream.Finish();
+  if (!status.ok()) return status;
+  if (!answered) return {grpc::StatusCode::INTERNAL, "the server did not answer the upload"};
+  return grpc::SerializationTraits<v1::UploadResponse>::Deserialize(&answer, response);
 }
 
-grpc::Status DownloadOnce(v1::TensorService::StubInterface& stub, grpc::ClientContext* context,
-                          const std::string& handle, std::optional<TensorBuilder>& builder) {
+grpc::Status DownloadOnce(const std::shared_ptr<grpc::Channel>& channel,
+                          grpc::ClientContext* context, const std::string& handle,
+                          std::optional<TensorBuilder>& builder) {
   v1::DownloadRequest request;
   request.set_handle(handle);
-  const auto reader = stub.Download(context, request);
-  v1::DownloadResponse message;
+  RawStream stream(channel, kDownloadMethod, context);
+  stream.Write(EncodeMessage(request), grpc::WriteOptions().set_last_message());
+  grpc::ByteBuffer message;
   absl::Status status;
-  while (status.ok() && reader->Read(&message)) {
-    if (message.has_info()) status = TensorBuilder::Begin(message.info(), builder);
-    if (status.ok() && !builder.has_value()) status = absl::InternalError("no tensor info");
-    if (status.ok()) status = builder->Append(message.chunk());
-  }
-  if (status.ok()) return reader->Finish();
+  while (status.ok() && stream.Read(&message)) status = ReadDownloadResponse(message, builder);
+  if (status.ok()) return stream.Finish();
   context->TryCancel();
-  reader->Finish().IgnoreError();
+  stream.Finish().IgnoreError();
   return {grpc::StatusCode::INTERNAL, std::string(status.message())};
 }
 
@@ -96,7 +109,6 @@ Stubs Connect(const std::string& target, const ClientOptions& options) {
   stubs.channel = grpc::CreateCustomChannel(
       target, credentials.ok() ? *credentials : grpc::InsecureChannelCredentials(), arguments);
   stubs.metadata = std::make_shared<CallMetadata>(options);
-  stubs.attention = v1::AttentionService::NewStub(stubs.channel);
   stubs.tensors = v1::TensorService::NewStub(stubs.channel);
   stubs.shared_memory = v1::SharedMemoryService::NewStub(stubs.channel);
   stubs.server = v1::ServerService::NewStub(stubs.channel);
@@ -131,34 +143,42 @@ absl::Status GrpcConnection::Call(CallContext& call, Attempt attempt) {
   });
 }
 
+template <typename Request, typename Response>
+absl::Status GrpcConnection::CallAttention(std::string_view method, const Request& request,
+                                           Response* response, CallContext& call) {
+  return Call(call, [&](auto* context) {
+    grpc::ByteBuffer answer;
+    grpc::Status status = CallRaw(stubs_.channel, Text("/theria.v1.AttentionService/", method),
+                                  context, EncodeMessage(request, call.payloads), &answer);
+    if (!status.ok()) return status;
+    return grpc::SerializationTraits<Response>::Deserialize(&answer, response);
+  });
+}
+
 absl::Status GrpcConnection::Forward(const v1::ForwardRequest& request,
                                      v1::ForwardResponse* response, CallContext& call) {
-  return Call(call,
-              [&](auto* context) { return stubs_.attention->Forward(context, request, response); });
+  return CallAttention("Forward", request, response, call);
 }
 
 absl::Status GrpcConnection::Vjp(const v1::VjpRequest& request, v1::VjpResponse* response,
                                  CallContext& call) {
-  return Call(call,
-              [&](auto* context) { return stubs_.attention->Vjp(context, request, response); });
+  return CallAttention("Vjp", request, response, call);
 }
 
 absl::Status GrpcConnection::Jvp(const v1::JvpRequest& request, v1::JvpResponse* response,
                                  CallContext& call) {
-  return Call(call,
-              [&](auto* context) { return stubs_.attention->Jvp(context, request, response); });
+  return CallAttention("Jvp", request, response, call);
 }
 
 absl::Status GrpcConnection::Hvp(const v1::HvpRequest& request, v1::HvpResponse* response,
                                  CallContext& call) {
-  return Call(call,
-              [&](auto* context) { return stubs_.attention->Hvp(context, request, response); });
+  return CallAttention("Hvp", request, response, call);
 }
 
 absl::Status GrpcConnection::Upload(const v1::UploadHeader& header, const Tensor& tensor,
                                     v1::UploadResponse* response, CallContext& call) {
   return Call(call, [&](auto* context) {
-    return UploadOnce(*stubs_.tensors, context, header, tensor, response);
+    return UploadOnce(stubs_.channel, context, header, tensor, response);
   });
 }
 
@@ -166,7 +186,7 @@ absl::StatusOr<Tensor> GrpcConnection::Download(const std::string& handle, CallC
   std::optional<TensorBuilder> builder;
   const absl::Status status = Call(call, [&](auto* context) {
     builder.reset();
-    return DownloadOnce(*stubs_.tensors, context, handle, builder);
+    return DownloadOnce(stubs_.channel, context, handle, builder);
   });
   if (!status.ok()) return status;
   if (!builder.has_value()) return absl::InternalError("the server sent an empty download");

@@ -3,12 +3,12 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "client/cpp/src/connection.h"
 #include "client/cpp/src/identity.h"
 #include "client/cpp/src/retry.h"
 #include "grpcpp/channel.h"
-#include "theria/v1/attention.grpc.pb.h"
 #include "theria/v1/server.grpc.pb.h"
 #include "theria/v1/shared_memory.grpc.pb.h"
 #include "theria/v1/tensor_store.grpc.pb.h"
@@ -17,11 +17,11 @@ namespace theria::client {
 
 // The stubs of the services; a test puts mocks in their place.
 struct Stubs {
-  std::unique_ptr<v1::AttentionService::StubInterface> attention;
   std::unique_ptr<v1::TensorService::StubInterface> tensors;
   std::unique_ptr<v1::SharedMemoryService::StubInterface> shared_memory;
   std::unique_ptr<v1::ServerService::StubInterface> server;
-  std::shared_ptr<grpc::Channel> channel;  // for health checks
+  std::shared_ptr<grpc::Channel>
+      channel;  // for health checks and calls whose messages carry elements
   std::shared_ptr<CallMetadata> metadata;  // of every call; may be null
   absl::Status usable;                     // else what every call ends with
 };
@@ -76,6 +76,11 @@ class GrpcConnection : public Connection {
   // repeated.
   template <typename Attempt>
   absl::Status Call(CallContext& call, Attempt attempt);
+
+  // Calls a method of the AttentionService with the request and call.payloads.
+  template <typename Request, typename Response>
+  absl::Status CallAttention(std::string_view method, const Request& request, Response* response,
+                             CallContext& call);
 
   const Stubs stubs_;
   Retrier retrier_;

@@ -110,22 +110,26 @@ std::optional<std::size_t> CheckedSizeBytes(DType dtype, const Shape& shape) {
 }
 
 void EncodeTensor(const AnyTensor& tensor, v1::Tensor* message, const SharedRegions& regions) {
+  const std::optional<Tensor> sent = EncodeTensorHead(tensor, message, regions);
+  if (sent.has_value()) message->set_data(sent->data(), sent->span_bytes());
+}
+
+std::optional<Tensor> EncodeTensorHead(const AnyTensor& tensor, v1::Tensor* message,
+                                       const SharedRegions& regions) {
   if (tensor.is_resident()) {
     message->set_handle(tensor.resident().handle());
-    return;
+    return std::nullopt;
   }
   const Tensor& local = tensor.local();
   std::optional<v1::SharedMemoryRef> part = regions.PartOf(local);
   const bool strided = part.has_value() ? !local.is_row_major() : GoesWithStrides(local);
-  const Tensor sent = strided ? local : local.RowMajor();
+  Tensor sent = strided ? local : local.RowMajor();
   message->set_dtype(ToMessage(sent.dtype()));
   message->mutable_shape()->Add(sent.shape().begin(), sent.shape().end());
   if (strided) message->mutable_strides()->Add(sent.strides().begin(), sent.strides().end());
-  if (part.has_value()) {
-    *message->mutable_shared_memory() = *std::move(part);
-  } else {
-    message->set_data(sent.data(), sent.span_bytes());
-  }
+  if (!part.has_value()) return sent;
+  *message->mutable_shared_memory() = *std::move(part);
+  return std::nullopt;
 }
 
 std::size_t EncodedBytes(const AnyTensor& tensor, const SharedRegions& regions) {

@@ -38,6 +38,11 @@ std::optional<std::size_t> CheckedSizeBytes(DType dtype, const Shape& shape);
 void EncodeTensor(const AnyTensor& tensor, v1::Tensor* message,
                   const SharedRegions& regions = SharedRegions());
 
+// As EncodeTensor, but leaves the elements out: their memory is that of the result. None for what
+// goes by name.
+std::optional<Tensor> EncodeTensorHead(const AnyTensor& tensor, v1::Tensor* message,
+                                       const SharedRegions& regions);
+
 // The bytes of elements that EncodeTensor puts into a message; 0 for what goes by name or is
 // absent.
 std::size_t EncodedBytes(const AnyTensor& tensor, const SharedRegions& regions);

@@ -8,7 +8,10 @@
 // - the same by shared memory: one copy between region and store;
 // - tensors handed over in shared memory: Forward reads k and v, which make up the size, where they
 //   are. Its time less the time in which it queued and computed;
-// - a call that moves nothing, which no other can beat.
+// - a call that moves nothing, which no other can beat;
+// - the public C++ client: Put of a tensor that it owns and of one that it borrows, Get, and
+// Forward
+//   with k and v inline, its time less queue and computation.
 //
 //     store_bench [--json FILE] [--seconds PER_CASE]
 
@@ -25,6 +28,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,12 +44,14 @@
 #include "server/rpc/attention_service.h"
 #include "server/rpc/request_context.h"
 #include "server/rpc/tensor_service.h"
+#include "theria/client.h"
 #include "theria/v1/tensor_store.grpc.pb.h"
 
 namespace theria::server {
 namespace {
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
+constexpr std::int64_t kHeadDim = 64;
 constexpr std::size_t kChunkBytes = 2 * kMiB;
 
 [[noreturn]] void Die(const std::string& why) {
@@ -229,7 +235,6 @@ class Client {
 
  private:
   static constexpr char kUploadMethod[] = "/theria.v1.TensorService/Upload";
-  static constexpr std::int64_t kHeadDim = 64;
 
   // A streamed call of raw messages, each awaited. Its metadata go out with the first that is not
   // buffered, its end with the last.
@@ -326,6 +331,42 @@ class Client {
   const std::string memory_ = std::string(kMaxBytes, 'x');
 };
 
+// The library that users call, on a connection of its own.
+class PublicClient {
+ public:
+  explicit PublicClient(const std::string& address) : client_(address) {}
+
+  void Put(const client::Tensor& tensor) { resident_ = Checked(client_.Put(tensor)); }
+
+  void Get() {
+    if (Checked(client_.Get(*resident_)).shape() != resident_->shape()) {
+      Die("bytes are missing");
+    }
+  }
+
+  void Delete() {
+    if (absl::Status status = client_.Delete(*resident_); !status.ok()) Die(status.ToString());
+  }
+
+  // As Client::HandOver, of tensors that travel with the request.
+  double HandOver(const client::Tensor& q, const client::Tensor& k, const client::Tensor& v) {
+    const absl::Time start = absl::Now();
+    const client::AttentionResult result = Checked(client_.Forward({.q = q, .k = k, .v = v}));
+    return absl::ToDoubleSeconds(absl::Now() - start - result.execution.queue_time -
+                                 result.execution.compute_time);
+  }
+
+ private:
+  template <typename T>
+  static T Checked(absl::StatusOr<T> result) {
+    if (!result.ok()) Die(result.status().ToString());
+    return *std::move(result);
+  }
+
+  client::Client client_;
+  std::optional<client::ResidentTensor> resident_;
+};
+
 double Seconds(const std::function<void()>& call) {
   const absl::Time start = absl::Now();
   call();
@@ -354,6 +395,18 @@ std::map<std::string_view, double> Medians(absl::Duration budget, const std::vec
     medians[name] = all[all.size() / 2];
   }
   return medians;
+}
+
+// Seconds of each case, and how many times faster it is than the echo that moves as much its way.
+nlohmann::json Ratios(const std::map<std::string_view, double>& medians) {
+  nlohmann::json result;
+  for (const auto& [name, seconds] : medians) {
+    const bool is_download = name.find("download") != name.npos || name.find("_get") != name.npos;
+    result[std::string(name) + "_seconds"] = seconds;
+    result[std::string(name) + "_to_echo"] =
+        medians.at(is_download ? "echo_get" : "echo_put") / seconds;
+  }
+  return result;
 }
 
 std::string DigestOfUpload(std::size_t size_bytes) {
@@ -398,32 +451,67 @@ nlohmann::json Measure(Client& client, SharedRegions& regions, std::string_view 
   client.Delete(kept);
   if (!regions.Delete(TenantId{}, region->name).ok()) Die("the region is gone");
 
-  nlohmann::json result = {{"transport", transport}, {"size_bytes", size_bytes}};
-  for (const auto& [name, seconds] : medians) result[std::string(name) + "_seconds"] = seconds;
-  const auto ratio = [&](std::string_view name, std::string_view echo = "echo_put") {
-    const double multiple = medians.at(echo) / medians.at(name);
-    result[std::string(name) + "_to_echo"] = multiple;
-    return multiple;
+  nlohmann::json result = Ratios(medians);
+  const auto ratio = [&](const std::string& name) {
+    return result[name + "_to_echo"].get<double>();
   };
   const auto gigabytes_per_second = [&](std::string_view name) {
     return static_cast<double>(size_bytes) / medians.at(name) / 1e9;
   };
-  std::printf("%-4s %4zu MiB | %5.2f %5.2f | %5.2f %5.2f %5.2f | %6.2f %6.2f | %8.1f | %9.1f\n",
+  std::printf("%-4s %4zu MiB | %5.2f %5.2f | %5.2f %5.2f %5.2f | %6.2f %6.2f | %8.1f | %7.1f |",
               std::string(transport).c_str(), size_bytes / kMiB, gigabytes_per_second("echo_put"),
               gigabytes_per_second("echo_get"), ratio("echo_keep"), ratio("upload"),
-              ratio("download", "echo_get"), ratio("shared_upload"),
-              ratio("shared_download", "echo_get"), ratio("hand_over"), ratio("empty_call"));
+              ratio("download"), ratio("shared_upload"), ratio("shared_download"),
+              ratio("hand_over"), ratio("empty_call"));
+  result["transport"] = transport;
+  result["size_bytes"] = size_bytes;
+  return result;
+}
+
+// The same of the public client, in turns with the echo.
+nlohmann::json MeasurePublic(Client& echo, PublicClient& client, std::size_t size_bytes,
+                             absl::Duration budget) {
+  using client::DType;
+  using client::Tensor;
+  const Tensor owned = Tensor::Zeros(DType::kBool, {static_cast<std::int64_t>(size_bytes)});
+  const Tensor borrowed = Tensor::Borrow(DType::kBool, owned.data(), owned.shape());
+  const auto seq = static_cast<std::int64_t>(size_bytes / 2 / sizeof(float)) / kHeadDim;
+  const Tensor q = Tensor::Zeros(DType::kFloat32, {1, 1, 1, kHeadDim});
+  const Tensor kv = Tensor::Zeros(DType::kFloat32, {1, 1, seq, kHeadDim});
+  const auto put = [&](const Tensor& tensor) {
+    const double seconds = Seconds([&] { client.Put(tensor); });
+    client.Delete();
+    return seconds;
+  };
+  const auto get = [&] {
+    client.Put(owned);
+    const double seconds = Seconds([&] { client.Get(); });
+    client.Delete();
+    return seconds;
+  };
+  const nlohmann::json result = Ratios(Medians(
+      budget, {{"echo_put", [&] { return Seconds([&] { echo.EchoPut(size_bytes, false); }); }},
+               {"client_put", [&] { return put(owned); }},
+               {"client_put_borrowed", [&] { return put(borrowed); }},
+               {"client_inline", [&] { return client.HandOver(q, kv, kv); }},
+               {"echo_get", [&] { return Seconds([&] { echo.EchoGet(size_bytes); }); }},
+               {"client_get", get}}));
+  const auto ratio = [&](const std::string& name) {
+    return result[name + "_to_echo"].get<double>();
+  };
+  std::printf(" %5.2f %5.2f %5.2f %5.2f\n", ratio("client_put"), ratio("client_put_borrowed"),
+              ratio("client_get"), ratio("client_inline"));
   return result;
 }
 
 int Main(int argc, char** argv) {
   std::string json_path;
   absl::Duration budget = absl::Seconds(1);
-  for (int i = 1; i + 1 < argc; i += 2) {
+  for (int i = 1; i < argc; i += 2) {
     const std::string_view flag = argv[i];
-    if (flag == "--json") {
+    if (i + 1 < argc && flag == "--json") {
       json_path = argv[i + 1];
-    } else if (flag == "--seconds") {
+    } else if (i + 1 < argc && flag == "--seconds") {
       budget = absl::Seconds(std::atof(argv[i + 1]));
     } else {
       Die("usage: store_bench [--json FILE] [--seconds PER_CASE]");
@@ -459,16 +547,22 @@ int Main(int argc, char** argv) {
 
   std::printf("medians, chunks of up to 2 MiB; all but the echo's GB/s as multiples of the echo\n");
   std::printf(
-      "              | echo GB/s   | by messages       | shared memory  | shared   | a call of\n");
+      "              | echo GB/s   | by messages       | shared memory  | shared   | call of |"
+      " C++ client: put,\n");
   std::printf(
-      "              |   put   get |  keep    up  down |    up    down  | in place | 0 bytes\n");
+      "              |   put   get |  keep    up  down |    up   down | in place | 0 bytes |"
+      " borrowed, get, inline\n");
   nlohmann::json results = nlohmann::json::array();
   const std::pair<std::string, std::string> transports[] = {
       {"tcp", "127.0.0.1:" + std::to_string(port)}, {"unix", socket}};
   for (const auto& [transport, address] : transports) {
     Client client(address);
+    PublicClient public_client(address);
     for (const std::size_t size : {kMiB, 16 * kMiB, 256 * kMiB}) {
-      results.push_back(Measure(client, regions, transport, size, budget));
+      const nlohmann::json raw = Measure(client, regions, transport, size, budget);
+      nlohmann::json row = MeasurePublic(client, public_client, size, budget);
+      row.update(raw);
+      results.push_back(std::move(row));
     }
   }
   server->Shutdown();

@@ -103,7 +103,8 @@ class Client : public Attention {
   absl::StatusOr<AttentionResult> Run(Operation operation, const AttentionRequest& request,
                                       const CallOptions& call = {}) override;
 
-  // Uploads, in chunks, whatever the size. Nobody can refer to the tensor before it is complete.
+  // Uploads, in chunks, whatever the size: elements that `tensor` owns from where they are, others
+  // by way of a copy. Nobody can refer to the tensor before it is complete.
   // Errors: RESOURCE_EXHAUSTED with a retry delay; INVALID_ARGUMENT for durations out of range.
   absl::StatusOr<ResidentTensor> Put(const Tensor& tensor, const PutOptions& options = {},
                                      const CallOptions& call = {});
