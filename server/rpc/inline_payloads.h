@@ -28,7 +28,8 @@ constexpr std::size_t kMinPayloadBytes = std::size_t{64} << 10;
 
 // Parses `bytes` into `request`, but for the data of tensors in its fields, and in the fields of
 // those, that take at least `min_payload_bytes`: these are left in `bytes`, which must outlive
-// `payloads`, as must `request`. Returns false if they are not such a message.
+// `payloads`, as must `request`. Returns false if they are not such a message, but is more lenient
+// than protobuf's parser with tags and sizes of more bytes than they need.
 bool ParseRequest(grpc::ByteBuffer& bytes, google::protobuf::Message& request,
                   InlinePayloads& payloads, std::size_t min_payload_bytes = kMinPayloadBytes);
 
