@@ -89,7 +89,7 @@ void AddStoreFlags(CLI::App& app, Config& config) {
   AddBytes(app, "--spill-bytes", config.spill_bytes,
            "Host memory for tensors that a GPU has no room for; 0: drop them");
   AddBytes(app, "--tenant-quota-bytes", config.tenant_quota_bytes,
-           "What one tenant may store; 0: all");
+           "What one tenant may store, spilled tensors included; 0: all");
   AddBytes(app, "--max-tensor-bytes", config.max_tensor_bytes,
            "Largest tensor; 0: the store's capacity");
   AddDuration(app, "--default-ttl", config.default_ttl, "Lease of a resident tensor");

@@ -241,6 +241,7 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   RpcMetrics rpc_metrics(registry);
   TensorStore store((*backend)->memory(), StoreOptions(config, **backend));
   AddStoreMetrics(registry, store);
+  AddHostMemoryMetrics(registry, HostMemory());
   absl::StatusOr<std::unique_ptr<Authenticator>> authenticator = MakeAuthenticator(config, store);
   if (!authenticator.ok()) return authenticator.status();
   Executor executor({.slots = config.compute_slots,

@@ -282,6 +282,16 @@ STORE = [
         width=12,
     ),
     Panel(
+        "Host memory",
+        "bytes",
+        {
+            "resident {{instance}}": "process_resident_memory_bytes{SELECTED}",
+            "kept {{instance}}": "theria_host_kept_bytes{SELECTED}",
+        },
+        description="Of the resident memory, what is kept for the next tensors until calls pause.",
+        width=12,
+    ),
+    Panel(
         "Time of an upload",
         "s",
         quantiles("grpc_server_handling_seconds", select=',grpc_method="Upload"'),

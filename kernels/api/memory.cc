@@ -72,6 +72,11 @@ class HostMemoryResource final : public Memory {
     return absl::OkStatus();
   }
 
+  std::size_t kept_bytes() const override {
+    const std::lock_guard lock(mutex_);
+    return kept_bytes_;
+  }
+
   void Trim() override {
     const std::lock_guard lock(mutex_);
     for (const Kept& kept : kept_) std::free(kept.data);
@@ -119,7 +124,7 @@ class HostMemoryResource final : public Memory {
     std::free(data);
   }
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::deque<Kept> kept_;
   std::size_t kept_bytes_ = 0;
 };

@@ -84,7 +84,9 @@ class Memory {
   // A blocking copy within this memory. Errors: INTERNAL.
   virtual absl::Status CopyWithin(void* destination, const void* source, std::size_t size_bytes);
 
-  // Gives the system back what is kept for later allocations; most keep nothing.
+  // Freed bytes that are kept for later allocations; most keep nothing. Trim gives them back to the
+  // system.
+  virtual std::size_t kept_bytes() const { return 0; }
   virtual void Trim() {}
 
  private:

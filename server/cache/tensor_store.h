@@ -219,8 +219,8 @@ class TensorStore {
 
   TensorStoreStats stats() const;
 
-  // What one tenant may hold from now on; zero: the default. Tensors that are there stay, also
-  // those over a quota that shrank.
+  // What one tenant may hold from now on, in both memories together and at most all of both; zero:
+  // the default. Tensors that are there stay, also those over a quota that shrank.
   void SetQuota(const TenantId& tenant, std::size_t quota_bytes);
 
   // As stats(), of one tenant's tensors alone; the capacity is its quota.

@@ -238,9 +238,9 @@ TensorStoreStats TensorStore::Impl::stats() {
 
 void TensorStore::Impl::SetQuota(const TenantId& tenant, std::size_t quota_bytes) {
   const Section section(*this);
-  TenantOf(tenant).quota.SetLimit(quota_bytes == 0
-                                      ? options_.tenant_quota_bytes
-                                      : std::min(quota_bytes, capacity_.limit_bytes()));
+  const std::size_t all_bytes = capacity_.limit_bytes() + spill_capacity_.limit_bytes();
+  TenantOf(tenant).quota.SetLimit(quota_bytes == 0 ? options_.tenant_quota_bytes
+                                                   : std::min(quota_bytes, all_bytes));
 }
 
 TensorStore::TenantStats TensorStore::Impl::tenant_stats(const TenantId& tenant_id) {

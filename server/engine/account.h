@@ -20,7 +20,7 @@
 namespace theria::server {
 
 struct AccountLimits {
-  std::size_t quota_bytes = 0;          // of the tensor store; 0: the store's own default
+  std::size_t quota_bytes = 0;          // of the store, spilled or not; 0: its own default
   std::size_t max_queued_requests = 0;  // accepted and not yet answered; 0: the executor's limit
   std::size_t max_queued_bytes = 0;     // of their inputs and outputs; 0: the executor's limit
   double requests_per_second = 0.0;     // in the long run; 0: as many as come

@@ -128,4 +128,14 @@ void AddSharedMemoryMetrics(MetricRegistry& registry, const SharedRegions& regio
   });
 }
 
+void AddHostMemoryMetrics(MetricRegistry& registry, const Memory& host) {
+  registry.AddSource([&host]() -> std::vector<MetricSample> {
+    return {{"theria_host_kept_bytes",
+             "Freed bytes of the host's memory that are kept for the next tensors.",
+             Kind::kGauge,
+             {},
+             Value(host.kept_bytes())}};
+  });
+}
+
 }  // namespace theria::server

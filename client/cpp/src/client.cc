@@ -86,23 +86,13 @@ absl::StatusOr<SharedRegion> Client::Share(std::size_t size_bytes, absl::Duratio
 
 absl::StatusOr<absl::Duration> Client::Renew(const SharedRegion& region, absl::Duration ttl,
                                              const CallOptions& call) {
-  v1::RenewRegionRequest request;
-  request.set_name(region.state()->name());
-  request.set_ttl_ms(ToMilliseconds(ttl));
-  v1::RegionInfo info;
   CallContext context = impl_->Begin(call);
-  const absl::Status status = impl_->connection().RenewRegion(request, &info, context);
-  if (!status.ok()) return status;
-  return absl::Milliseconds(info.expires_in_ms());
+  return impl_->Renew(*region.state(), ttl, context);
 }
 
 absl::Status Client::Unshare(const SharedRegion& region, const CallOptions& call) {
-  region.state()->SetLost();
-  v1::DeleteRegionRequest request;
-  request.set_name(region.state()->name());
-  v1::DeleteRegionResponse response;
   CallContext context = impl_->Begin(call);
-  return impl_->connection().DeleteRegion(request, &response, context);
+  return impl_->Unshare(*region.state(), context);
 }
 
 absl::StatusOr<ResidentTensor> Client::Attach(const std::string& handle, const CallOptions& call) {

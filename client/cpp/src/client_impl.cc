@@ -11,6 +11,7 @@
 #include "client/cpp/src/region_descriptor.h"
 #include "client/cpp/src/resident_tensor_state.h"
 #include "client/cpp/src/sha256.h"
+#include "client/cpp/src/status_codec.h"
 
 namespace theria::client {
 namespace {
@@ -167,6 +168,31 @@ absl::StatusOr<SharedRegion> Client::Impl::Share(std::size_t size_bytes, absl::D
   return region;
 }
 
+absl::StatusOr<absl::Duration> Client::Impl::Renew(SharedRegion::State& region, absl::Duration ttl,
+                                                   CallContext& call) {
+  v1::RenewRegionRequest request;
+  request.set_name(region.name());
+  request.set_ttl_ms(ToMilliseconds(ttl));
+  v1::RegionInfo info;
+  const absl::Status status = OfRegion(region, connection_->RenewRegion(request, &info, call));
+  if (!status.ok()) return status;
+  return absl::Milliseconds(info.expires_in_ms());
+}
+
+absl::Status Client::Impl::Unshare(SharedRegion::State& region, CallContext& call) {
+  region.SetLost();
+  v1::DeleteRegionRequest request;
+  request.set_name(region.name());
+  v1::DeleteRegionResponse response;
+  return OfRegion(region, connection_->DeleteRegion(request, &response, call));
+}
+
+absl::Status Client::Impl::OfRegion(SharedRegion::State& region, const absl::Status& status) {
+  if (!absl::IsUnimplemented(status) && DetailsOf(status).missing_regions.empty()) return status;
+  region.SetLost();
+  return RegionLost(std::string(status.message()));
+}
+
 absl::Status Client::Impl::WithRepair(const std::vector<ResidentTensor>& used, CallContext& call,
                                       absl::FunctionRef<absl::Status()> attempt) {
   return WithoutLostRegions(call, [&] { return WithUploadAnew(used, call, attempt); });
@@ -174,17 +200,16 @@ absl::Status Client::Impl::WithRepair(const std::vector<ResidentTensor>& used, C
 
 absl::Status Client::Impl::WithoutLostRegions(CallContext& call,
                                               absl::FunctionRef<absl::Status()> attempt) {
+  const auto had = regions_.All();
   const absl::Status status = attempt();
-  if (DetailsOf(status).missing_regions.empty()) return status;
-  // Which are lost, the fields of a request do not say.
-  for (const auto& region : regions_.All()) {
-    v1::RenewRegionRequest request;
-    request.set_name(region->name());
-    v1::RegionInfo response;
-    const absl::Status renewed = connection_->RenewRegion(request, &response, call);
-    if (!DetailsOf(renewed).missing_regions.empty()) region->SetLost();
-  }
-  return attempt();
+  const bool is_missing = !DetailsOf(status).missing_regions.empty();
+  if (!is_missing && !absl::IsUnimplemented(status)) return status;
+  // Which are lost, the fields of a request do not say; nor UNIMPLEMENTED, whether any is.
+  for (const auto& region : regions_.All())
+    Renew(*region, absl::ZeroDuration(), call).IgnoreError();
+  const bool has_lost =
+      std::any_of(had.begin(), had.end(), [](const auto& region) { return !region->is_shared(); });
+  return is_missing || has_lost ? attempt() : status;
 }
 
 absl::Status Client::Impl::InRoom(

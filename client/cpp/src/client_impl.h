@@ -44,16 +44,23 @@ class Client::Impl {
                                   CallContext& call);
 
   absl::StatusOr<SharedRegion> Share(std::size_t size_bytes, absl::Duration ttl, CallContext& call);
+  absl::StatusOr<absl::Duration> Renew(SharedRegion::State& region, absl::Duration ttl,
+                                       CallContext& call);
+  absl::Status Unshare(SharedRegion::State& region, CallContext& call);
 
  private:
   // Repeats `attempt` once if it fails because tensors of `used` are gone and all the missing ones
-  // could be uploaded anew, and once if it fails because the server has lost shared memory, which
-  // regions() then no longer has.
+  // could be uploaded anew, and once if it fails because the server has lost shared memory, or
+  // shares none any more; regions() then no longer has what is lost.
   absl::Status WithRepair(const std::vector<ResidentTensor>& used, CallContext& call,
                           absl::FunctionRef<absl::Status()> attempt);
   absl::Status WithUploadAnew(const std::vector<ResidentTensor>& used, CallContext& call,
                               absl::FunctionRef<absl::Status()> attempt);
   absl::Status WithoutLostRegions(CallContext& call, absl::FunctionRef<absl::Status()> attempt);
+
+  // The status of a call about `region` alone. Where the server has no such region, or shares
+  // nothing, it is lost from then on, and the status RegionLost.
+  static absl::Status OfRegion(SharedRegion::State& region, const absl::Status& status);
 
   // Runs `send` after `take` has found room in shared memory for what it brings (null: nothing goes
   // there), and finds other room for each retry. Room that the server may still write to is not

@@ -23,6 +23,7 @@ absl::Status NoRoom(const std::string& what) {
 }  // namespace
 
 std::size_t SharedRegion::size_bytes() const { return state_->size_bytes(); }
+bool SharedRegion::is_shared() const { return state_->is_shared(); }
 
 absl::StatusOr<Tensor> SharedRegion::NewTensor(DType dtype, const Shape& shape) const {
   const std::optional<std::size_t> size_bytes = CheckedSizeBytes(dtype, shape);

@@ -54,6 +54,19 @@ absl::Status InvalidField(std::string_view field, std::string_view description) 
   return status;
 }
 
+absl::Status RegionLost(std::string_view reason) {
+  google::rpc::PreconditionFailure detail;
+  google::rpc::PreconditionFailure::Violation& violation = *detail.add_violations();
+  violation.set_type(std::string(kRegionMissing));
+  violation.set_subject("name");
+  absl::Status status = absl::FailedPreconditionError(
+      Text("the server does not share this region (", reason,
+           "): its tensors stay and go by messages; Client::Share makes another region"));
+  status.SetPayload(TypeUrl<google::rpc::PreconditionFailure>(),
+                    absl::Cord(detail.SerializeAsString()));
+  return status;
+}
+
 ErrorDetails DetailsOf(const absl::Status& status) {
   ErrorDetails details;
   if (const auto request = DetailOf<google::rpc::BadRequest>(status)) {

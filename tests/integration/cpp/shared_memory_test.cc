@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -25,6 +26,7 @@ namespace theria::client {
 namespace {
 
 using testing::ElementsAre;
+using testing::HasSubstr;
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 
@@ -43,10 +45,14 @@ class SharedMemoryTest : public testing::Test {
     std::filesystem::remove_all(directory_);
   }
 
-  void Start(const std::vector<std::string>& flags) {
+  void StartServer(const std::vector<std::string>& flags) {
     auto server = soak::ServerProcess::Start(THERIA_SERVER_BINARY, flags);
     ASSERT_TRUE(server.ok()) << server.status();
     server_.emplace(*std::move(server));
+  }
+
+  void Start(const std::vector<std::string>& flags) {
+    StartServer(flags);
     client_ =
         std::make_unique<Client>(server_->target(), ClientOptions{.timeout = absl::Seconds(60)});
   }
@@ -225,6 +231,91 @@ TEST_F(SharedMemoryTest, WhatIsLostCostsSpeedAlone) {
   const absl::Status renewed = client_->Renew(expired, absl::Seconds(10)).status();
   EXPECT_THAT(DetailsOf(renewed).missing_regions, ElementsAre("name"));
   EXPECT_TRUE(absl::IsFailedPrecondition(client_->Unshare(deleted)));
+}
+
+// Whatever the first call after it is, and whether the server shares memory at another socket then,
+// or not at all.
+TEST_F(SharedMemoryTest, ARestartCostsSpeedAlone) {
+  const std::string address = absl::StrCat("unix:", (directory_ / "rpc").string());
+  const auto restart = [&](const std::string& socket) {
+    if (server_.has_value()) {
+      EXPECT_EQ(server_->Stop(), 0);
+    }
+    server_.reset();
+    std::vector<std::string> flags = {absl::StrCat("--listen=", address)};
+    if (!socket.empty()) {
+      flags.push_back(absl::StrCat("--shared-memory=", (directory_ / socket).string()));
+    }
+    StartServer(flags);
+  };
+  client_ = std::make_unique<Client>(address, ClientOptions{.timeout = absl::Seconds(60)});
+  const AttentionRequest inputs = Read(Operation::kVjp, Inputs(DType::kFloat64));
+  const auto naive = cli::NaiveAttention().Run(Operation::kVjp, inputs, {});
+  const std::vector<double> expected = naive->k_bar.local().ToDoubles();
+  const std::vector<double> k = inputs.k.local().ToDoubles();
+  AttentionRequest request;
+  std::optional<SharedRegion> region;
+  std::optional<ResidentTensor> resident;
+  const auto expect_vjp = [&](const AttentionRequest& of, bool is_in_place) {
+    const auto result = client_->Vjp(of);
+    ASSERT_TRUE(result.ok()) << result.status();
+    const std::vector<double> values = result->k_bar.local().ToDoubles();
+    ASSERT_EQ(values.size(), expected.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      ASSERT_NEAR(values[i], expected[i], 1e-12 * (1.0 + std::abs(expected[i]))) << i;
+    }
+    if (is_in_place) {
+      EXPECT_TRUE(of.outputs.region->is_shared());
+    }
+  };
+  const std::vector<std::function<void()>> calls = {
+      [&] { expect_vjp(request, false); },
+      [&] {
+        AttentionRequest mixed = request;
+        mixed.k = *resident;
+        expect_vjp(mixed, false);
+      },
+      [&] {
+        const auto put = client_->Put(request.k.local());
+        ASSERT_TRUE(put.ok()) << put.status();
+        EXPECT_EQ(client_->Get(*put)->ToDoubles(), k);
+      },
+      [&] {
+        const auto fetched = client_->Get(*resident, *region);
+        ASSERT_TRUE(fetched.ok()) << fetched.status();
+        EXPECT_EQ(fetched->ToDoubles(), k);
+      },
+      [&] {
+        const absl::Status renewed = client_->Renew(*region, absl::Seconds(10)).status();
+        EXPECT_THAT(DetailsOf(renewed).missing_regions, ElementsAre("name")) << renewed;
+        EXPECT_THAT(std::string(renewed.message()), HasSubstr("Client::Share makes another"));
+      }};
+  restart("memory");
+  for (const std::string socket : {"other", ""}) {
+    for (const auto& call : calls) {
+      if (!client_->GetServerInfo()->shared_memory) restart("memory");
+      region = client_->Share(kMiB).value();
+      request = InRegion(inputs, *region);
+      resident = client_->Put(request.k.local(), {.retain_source = true}).value();
+      expect_vjp(request, true);
+      restart(socket);
+      EXPECT_TRUE(region->is_shared());  // nobody knows yet
+      call();
+      EXPECT_FALSE(region->is_shared());
+      expect_vjp(request, false);
+      const auto fresh = client_->Share(kMiB);
+      if (socket.empty()) {
+        EXPECT_TRUE(absl::IsUnimplemented(fresh.status()));
+        EXPECT_THAT(std::string(fresh.status().message()), HasSubstr("--shared-memory"));
+      } else {
+        ASSERT_TRUE(fresh.ok()) << fresh.status();
+        request.q = fresh->Copy(inputs.q.local()).value();
+        request.outputs.region = *fresh;
+        expect_vjp(request, true);
+      }
+      EXPECT_TRUE(absl::IsFailedPrecondition(client_->Unshare(*region)));
+    }
+  }
 }
 
 TEST_F(SharedMemoryTest, RenewAndUseBeginTheLeaseAnew) {

@@ -121,6 +121,127 @@ def test_a_server_killed_and_restarted_under_load_is_recovered_from(
             worker.result()
 
 
+def sharing(tmp_path: Path, socket: str) -> str | None:
+    """The flag of a server that shares memory at a socket of that name; "": that shares none."""
+    return f"--shared-memory={tmp_path / socket}" if socket else None
+
+
+@pytest.mark.parametrize("after", ["memory", "other", ""])
+def test_a_restart_that_loses_shared_memory_costs_speed_alone(
+    start_server: StartServer, rng: np.random.Generator, tmp_path: Path, after: str
+) -> None:
+    """Whatever the first call after it is, and whether the server shares memory again or not."""
+    before = sharing(tmp_path, "memory")
+    server = start_server(before)
+    tensors = [rng.standard_normal((1, 2, 8, 8)) for _ in range(8)]
+    q, k, v = tensors[:3]
+    with theria.connect(server.target, timeout=60.0) as client:
+        expected = client.hvp(*tensors[:7])
+        fields = ("q_bar", "k_bar", "v_bar", "q_bar_dot", "k_bar_dot", "v_bar_dot")
+        expected_values = [getattr(expected, field) for field in fields]
+
+        def hvp(region: theria.SharedRegion, shared: list[np.ndarray]) -> None:
+            result = client.hvp(*shared[:7], region=region)
+            for field, value in zip(fields, expected_values, strict=True):
+                np.testing.assert_array_equal(getattr(result, field), value)
+
+        def forward(region: theria.SharedRegion, shared: list[np.ndarray]) -> None:
+            result = client.forward(*shared[:3], region=region)
+            np.testing.assert_allclose(result.o, attention(q, k, v), rtol=1e-10)
+            assert region.part(result.o.reshape(-1)) is None
+
+        def resident(region: theria.SharedRegion, shared: list[np.ndarray]) -> None:
+            result = client.forward(shared[0], kept, shared[2], region=region)
+            np.testing.assert_allclose(result.o, attention(q, k, v), rtol=1e-10)
+
+        def put(_: theria.SharedRegion, shared: list[np.ndarray]) -> None:
+            np.testing.assert_array_equal(client.get(client.put(shared[7])), tensors[7])
+
+        def get(region: theria.SharedRegion, _: list[np.ndarray]) -> None:
+            np.testing.assert_array_equal(client.get(kept, region=region), k)
+
+        for call in (hvp, forward, resident, put, get):
+            region = client.share(1 << 20)
+            shared = [region.empty(tensor.shape, tensor.dtype) for tensor in tensors]
+            for place, tensor in zip(shared, tensors, strict=True):
+                place[...] = tensor
+            kept = client.put(shared[1])
+            in_place = client.forward(*shared[:3], region=region).o
+            assert region.part(in_place.reshape(-1)) is not None
+            server.restart(sharing(tmp_path, after))
+            assert region.is_shared  # nobody knows yet
+            call(region, shared)
+            assert not region.is_shared, call.__name__
+            hvp(region, shared)
+            np.testing.assert_allclose(in_place, attention(q, k, v), rtol=1e-10)
+            if after:  # a new region, together with arrays in the one that is lost
+                fresh = client.share(1 << 20)
+                result = client.forward(*shared[:3], region=fresh)
+                np.testing.assert_allclose(result.o, attention(q, k, v), rtol=1e-10)
+                assert fresh.part(result.o.reshape(-1)) is not None
+                assert gauge(server, "theria_shared_memory_regions") == 1
+            else:
+                with pytest.raises(theria.Unimplemented, match="--shared-memory"):
+                    client.share(1 << 20)
+            with pytest.raises(theria.RegionMissing, match=r"Client\.share makes another"):
+                client.unshare(region)
+            server.restart(before)
+
+
+def test_shared_memory_comes_and_goes_under_load(
+    start_server: StartServer, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """Threads of one client share regions, whenever they can; every answer is right."""
+    server = start_server(sharing(tmp_path, "memory"))
+    tensors = qkv(rng)
+    expected = attention(*tensors)
+    patient = theria.RetryPolicy(max_attempts=30, max_backoff=1.0)
+    is_over = threading.Event()
+    answers = {"in place": 0, "by message": 0}
+    lock = threading.Lock()
+
+    def share(client: theria.Client) -> theria.SharedRegion | None:
+        try:
+            return client.share(1 << 20)
+        except (theria.Unimplemented, theria.Internal):
+            return None  # shares none now, or stopped in the midst of it
+
+    def work(client: theria.Client) -> None:
+        region = share(client)
+        while not is_over.is_set():
+            if region is None or not region.is_shared:
+                region = share(client)
+            inputs = tensors
+            if region is not None:
+                inputs = [region.empty(tensor.shape, tensor.dtype) for tensor in tensors]
+                for place, tensor in zip(inputs, tensors, strict=True):
+                    place[...] = tensor
+            result = client.forward(*inputs, region=region)
+            np.testing.assert_allclose(result.o, expected, rtol=1e-10)
+            in_place = region is not None and region.part(result.o.reshape(-1)) is not None
+            with lock:
+                answers["in place" if in_place else "by message"] += 1
+
+    def await_some_more(way: str) -> None:
+        before = answers[way]
+        await_that(lambda: answers[way] > before + 20, 60)
+
+    with (
+        theria.connect(server.target, timeout=120.0, retry=patient) as client,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        workers = [threads.submit(work, client) for _ in range(4)]
+        try:
+            await_some_more("in place")
+            for after in ("", "memory", "other", ""):
+                server.restart(sharing(tmp_path, after))
+                await_some_more("in place" if after else "by message")
+        finally:
+            is_over.set()
+        for worker in workers:
+            worker.result()
+
+
 def test_a_storm_of_deadlines_passes(start_server: StartServer, rng: np.random.Generator) -> None:
     """Over calls of which each other one cannot be answered in time."""
     server = start_server("--compute-slots=1", "--max-queued-requests=64")

@@ -25,6 +25,11 @@ def server_binary() -> Path:
     return Path(os.environ.get("THERIA_SERVER", ROOT / "build" / "bin" / "theria-server"))
 
 
+def flags_of_all() -> list[str]:
+    """Flags of every server, from the environment's THERIA_SERVER_FLAGS."""
+    return os.environ.get("THERIA_SERVER_FLAGS", "").split()
+
+
 class ServerProcess:
     """Started by the constructor; answers when that returns. Log and ports go to `directory`.
 
@@ -50,7 +55,7 @@ class ServerProcess:
             **(EXACT_MEMORY if exact_memory else {}),
             **(environment or {}),
         }
-        self._flags = (*os.environ.get("THERIA_SERVER_FLAGS", "").split(), *flags)
+        self._flags = (*flags_of_all(), *flags)
         self._listen = listen
         self._start()
 
@@ -113,8 +118,14 @@ class ServerProcess:
         self.process.kill()
         self.process.wait()
 
-    def restart(self) -> None:
-        """Kills the process and starts another at the same address."""
+    def restart(self, *flags: str | None) -> None:
+        """Kills the process and starts another at the same address.
+
+        Args:
+            flags: Of the new one, None for no flag; as before if none are given.
+        """
         self.kill()
         self._listen = self.target
+        if flags:
+            self._flags = (*flags_of_all(), *filter(None, flags))
         self._start()

@@ -3,12 +3,17 @@
 //     build/tests/theria_soak --server build/bin/theria-server --seconds 60 --json soak.json
 //
 // Holds if no call had another outcome than it must (refusals by admission aside), if every answer
-// was right, if the server's resident memory in the last quarter is within 5% of that in the first
-// quarter after a warm-up of ten seconds and 400 calls a client, medians (if the run goes on for
-// long enough to tell), if its metrics add up to the calls made, if its store is empty in the end,
-// and if it drains and exits with 0. Exit status: 0 held, 1 failed, 2 wrong usage or no server.
+// was right, if the server's resident memory at rest has not grown by over 5% since the warm-up of
+// ten seconds and 100 calls a client (if the run goes on for long enough to tell), if its metrics
+// add up to the calls made, if its store is empty in the end, and if it drains and exits with 0.
+// Exit status: 0 held, 1 failed, 2 wrong usage or no server.
+//
+// At rest: now and then all clients stop and disconnect for a moment. Under load a server's memory
+// moves by a tenth from second to second, for gRPC's buffers and the holes between them; at rest
+// they are gone, and what stays is what it holds.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -33,12 +38,15 @@ namespace theria::soak {
 namespace {
 
 constexpr absl::Duration kTick = absl::Milliseconds(250);
-// Buffers and the allocator's arenas reach their size with the calls made; on a busy machine, ten
+// What is made once, with the first call of each kind, is there then; on a busy machine, ten
 // seconds alone are too few.
 constexpr double kWarmUpSeconds = 10.0;
-constexpr std::uint64_t kWarmUpCallsPerClient = 400;
-constexpr double kMemoryWindowSeconds = 5.0;
+constexpr std::uint64_t kWarmUpCallsPerClient = 100;
 constexpr absl::Duration kQuietTimeout = absl::Seconds(20);
+// The server gives freed memory back within a second of rest.
+constexpr absl::Duration kRest = absl::Milliseconds(1500);
+constexpr double kMinSecondsBetweenRests = 2.0;
+constexpr std::size_t kRestsCompared = 3;  // the first with the last
 constexpr double kMaxMemoryDrift = 0.05;
 constexpr std::int64_t kDownloadElements = 512 << 10;  // 2 MiB
 
@@ -62,16 +70,25 @@ struct Outcome {
   double seconds = 0.0;
   std::vector<std::string> failures;  // the first few of each client, and all others
   std::uint64_t failure_count = 0;
-  std::vector<MemorySample> memory;
-  double warm_up_seconds = INFINITY;
-  std::size_t memory_after_warm_up = 0;
-  std::size_t memory_at_end = 0;
+  std::vector<MemorySample> memory;  // under load
+  std::vector<MemorySample> rests;   // from the end of the warm-up on
   int exit_status = 0;
 
   // None if the run ended too soon after the warm-up to tell.
   std::optional<double> memory_drift() const {
-    if (!(seconds - warm_up_seconds >= 3.0 * kMemoryWindowSeconds)) return std::nullopt;
-    return static_cast<double>(memory_at_end) / static_cast<double>(memory_after_warm_up) - 1.0;
+    if (rests.size() < 2 * kRestsCompared) return std::nullopt;
+    return static_cast<double>(bytes_at_end()) / static_cast<double>(bytes_after_warm_up()) - 1.0;
+  }
+  std::size_t bytes_after_warm_up() const { return MedianBytes(rests.data()); }
+  std::size_t bytes_at_end() const { return MedianBytes(&rests.back() + 1 - kRestsCompared); }
+
+ private:
+  static std::size_t MedianBytes(const MemorySample* first) {
+    std::array<std::size_t, kRestsCompared> bytes;
+    std::transform(first, first + kRestsCompared, bytes.begin(),
+                   [](const MemorySample& sample) { return sample.bytes; });
+    std::sort(bytes.begin(), bytes.end());
+    return bytes[kRestsCompared / 2];
   }
 };
 
@@ -86,37 +103,70 @@ std::vector<Problem> MakeProblems(std::uint64_t seed) {
   return problems;
 }
 
-// The median of the samples in [from, to] seconds: one sample may catch a burst of messages.
-std::size_t MedianBytes(const std::vector<MemorySample>& memory, double from, double to) {
-  std::vector<std::size_t> bytes;
-  for (const MemorySample& sample : memory) {
-    if (sample.seconds >= from && sample.seconds <= to) bytes.push_back(sample.bytes);
+// The metrics once `is_quiet` holds of them, or after kQuietTimeout.
+absl::StatusOr<Metrics> QuietMetrics(const std::string& address, bool (*is_quiet)(const Metrics&)) {
+  const absl::Time deadline = absl::Now() + kQuietTimeout;
+  while (true) {
+    absl::StatusOr<Metrics> metrics = Scrape(address);
+    if (!metrics.ok() || is_quiet(*metrics) || absl::Now() > deadline) return metrics;
+    absl::SleepFor(absl::Milliseconds(50));
   }
-  if (bytes.empty()) return 0;
-  std::nth_element(bytes.begin(), bytes.begin() + bytes.size() / 2, bytes.end());
-  return bytes[bytes.size() / 2];
 }
 
-// Runs the clients for flags.seconds and flags.calls; samples the server's memory meanwhile.
-void RunClients(const Flags& flags, const ServerProcess& server, Shared& shared, Outcome& outcome) {
+std::shared_ptr<grpc::Channel> OpenChannel(const std::string& target) {
+  return grpc::CreateChannel(target, grpc::InsecureChannelCredentials());
+}
+
+// The least that the server takes while there is no call, and of the clients no connection: gRPC
+// keeps buffers for each, as large as its last messages.
+std::size_t BytesAtRest(const ServerProcess& server, client::Client& client, Shared& shared,
+                        Tally& tally) {
+  shared.pause.Begin();
+  shared.channel = OpenChannel(shared.target);
+  static_cast<void>(QuietMetrics(server.metrics_address(), AllEnded));
+  // After the last call, freed memory goes back: this comes after the last connection.
+  tally.Answered(kGetServerInfo, client.GetServerInfo().status().code());
+  std::size_t bytes = server.ResidentBytes();
+  for (const absl::Time end = absl::Now() + kRest; absl::Now() < end;) {
+    absl::SleepFor(absl::Milliseconds(50));
+    bytes = std::min(bytes, server.ResidentBytes());
+  }
+  shared.channel->WaitForConnected(absl::ToChronoTime(absl::Now() + kQuietTimeout));
+  shared.pause.End();
+  return bytes;
+}
+
+// Runs the clients for flags.seconds, rests apart, and flags.calls; samples the server's memory
+// meanwhile.
+void RunClients(const Flags& flags, const ServerProcess& server, client::Client& client,
+                Shared& shared, Outcome& outcome) {
   std::vector<std::unique_ptr<Worker>> workers;
   for (int i = 0; i < flags.clients; ++i) {
     workers.push_back(std::make_unique<Worker>(shared, flags.seed + static_cast<std::uint64_t>(i)));
   }
   std::vector<std::thread> threads;
-  const absl::Time start = absl::Now();
+  absl::Time start = absl::Now();  // later by each rest
+  const auto now = [&] { return absl::ToDoubleSeconds(absl::Now() - start); };
+  const auto rest = [&] {
+    const absl::Time begin = absl::Now();
+    const std::size_t bytes = BytesAtRest(server, client, shared, outcome.tally);
+    start += absl::Now() - begin;
+    outcome.rests.push_back({now(), bytes});
+  };
   for (const auto& worker : workers) threads.emplace_back([&worker] { worker->Run(); });
   {
     const auto ticks =
         static_cast<std::size_t>(std::ceil(flags.seconds / absl::ToDoubleSeconds(kTick)));
+    double next_rest = kWarmUpSeconds;
     cli::ProgressBar bar("soak", ticks);
     for (std::size_t tick = 1; tick <= ticks || shared.calls < flags.calls; ++tick) {
       absl::SleepFor(start + kTick * static_cast<double>(tick) - absl::Now());
-      const double now = absl::ToDoubleSeconds(absl::Now() - start);
-      outcome.memory.push_back({now, server.ResidentBytes()});
-      if (now >= kWarmUpSeconds &&
+      outcome.memory.push_back({now(), server.ResidentBytes()});
+      if (now() >= next_rest &&
           shared.calls >= kWarmUpCallsPerClient * static_cast<std::uint64_t>(flags.clients)) {
-        outcome.warm_up_seconds = std::min(outcome.warm_up_seconds, now);
+        rest();
+        const double since_first = outcome.rests.back().seconds - outcome.rests.front().seconds;
+        next_rest = now() + std::max(kMinSecondsBetweenRests, since_first / 4);
       }
       if (tick > ticks) continue;
       bar.Advance(absl::StrFormat("%d calls, %d failures, %.0f MiB", shared.calls.load(),
@@ -124,7 +174,11 @@ void RunClients(const Flags& flags, const ServerProcess& server, Shared& shared,
                                   static_cast<double>(outcome.memory.back().bytes) / (1 << 20)));
     }
   }
-  outcome.seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  outcome.seconds = now();
+  if (!outcome.rests.empty() &&
+      outcome.seconds - outcome.rests.back().seconds >= kMinSecondsBetweenRests / 2) {
+    rest();
+  }
   shared.is_over = true;
   for (std::thread& thread : threads) thread.join();
   for (const auto& worker : workers) {
@@ -133,23 +187,6 @@ void RunClients(const Flags& flags, const ServerProcess& server, Shared& shared,
                             worker->failures().end());
   }
   outcome.failure_count = shared.failures;
-  // What is in use moves by a few percent from minute to minute; a leak moves the quarters apart.
-  const double window_seconds =
-      std::max(kMemoryWindowSeconds, (outcome.seconds - outcome.warm_up_seconds) / 4);
-  outcome.memory_after_warm_up = MedianBytes(outcome.memory, outcome.warm_up_seconds,
-                                             outcome.warm_up_seconds + window_seconds);
-  outcome.memory_at_end =
-      MedianBytes(outcome.memory, outcome.seconds - window_seconds, outcome.seconds);
-}
-
-// The metrics once all calls have ended on the server too.
-absl::StatusOr<Metrics> QuietMetrics(const std::string& address) {
-  const absl::Time deadline = absl::Now() + kQuietTimeout;
-  while (true) {
-    absl::StatusOr<Metrics> metrics = Scrape(address);
-    if (!metrics.ok() || IsQuiet(*metrics) || absl::Now() > deadline) return metrics;
-    absl::SleepFor(absl::Milliseconds(50));
-  }
 }
 
 void CheckEnd(const Flags& flags, ServerProcess& server, Outcome& outcome) {
@@ -157,7 +194,7 @@ void CheckEnd(const Flags& flags, ServerProcess& server, Outcome& outcome) {
     ++outcome.failure_count;
     outcome.failures.push_back(what);
   };
-  const absl::StatusOr<Metrics> metrics = QuietMetrics(server.metrics_address());
+  const absl::StatusOr<Metrics> metrics = QuietMetrics(server.metrics_address(), IsQuiet);
   if (metrics.ok()) {
     for (const std::string& finding : Audit(outcome.tally, *metrics)) fail("metrics: " + finding);
     for (const char* name : kIdleGauges) {
@@ -167,9 +204,9 @@ void CheckEnd(const Flags& flags, ServerProcess& server, Outcome& outcome) {
   } else {
     fail(metrics.status().ToString());
   }
-  if (std::abs(outcome.memory_drift().value_or(0.0)) > kMaxMemoryDrift) {
-    fail(absl::StrFormat("resident memory went from %d to %d bytes, by %.1f%%",
-                         outcome.memory_after_warm_up, outcome.memory_at_end,
+  if (outcome.memory_drift().value_or(0.0) > kMaxMemoryDrift) {
+    fail(absl::StrFormat("resident memory at rest went from %d to %d bytes, by %.1f%%",
+                         outcome.bytes_after_warm_up(), outcome.bytes_at_end(),
                          100.0 * *outcome.memory_drift()));
   }
   const auto& methods = outcome.tally.methods();
@@ -195,15 +232,12 @@ nlohmann::ordered_json ToJson(const Flags& flags, const Outcome& outcome) {
                                      {"failure_count", outcome.failure_count},
                                      {"failures", outcome.failures}};
   nlohmann::ordered_json& memory = document["memory"];
-  if (outcome.memory_drift().has_value()) {
-    memory = {{"warm_up_seconds", outcome.warm_up_seconds},
-              {"after_warm_up_bytes", outcome.memory_after_warm_up},
-              {"end_bytes", outcome.memory_at_end},
-              {"drift", *outcome.memory_drift()},
-              {"limit", kMaxMemoryDrift}};
-  }
-  for (const MemorySample& sample : outcome.memory) {
-    memory["samples"].push_back({sample.seconds, sample.bytes});
+  if (outcome.memory_drift().has_value()) memory["drift"] = *outcome.memory_drift();
+  memory["limit"] = kMaxMemoryDrift;
+  for (const auto& [name, samples] :
+       {std::pair("at_rest", &outcome.rests), {"samples", &outcome.memory}}) {
+    for (const MemorySample& sample : *samples)
+      memory[name].push_back({sample.seconds, sample.bytes});
   }
   for (const auto& [method, calls] : outcome.tally.methods()) {
     nlohmann::ordered_json& entry = document["methods"][std::string(method.name)];
@@ -230,9 +264,10 @@ void Print(const Outcome& outcome) {
               static_cast<double>(outcome.tally.calls()) / outcome.seconds,
               static_cast<int>(outcome.tally.answered(absl::StatusCode::kResourceExhausted)));
   if (outcome.memory_drift().has_value()) {
-    std::printf("resident memory %.1f MiB after %.1f s, %.1f MiB at the end: %+.2f%%\n",
-                static_cast<double>(outcome.memory_after_warm_up) / (1 << 20),
-                outcome.warm_up_seconds, static_cast<double>(outcome.memory_at_end) / (1 << 20),
+    std::printf("resident memory at rest %.1f MiB from %.1f s on, %.1f MiB at the end: %+.2f%%\n",
+                static_cast<double>(outcome.bytes_after_warm_up()) / (1 << 20),
+                outcome.rests.front().seconds,
+                static_cast<double>(outcome.bytes_at_end()) / (1 << 20),
                 100.0 * *outcome.memory_drift());
   } else {
     std::printf("resident memory not judged: the run was too short for this machine\n");
@@ -253,7 +288,7 @@ int Soak(const Flags& flags) {
   shared.target = server->target();
   shared.problems = MakeProblems(flags.seed);
   shared.long_hvp = LongHvp();
-  shared.channel = grpc::CreateChannel(shared.target, grpc::InsecureChannelCredentials());
+  shared.channel = OpenChannel(shared.target);
 
   Outcome outcome;
   client::Client client(shared.target);
@@ -265,7 +300,7 @@ int Soak(const Flags& flags) {
     return cli::kUnusable;
   }
   shared.download_handle = large->handle();
-  RunClients(flags, *server, shared, outcome);
+  RunClients(flags, *server, client, shared, outcome);
   outcome.tally.Answered(kDelete, client.Delete(*large).code());
   CheckEnd(flags, *server, outcome);
   Print(outcome);

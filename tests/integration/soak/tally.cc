@@ -160,8 +160,12 @@ std::string CodeLabel(absl::StatusCode code) {
   return std::string(kCodeLabels.at(static_cast<std::size_t>(code)));
 }
 
+bool AllEnded(const Metrics& metrics) {
+  return metrics.Sum("grpc_server_started_total") == metrics.Sum("grpc_server_handled_total");
+}
+
 bool IsQuiet(const Metrics& metrics) {
-  return metrics.Sum("grpc_server_started_total") == metrics.Sum("grpc_server_handled_total") &&
+  return AllEnded(metrics) &&
          std::all_of(std::begin(kIdleGauges), std::end(kIdleGauges),
                      [&](const char* name) { return metrics.Sum(name) == 0.0; });
 }

@@ -70,8 +70,9 @@ inline constexpr const char* kIdleGauges[] = {"theria_queue_depth", "theria_runn
                                               "theria_accepted_bytes", "theria_store_entries",
                                               "theria_store_bytes"};
 
-// Whether every call that the server counts as started has ended, and all kIdleGauges are zero. A
-// call's last buffers may go a moment after its answer.
+// Whether every call that the server counts as started has ended, and, for IsQuiet, all kIdleGauges
+// are zero. A call's last buffers may go a moment after its answer.
+bool AllEnded(const Metrics& metrics);
 bool IsQuiet(const Metrics& metrics);
 
 // Where metrics and books differ, one sentence each; none if the metrics add up:

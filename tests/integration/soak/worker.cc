@@ -74,7 +74,13 @@ void Worker::Run() {
       {5, &Worker::SendMisfit},  {3, &Worker::SendMalformed},  {3, &Worker::UseDeleted},
       {2, &Worker::CancelHvp},   {2, &Worker::OutliveHvp},     {3, &Worker::CancelDownload}};
   if (!Connect() || !PutKeys()) return;
+  shared_.pause.Join();
   while (!shared_.is_over.load(std::memory_order_relaxed)) {
+    if (shared_.pause.is_on()) {
+      client_ = client::Client(shared_.target, Options());  // connects with its next call
+      shared_.pause.Pass();
+      if (!Connect()) break;
+    }
     int draw = Below(100);
     for (const auto& [share, action] : kMix) {
       draw -= share;
@@ -84,6 +90,7 @@ void Worker::Run() {
       }
     }
   }
+  shared_.pause.Leave();
   for (const client::ResidentTensor& tensor : resident_) Book(kDelete, client_.Delete(tensor));
 }
 

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
+#include "tests/integration/soak/pause.h"
 #include "tests/integration/soak/problem.h"
 #include "tests/integration/soak/tally.h"
 #include "theria/client.h"
@@ -32,6 +33,7 @@ struct Shared {
   v1::HvpRequest long_hvp;
   std::string download_handle;             // a large tensor
   std::shared_ptr<grpc::Channel> channel;  // for the calls that are broken off or malformed
+  Pause pause;                             // during which `channel` may be replaced
   std::atomic<bool> is_over{false};
   std::atomic<std::uint64_t> calls{0}, failures{0};
 };

@@ -127,7 +127,8 @@ class Client : public Attention {
                                      const CallOptions& call = {});
 
   // Begins the region's lease anew; zero: as long as before. How long it lasts from now. Errors:
-  // FAILED_PRECONDITION if the server has it no more (ErrorDetails::missing_regions).
+  // FAILED_PRECONDITION if the server has it no more, or shares no memory any more
+  // (ErrorDetails::missing_regions).
   absl::StatusOr<absl::Duration> Renew(const SharedRegion& region, absl::Duration ttl,
                                        const CallOptions& call = {});
 

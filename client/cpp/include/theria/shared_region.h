@@ -17,14 +17,18 @@ namespace theria::client {
 // Made by Client::Share. Calls of the client that made it read tensors in it where they are,
 // strided views too as long as their first element is at a multiple of 256 bytes; where
 // OutputSpec::region names it, they leave outputs there. Until a call returns, leave alone what it
-// reads. Should the server lose the region (its lease ended, the server restarted), calls go by
-// messages as if nothing were shared.
+// reads. Should the server lose the region (its lease ended, the server restarted, perhaps without
+// shared memory), calls go by messages as if nothing were shared; is_shared then tells, and
+// Client::Share makes another region.
 //
 // A cheap value: copies refer to the same region. The memory is unmapped with the last copy and the
 // last tensor in it; the server's part ends by Client::Unshare or with the lease. Thread-safe.
 class SharedRegion {
  public:
   std::size_t size_bytes() const;
+
+  // Whether the server has the region, as far as the calls so far have told.
+  bool is_shared() const;
 
   // A row-major tensor in the region, its elements whatever was there before; Tensor's
   // mutable_values writes them. Its room is free again when the last copy or view is gone.

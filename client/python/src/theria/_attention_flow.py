@@ -30,7 +30,7 @@ from theria._resident import ResidentTensor, Source
 from theria._results import ForwardResult, HvpResult, JvpResult, VjpResult
 from theria._server_flows import decode_execution, server_limits
 from theria._session import Session
-from theria._shared_memory import SharedPlace, SharedRegion
+from theria._shared_memory import SharedPlace, SharedRegion, with_regions
 from theria._steps import Call, Deadline, Flow, retrying
 from theria._store_flows import discard, download, upload, with_repair
 from theria.v1 import tensor_pb2
@@ -64,8 +64,8 @@ def attention(
     check_names(operation.name, options)
     deadline = session.deadline(options)
     return (
-        yield from session.with_regions(
-            lambda: _attempt(session, deadline, operation, inputs, options)
+        yield from with_regions(
+            session, deadline, lambda: _attempt(session, deadline, operation, inputs, options)
         )
     )
 

@@ -303,8 +303,9 @@ class Client:
 
         Arrays in it, of `SharedRegion.empty`, are read by the server where they are; with the
         option `region`, results are written there. Until a call returns, leave alone what it
-        reads. Each use begins the lease anew; should the server lose the region nevertheless,
-        calls go by messages as if nothing were shared.
+        reads. Each use begins the lease anew; should the server lose the region nevertheless (it
+        was restarted, perhaps without shared memory), calls go by messages as if nothing were
+        shared; `SharedRegion.is_shared` then tells.
 
         Args:
             nbytes: Size.
@@ -318,7 +319,11 @@ class Client:
         return self._run(share(self._session, self._deadline(timeout), nbytes, ttl))
 
     def unshare(self, region: SharedRegion, *, timeout: float | None = None) -> None:
-        """Ends the server's part in a region. Arrays in it stay; calls that use it finish."""
+        """Ends the server's part in a region. Arrays in it stay; calls that use it finish.
+
+        Raises:
+            RegionMissing: The server has it no more, or shares no memory any more.
+        """
         self._run(unshare(self._session, self._deadline(timeout), region))
 
     def attach(self, handle: str, *, timeout: float | None = None) -> ResidentTensor:

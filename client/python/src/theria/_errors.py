@@ -4,7 +4,8 @@
     ├── InvalidArgument (ValueError)    .violations .field    shapes, dtypes, options do not fit
     ├── Unimplemented                   valid, but no kernel for it on this server
     ├── FailedPrecondition
-    │   └── TensorMissing (LookupError) .handles              unknown, expired, evicted, deleted
+    │   ├── TensorMissing (LookupError) .handles              unknown, expired, evicted, deleted
+    │   └── RegionMissing (LookupError)                       shared memory that the server lost
     ├── ResourceExhausted               .retry_delay          queue, memory or quota is full
     ├── DeadlineExceeded (TimeoutError)                       `timeout` passed
     ├── Cancelled                                             the call was cancelled
@@ -30,6 +31,7 @@ __all__ = [
     "FieldViolation",
     "Internal",
     "InvalidArgument",
+    "RegionMissing",
     "ResourceExhausted",
     "TensorMissing",
     "Unavailable",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from theria._arrays import HostTensor
-from theria._errors import RegionMissing
 from theria._options import CallOptions
 from theria._results import ServerLimits
-from theria._steps import Deadline, Flow, RetryPolicy, T
+from theria._steps import Deadline, RetryPolicy
 from theria.v1 import tensor_pb2
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ class Session:
         retry: When to try again.
         chunk_bytes: Of uploads and downloads.
         limits: The server's limits, once known.
-        regions: Memory shared with the server.
+        regions: Memory shared with the server, as far as known.
     """
 
     timeout: float | None = None
@@ -49,14 +47,3 @@ class Session:
             if part is not None:
                 return part
         return None
-
-    def with_regions(self, attempt: Callable[[], Flow[T]]) -> Flow[T]:
-        """Runs a flow; if the server has lost a region, once more without shared memory.
-
-        The arrays in it are still there, on this side.
-        """
-        try:
-            return (yield from attempt())
-        except RegionMissing:
-            self.regions.clear()
-        return (yield from attempt())

@@ -11,29 +11,33 @@ import socket
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from theria._arrays import NumpyArray
 from theria._errors import (
+    Error,
     FailedPrecondition,
     Internal,
     InvalidArgument,
+    RegionMissing,
     ResourceExhausted,
     Unavailable,
     Unimplemented,
 )
 from theria._options import milliseconds
 from theria._session import Session
-from theria._steps import SHARED_MEMORY_SERVICE, Call, Deadline, Flow, Method, retrying
+from theria._steps import SHARED_MEMORY_SERVICE, Call, Deadline, Flow, Method, T, retrying
 from theria.v1 import shared_memory_pb2 as pb
 from theria.v1 import tensor_pb2
 
-__all__ = ["SharedPlace", "SharedRegion", "share", "unshare"]
+__all__ = ["SharedPlace", "SharedRegion", "share", "unshare", "with_regions"]
 
 CREATE = Method(f"/{SHARED_MEMORY_SERVICE}/CreateRegion", pb.CreateRegionRequest, pb.RegionInfo)
+RENEW = Method(f"/{SHARED_MEMORY_SERVICE}/RenewRegion", pb.RenewRegionRequest, pb.RegionInfo)
 DELETE = Method(
     f"/{SHARED_MEMORY_SERVICE}/DeleteRegion", pb.DeleteRegionRequest, pb.DeleteRegionResponse
 )
@@ -57,10 +61,13 @@ class SharedRegion:
 
     Attributes:
         nbytes: Size of the region.
+        is_shared: Whether the server has it, as far as the calls so far have told. If not, calls go
+            by messages, and `Client.share` makes another region.
     """
 
     def __init__(self, name: str, memory: mmap.mmap):
         self.nbytes = len(memory)
+        self.is_shared = True
         self._name = name
         self._bytes: NumpyArray = np.frombuffer(memory, np.uint8)
         self._address: int = self._bytes.ctypes.data
@@ -163,11 +170,13 @@ def share(
     info: pb.RegionInfo = yield from retrying(
         session.retry, deadline, lambda timeout: Call(CREATE, request, timeout)
     )
-    descriptor = _receive_descriptor(info.socket, info.name)
     try:
-        memory = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-    finally:
-        os.close(descriptor)
+        memory = _map(info.socket, info.name, size)
+    except BaseException:
+        # Of no use to anybody; should this fail too, it goes with its lease.
+        with contextlib.suppress(Error):
+            yield Call(DELETE, pb.DeleteRegionRequest(name=info.name), deadline.remaining())
+        raise
     region = SharedRegion(info.name, memory)
     session.regions.add(region)
     return region
@@ -175,9 +184,66 @@ def share(
 
 def unshare(session: Session, deadline: Deadline, region: SharedRegion) -> Flow[None]:
     """Ends the server's part in a region."""
+    _forget(session, region)
+    yield from _on_region(session, deadline, DELETE, region)
+
+
+def with_regions(session: Session, deadline: Deadline, attempt: Callable[[], Flow[T]]) -> Flow[T]:
+    """Runs a flow; if the server has lost regions, or shares none any more, once more without them.
+
+    The arrays in them are still there, on this side.
+    """
+    had = tuple(session.regions)
+    try:
+        return (yield from attempt())
+    except RegionMissing:
+        yield from _forget_lost(session, deadline)
+    except Unimplemented:
+        yield from _forget_lost(session, deadline)
+        if all(region.is_shared for region in had):
+            raise
+    return (yield from attempt())
+
+
+def _forget_lost(session: Session, deadline: Deadline) -> Flow[None]:
+    """Asks for each region: which are lost, the fields of a request do not say."""
+    for region in tuple(session.regions):
+        with contextlib.suppress(Error):
+            yield from _on_region(session, deadline, RENEW, region)
+
+
+def _on_region(
+    session: Session, deadline: Deadline, method: Method[Any, Any], region: SharedRegion
+) -> Flow[None]:
+    """An RPC about one region.
+
+    Raises:
+        RegionMissing: The server has it no more; the session neither.
+    """
+    request = method.request(name=region._name)
+    try:
+        yield from retrying(session.retry, deadline, lambda timeout: Call(method, request, timeout))
+    except (RegionMissing, Unimplemented) as error:
+        _forget(session, region)
+        raise RegionMissing(
+            f"the server does not share this region ({error.message}): "
+            "its arrays stay and go by messages; Client.share makes another region",
+            request_id=error.request_id,
+        ) from error
+
+
+def _forget(session: Session, region: SharedRegion) -> None:
+    region.is_shared = False
     session.regions.discard(region)
-    request = pb.DeleteRegionRequest(name=region._name)
-    yield from retrying(session.retry, deadline, lambda timeout: Call(DELETE, request, timeout))
+
+
+def _map(path: str, name: str, nbytes: int) -> mmap.mmap:
+    """Maps a region that the server has just made. Raises as `_receive_descriptor`."""
+    descriptor = _receive_descriptor(path, name)
+    try:
+        return mmap.mmap(descriptor, nbytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    finally:
+        os.close(descriptor)
 
 
 def _receive_descriptor(path: str, name: str) -> int:

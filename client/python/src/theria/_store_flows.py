@@ -15,7 +15,7 @@ from theria._dtypes import decode_dtype
 from theria._errors import Error, Internal, TensorMissing
 from theria._resident import ResidentTensor, TensorInfo, decode_info
 from theria._session import Session
-from theria._shared_memory import SharedPlace, SharedRegion
+from theria._shared_memory import SharedPlace, SharedRegion, with_regions
 from theria._steps import (
     TENSOR_SERVICE,
     Call,
@@ -66,7 +66,9 @@ def upload(
 ) -> Flow[ResidentTensor]:
     """Makes `tensor` resident; the result has no source."""
     return (
-        yield from session.with_regions(
+        yield from with_regions(
+            session,
+            deadline,
             lambda: _upload(
                 session,
                 deadline,
@@ -74,7 +76,7 @@ def upload(
                 ttl_ms=ttl_ms,
                 pin_ms=pin_ms,
                 content_address=content_address,
-            )
+            ),
         )
     )
 
@@ -143,10 +145,12 @@ def download(
     if region is not None and isinstance(tensor, str):
         tensor = yield from attach(session, deadline, tensor)
     return (
-        yield from session.with_regions(
+        yield from with_regions(
+            session,
+            deadline,
             lambda: _download(
                 session, deadline, tensor, region if region in session.regions else None
-            )
+            ),
         )
     )
 

@@ -246,6 +246,48 @@ TEST_F(SharedMemoryTest, WithoutItsRegionACallGoesByMessagesAndOthersKeepTheirs)
   EXPECT_TRUE(client_->Forward(request).ok());  // without asking again
 }
 
+TEST_F(SharedMemoryTest, OfAServerThatSharesNothingAnyMoreRegionsAreLost) {
+  const SharedRegion region = Region("r");
+  const absl::Status shares_none = absl::UnimplementedError("shares no memory");
+  const InSequence sequence;
+  EXPECT_CALL(*connection_, Forward(_, _, _)).WillOnce(Return(shares_none));
+  EXPECT_CALL(*connection_, RenewRegion(_, _, _)).WillOnce(Return(shares_none));
+  EXPECT_CALL(*connection_, Forward(_, _, _))
+      .WillOnce([](const v1::ForwardRequest& message, auto&&, auto&&) {
+        EXPECT_EQ(message.q().data().size(), 16u);
+        return absl::OkStatus();
+      });
+  EXPECT_TRUE(client_->Forward(Request(region.Copy(tensor_).value())).ok());
+  EXPECT_FALSE(region.is_shared());
+  EXPECT_CALL(*connection_, DeleteRegion(_, _, _)).WillOnce(Return(shares_none));
+  const absl::Status gone = client_->Unshare(region);
+  EXPECT_TRUE(absl::IsFailedPrecondition(gone)) << gone;
+  EXPECT_THAT(DetailsOf(gone).missing_regions, ElementsAre("name"));
+  EXPECT_THAT(std::string(gone.message()), testing::HasSubstr("shares no memory"));
+}
+
+TEST_F(SharedMemoryTest, WhatHasNoKernelKeepsItsRegions) {
+  const SharedRegion region = Region("r");
+  EXPECT_CALL(*connection_, Forward(_, _, _)).WillOnce(Return(absl::UnimplementedError("rank")));
+  EXPECT_CALL(*connection_, RenewRegion(_, _, _)).WillOnce(Return(absl::OkStatus()));
+  const absl::Status status = client_->Forward(Request(region.Copy(tensor_).value())).status();
+  EXPECT_EQ(status, absl::UnimplementedError("rank"));
+  EXPECT_TRUE(region.is_shared());
+}
+
+// Another thread has found out meanwhile.
+TEST_F(SharedMemoryTest, ACallInTheMidstOfWhichARegionIsLostGoesByMessages) {
+  const SharedRegion region = Region("r");
+  const InSequence sequence;
+  EXPECT_CALL(*connection_, Forward(_, _, _)).WillOnce([&](auto&&...) {
+    region.state()->SetLost();
+    return absl::UnimplementedError("shares no memory");
+  });
+  EXPECT_CALL(*connection_, RenewRegion(_, _, _)).Times(0);
+  EXPECT_CALL(*connection_, Forward(_, _, _)).WillOnce(Return(absl::OkStatus()));
+  EXPECT_TRUE(client_->Forward(Request(region.Copy(tensor_).value())).ok());
+}
+
 TEST_F(SharedMemoryTest, ARegionMissedTwiceIsAnError) {
   const SharedRegion region = Region("r");
   EXPECT_CALL(*connection_, Forward(_, _, _))

@@ -35,6 +35,26 @@ TEST(HostMemoryTest, AbsurdSizesAreResourceExhausted) {
   }
 }
 
+TEST(HostMemoryTest, KeepsLargeBlocksUntilItIsTrimmed) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "nothing is kept under AddressSanitizer";
+#endif
+  constexpr std::size_t kBytes = std::size_t{1} << 20;
+  HostMemory().Trim();
+  EXPECT_EQ(HostMemory().kept_bytes(), 0u);
+  { const auto small = HostMemory().Allocate(1000); }
+  EXPECT_EQ(HostMemory().kept_bytes(), 0u);
+  { const auto large = HostMemory().Allocate(kBytes); }
+  EXPECT_GE(HostMemory().kept_bytes(), kBytes);
+  {
+    const auto again = HostMemory().Allocate(kBytes);
+    EXPECT_EQ(HostMemory().kept_bytes(), 0u);
+  }
+  EXPECT_GE(HostMemory().kept_bytes(), kBytes);
+  HostMemory().Trim();
+  EXPECT_EQ(HostMemory().kept_bytes(), 0u);
+}
+
 TEST(HostMemoryTest, Copies) {
   auto buffer = HostMemory().Allocate(8);
   ASSERT_TRUE(buffer.ok());

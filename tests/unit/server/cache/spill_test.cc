@@ -183,6 +183,23 @@ TEST_F(SpillTest, TheQuotaCountsBothMemories) {
   EXPECT_EQ(store_->stats().entries, 4);
 }
 
+TEST_F(SpillTest, AQuotaOfOnesOwnMayTakeBothMemories) {
+  const TenantId other{"other"};
+  store_->SetQuota(me_, 1500);
+  store_->SetQuota(other, 99999);
+  EXPECT_EQ(store_->tenant_stats(me_).quota_bytes, 1500);
+  EXPECT_EQ(store_->tenant_stats(other).quota_bytes, 1600);  // as if it had none
+  const std::string first = PutOnDevice(300, 'f');
+  for (int i = 0; i < 4; ++i) PutOnDevice(300);
+  EXPECT_EQ(store_->tenant_stats(me_).used_bytes, 1500);
+  EXPECT_EQ(store_->stats().entries, 5);
+  EXPECT_TRUE(IsSpilled(first));
+  EXPECT_TRUE(Holds(first, 'f'));
+  PutOnDevice(300);
+  EXPECT_EQ(store_->stats().entries, 5);
+  EXPECT_EQ(store_->tenant_stats(me_).used_bytes, 1500);
+}
+
 TEST_F(SpillTest, AFullDeviceIsRelievedBySpilling) {
   device_.limit_bytes = 500;  // less than the store's budget: others use it too
   const std::string a = PutOnDevice(200, 'a');

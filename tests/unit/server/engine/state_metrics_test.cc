@@ -79,6 +79,16 @@ class Idle : public Job {
   std::string& text_;
 };
 
+TEST(StateMetricsTest, TellsWhatTheHostsMemoryKeeps) {
+  MetricRegistry registry;
+  AddHostMemoryMetrics(registry, HostMemory());
+  HostMemory().Trim();
+  EXPECT_THAT(registry.Text(), HasSubstr("theria_host_kept_bytes 0\n"));
+  { const auto block = HostMemory().Allocate(std::size_t{1} << 20); }
+  const std::string kept = std::to_string(HostMemory().kept_bytes());
+  EXPECT_THAT(registry.Text(), HasSubstr("theria_host_kept_bytes " + kept + "\n"));
+}
+
 TEST(StateMetricsTest, TellsTheQueuesState) {
   MetricRegistry registry;
   ComputeMetrics metrics(registry);
