@@ -10,6 +10,8 @@
 #
 #   THERIA_CMAKE_ARGS   for CMake, such as -DCMAKE_CUDA_ARCHITECTURES=90: for these GPUs alone
 #   THERIA_JOBS         compilers at once; all cores' worth otherwise
+#   THERIA_BUILD        a new value each time, for builders (buildah 1.28) that take a layer from their
+#                       cache without a look at what it mounted from another stage
 #   CUDA_PACKAGES       more of NVIDIA's packages for the cuda image; libcublas-13-0, 600 MB, brings
 #                       the unfused implementation, without which the fused kernels compute alone
 ARG CPU_BASE=debian:bookworm-slim
@@ -29,6 +31,7 @@ ARG THERIA_JOBS
 RUN --mount=type=cache,target=/root/.cache/ccache deploy/container/build_packages.sh OFF
 
 FROM ${CPU_BASE} AS cpu
+ARG THERIA_BUILD
 RUN --mount=type=bind,from=cpu-build,source=/src/build/packages,target=/packages \
     apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
       /packages/theria-server_*.deb /packages/theria_*.deb && \
@@ -56,6 +59,7 @@ ARG THERIA_JOBS
 RUN --mount=type=cache,target=/root/.cache/ccache deploy/container/build_packages.sh ON
 
 FROM ${CUDA_BASE} AS cuda
+ARG THERIA_BUILD
 ARG CUDA_PACKAGES
 RUN --mount=type=bind,from=cuda-build,source=/src/build/packages,target=/packages \
     apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ def build_image(target: str, *arguments: str) -> str:
     compiled = Path(os.environ.get("CCACHE_DIR", Path.home() / ".cache/ccache"))
     volumes = [f"--volume={compiled}:/root/.cache/ccache"] if compiled.is_dir() else []
     options = ("--format=docker", f"--target={target}", f"--tag={name}")
-    buildah("build", *options, *arguments, *volumes, ROOT)
+    anew = f"--build-arg=THERIA_BUILD={time.time_ns()}"
+    buildah("build", *options, *arguments, anew, *volumes, ROOT)
     return name
 
 
