@@ -13,6 +13,7 @@
 #include "client/cpp/src/attention_codec.h"
 #include "client/cpp/src/message_codec.h"
 #include "gmock/gmock.h"
+#include "grpc/grpc.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "gtest/gtest.h"
@@ -106,6 +107,9 @@ class FakeTensors : public v1::TensorService::Service {
 
 class GrpcConnectionTest : public testing::Test {
  protected:
+  // Between tests the library stays: its end waits up to ten seconds for a poller of its own.
+  static void SetUpTestSuite() { grpc_init(); }
+
   GrpcConnectionTest() {
     const std::string address =
         "unix:" + testing::TempDir() + "/theria_grpc_connection_test_" + std::to_string(getpid());
