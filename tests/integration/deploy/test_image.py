@@ -23,7 +23,7 @@ pytestmark = pytest.mark.deploy
 
 
 # The most that an image may add to its base.
-MOST_BYTES = {"cpu": 100e6, "cuda": 400e6}
+MOST_BYTES = {"cpu": 100e6, "cuda": 150e6}
 
 
 @pytest.fixture(scope="module", params=["cpu", "cuda"])
