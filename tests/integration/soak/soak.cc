@@ -4,9 +4,9 @@
 //
 // Holds if no call had another outcome than it must (refusals by admission aside), if every answer
 // was right, if the server's resident memory at rest has not grown by over 5% since the warm-up of
-// ten seconds and 100 calls a client (if the run goes on for long enough to tell), if its metrics
-// add up to the calls made, if its store is empty in the end, and if it drains and exits with 0.
-// Exit status: 0 held, 1 failed, 2 wrong usage or no server.
+// ten seconds, 100 calls a client and a tenth of the run (if it goes on for long enough to tell),
+// if its metrics add up to the calls made, if its store is empty in the end, and if it drains and
+// exits with 0. Exit status: 0 held, 1 failed, 2 wrong usage or no server.
 //
 // At rest: now and then all clients stop and disconnect for a moment. Under load a server's memory
 // moves by a tenth from second to second, for gRPC's buffers and the holes between them; at rest
@@ -42,6 +42,9 @@ constexpr absl::Duration kTick = absl::Milliseconds(250);
 // seconds alone are too few.
 constexpr double kWarmUpSeconds = 10.0;
 constexpr std::uint64_t kWarmUpCallsPerClient = 100;
+// Of a long run, this part: glibc's heap goes on settling, by a percent or two each time that the
+// time doubles.
+constexpr double kWarmUpShare = 0.1;
 constexpr absl::Duration kQuietTimeout = absl::Seconds(20);
 // The server gives freed memory back within a second of rest.
 constexpr absl::Duration kRest = absl::Milliseconds(1500);
@@ -71,15 +74,22 @@ struct Outcome {
   std::vector<std::string> failures;  // the first few of each client, and all others
   std::uint64_t failure_count = 0;
   std::vector<MemorySample> memory;  // under load
-  std::vector<MemorySample> rests;   // from the end of the warm-up on
+  std::vector<MemorySample> rests;   // from kWarmUpSeconds on
   int exit_status = 0;
 
   // None if the run ended too soon after the warm-up to tell.
   std::optional<double> memory_drift() const {
-    if (rests.size() < 2 * kRestsCompared) return std::nullopt;
+    if (rests.end() - warmed_up() < 2 * static_cast<std::ptrdiff_t>(kRestsCompared)) {
+      return std::nullopt;
+    }
     return static_cast<double>(bytes_at_end()) / static_cast<double>(bytes_after_warm_up()) - 1.0;
   }
-  std::size_t bytes_after_warm_up() const { return MedianBytes(rests.data()); }
+  std::vector<MemorySample>::const_iterator warmed_up() const {
+    return std::find_if(rests.begin(), rests.end(), [this](const MemorySample& rest) {
+      return rest.seconds >= kWarmUpShare * seconds;
+    });
+  }
+  std::size_t bytes_after_warm_up() const { return MedianBytes(&*warmed_up()); }
   std::size_t bytes_at_end() const { return MedianBytes(&rests.back() + 1 - kRestsCompared); }
 
  private:
@@ -266,7 +276,7 @@ void Print(const Outcome& outcome) {
   if (outcome.memory_drift().has_value()) {
     std::printf("resident memory at rest %.1f MiB from %.1f s on, %.1f MiB at the end: %+.2f%%\n",
                 static_cast<double>(outcome.bytes_after_warm_up()) / (1 << 20),
-                outcome.rests.front().seconds,
+                outcome.warmed_up()->seconds,
                 static_cast<double>(outcome.bytes_at_end()) / (1 << 20),
                 100.0 * *outcome.memory_drift());
   } else {
