@@ -6,7 +6,9 @@
 // was right, if the server's resident memory at rest has not grown by over 5% since the warm-up of
 // ten seconds, 100 calls a client and a tenth of the run (if it goes on for long enough to tell),
 // if its metrics add up to the calls made, if its store is empty in the end, and if it drains and
-// exits with 0. Exit status: 0 held, 1 failed, 2 wrong usage or no server.
+// exits with 0.
+//
+// Exit status: 0 held, 1 failed, 2 wrong usage or no server.
 //
 // At rest: now and then all clients stop and disconnect for a moment. Under load a server's memory
 // moves by a tenth from second to second, for gRPC's buffers and the holes between them; at rest
