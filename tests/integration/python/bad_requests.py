@@ -1,22 +1,33 @@
 """The table of bad requests: what is sent, and the code, field and handles that must come back.
 
-Requests are raw: bytes, or messages that no client of ours would make. `REQUESTS` is the table.
+`REQUESTS` is the table.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from spoiled_requests import (
+    ATTENTION,
+    Bad,
+    attend,
+    both,
+    forward,
+    hvp,
+    jvp,
+    put,
+    repeated,
+    resident,
+    tensor,
+    vjp,
+)
 
 from theria.v1 import attention_pb2 as attention
 from theria.v1 import server_pb2, tensor_pb2
 from theria.v1 import tensor_store_pb2 as store
 
-ATTENTION = "/theria.v1.AttentionService"
 TENSOR = "/theria.v1.TensorService"
 SERVER = "/theria.v1.ServerService"
 
@@ -38,117 +49,6 @@ SERVER_FLAGS = (
 HANDLE_K = "{k}"  # float32 [1, 2, 3, 4], as the valid k
 HANDLE_RANK5 = "{rank5}"  # float32 [1, 1, 1, 1, 1]
 UNKNOWN = "no-such-handle"
-
-
-@dataclass
-class Bad:
-    """One bad request.
-
-    Attributes:
-        name: Of the test.
-        path: The method.
-        request: Message or bytes; a list of them for a client stream.
-        code: Name of the status code.
-        field: First violation's field; None if the status must not have one.
-        missing: Handles that must be named as missing.
-        timeout: Of the call, seconds.
-    """
-
-    name: str
-    path: str
-    request: Any
-    code: str = "INVALID_ARGUMENT"
-    field: str | None = None
-    missing: tuple[str, ...] = ()
-    timeout: float = 20.0
-
-
-def tensor(*shape: int, dtype: Any = np.float32) -> tensor_pb2.Tensor:
-    """A valid tensor of ones."""
-    wire = {"float32": tensor_pb2.FLOAT32, "float64": tensor_pb2.FLOAT64, "bool": tensor_pb2.BOOL}
-    array = np.ones(shape, dtype)
-    return tensor_pb2.Tensor(dtype=wire[array.dtype.name], shape=shape, data=array.tobytes())
-
-
-def _attention(request: Any, edit: Callable[[Any], None] | None) -> Any:
-    request.q.CopyFrom(tensor(1, 2, 3, 4))
-    request.k.CopyFrom(tensor(1, 2, 3, 4))
-    request.v.CopyFrom(tensor(1, 2, 3, 4))
-    if hasattr(request, "o_bar"):
-        request.o_bar.CopyFrom(tensor(1, 2, 3, 4))
-    if edit is not None:
-        edit(request)
-    return request
-
-
-def valid_requests() -> list[tuple[str, Any]]:
-    """The requests that the table's entries are made from, by path."""
-    return [
-        (f"{ATTENTION}/Forward", _attention(attention.ForwardRequest(), None)),
-        (f"{ATTENTION}/Vjp", _attention(attention.VjpRequest(), None)),
-        (f"{ATTENTION}/Jvp", _attention(attention.JvpRequest(), None)),
-        (f"{ATTENTION}/Hvp", _attention(attention.HvpRequest(), None)),
-    ]
-
-
-def forward(name: str, field: str | None, edit: Callable[[Any], None], **more: Any) -> Bad:
-    request = _attention(attention.ForwardRequest(), edit)
-    return Bad(f"forward: {name}", f"{ATTENTION}/Forward", request, field=field, **more)
-
-
-def vjp(name: str, field: str | None, edit: Callable[[Any], None], **more: Any) -> Bad:
-    request = _attention(attention.VjpRequest(), edit)
-    return Bad(f"vjp: {name}", f"{ATTENTION}/Vjp", request, field=field, **more)
-
-
-def jvp(name: str, field: str | None, edit: Callable[[Any], None], **more: Any) -> Bad:
-    request = _attention(attention.JvpRequest(), edit)
-    return Bad(f"jvp: {name}", f"{ATTENTION}/Jvp", request, field=field, **more)
-
-
-def hvp(name: str, field: str | None, edit: Callable[[Any], None], **more: Any) -> Bad:
-    request = _attention(attention.HvpRequest(), edit)
-    return Bad(f"hvp: {name}", f"{ATTENTION}/Hvp", request, field=field, **more)
-
-
-def put(path: str, value: Any) -> Callable[[Any], None]:
-    """An edit: sets a field by its path; messages are copied, lists replace repeated fields."""
-
-    def edit(request: Any) -> None:
-        *parents, last = path.split(".")
-        for parent in parents:
-            request = getattr(request, parent)
-        if value is None:
-            request.ClearField(last)
-        elif isinstance(value, list):
-            request.ClearField(last)
-            getattr(request, last).extend(value)
-        elif hasattr(value, "SerializeToString"):
-            getattr(request, last).CopyFrom(value)
-        else:
-            setattr(request, last, value)
-
-    return edit
-
-
-def both(*edits: Callable[[Any], None]) -> Callable[[Any], None]:
-    def edit(request: Any) -> None:
-        for e in edits:
-            e(request)
-
-    return edit
-
-
-def resident(handle: str, **fields: Any) -> tensor_pb2.Tensor:
-    return tensor_pb2.Tensor(handle=handle, **fields)
-
-
-def repeated(*shape: int) -> tensor_pb2.Tensor:
-    """One element, repeated by strides of 0."""
-    return tensor_pb2.Tensor(
-        dtype=tensor_pb2.FLOAT32, shape=shape, strides=[0] * len(shape), data=b"\0\0\0\0"
-    )
-
 
 MALFORMED = {
     "a cut length": b"\x0a\x7f\x00",  # q of 127 bytes, one there
@@ -491,9 +391,9 @@ STORE = [
     on_handle("no page token", store.ListRequest(page_token="?"), "page_token"),
 ]
 
-BASE = _attention(attention.ForwardRequest(), None)
-LARGE = _attention(attention.ForwardRequest(), put("q.data", b"\0" * (MAX_MESSAGE_BYTES + 1)))
-SLOW = _attention(
+BASE = attend(attention.ForwardRequest(), None)
+LARGE = attend(attention.ForwardRequest(), put("q.data", b"\0" * (MAX_MESSAGE_BYTES + 1)))
+SLOW = attend(
     attention.VjpRequest(),
     both(
         # 2^36 pairs of query and key, which no machine computes in time.

@@ -11,9 +11,9 @@ import bad_requests
 import grpc
 import numpy as np
 import pytest
-from bad_requests import Bad
 from google.rpc import error_details_pb2, status_pb2
 from server_process import ServerProcess
+from spoiled_requests import Bad, valid_requests
 
 import theria
 
@@ -141,7 +141,7 @@ def test_the_table_is_large_and_its_names_are_distinct() -> None:
 
 
 def test_the_requests_that_the_table_spoils_are_valid(channel: grpc.Channel) -> None:
-    for path, request in bad_requests.valid_requests():
+    for path, request in valid_requests():
         assert send(channel, Bad("", path, request), request.SerializeToString()) is None
 
 
