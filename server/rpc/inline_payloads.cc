@@ -1,6 +1,5 @@
 #include "server/rpc/inline_payloads.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -9,6 +8,7 @@
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "google/protobuf/wire_format_lite.h"
 #include "grpcpp/support/proto_buffer_reader.h"
+#include "proto/wire.h"
 
 namespace theria::server {
 namespace {
@@ -104,16 +104,11 @@ class PayloadSieve {
     output.WriteVarint32(0);
     InlinePayload payload;
     payload.size_bytes = static_cast<std::size_t>(size_bytes);
-    for (int left_bytes = size_bytes; left_bytes > 0;) {
-      const void* data = nullptr;
-      int available_bytes = 0;
-      if (!input_.GetDirectBufferPointer(&data, &available_bytes)) return false;
-      const int piece_bytes = std::min(left_bytes, available_bytes);
-      payload.pieces.emplace_back(static_cast<const char*>(data),
-                                  static_cast<std::size_t>(piece_bytes));
-      if (!input_.Skip(piece_bytes)) return false;
-      left_bytes -= piece_bytes;
-    }
+    const auto add = [&payload](const char* data, std::size_t piece_bytes) {
+      payload.pieces.emplace_back(data, piece_bytes);
+      return true;
+    };
+    if (!wire::TakePieces(input_, payload.size_bytes, add)) return false;
     payloads_.emplace(path_, std::move(payload));
     return true;
   }

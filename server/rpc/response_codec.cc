@@ -1,39 +1,25 @@
 #include "server/rpc/response_codec.h"
 
-#include <array>
-#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "google/protobuf/io/coded_stream.h"
-#include "google/protobuf/wire_format_lite.h"
 #include "grpcpp/support/slice.h"
+#include "proto/wire.h"
 #include "theria/v1/tensor.pb.h"
 
 namespace theria::server {
 namespace {
 
 using google::protobuf::FieldDescriptor;
-using google::protobuf::internal::WireFormatLite;
-using google::protobuf::io::CodedOutputStream;
-
-std::string TagAndSize(int field_number, std::size_t size_bytes) {
-  std::array<std::uint8_t, 16> buffer;
-  std::uint8_t* end = CodedOutputStream::WriteTagToArray(
-      WireFormatLite::MakeTag(field_number, WireFormatLite::WIRETYPE_LENGTH_DELIMITED),
-      buffer.data());
-  end = CodedOutputStream::WriteVarint32ToArray(static_cast<std::uint32_t>(size_bytes), end);
-  return {buffer.data(), end};
-}
 
 // Takes the tensor's data; the slices of the field that holds it.
 void AppendTensor(int field_number, v1::Tensor& tensor, std::vector<grpc::Slice>& slices) {
   auto* const data = new std::string(std::move(*tensor.mutable_data()));
   tensor.clear_data();
   std::string head = tensor.SerializeAsString();
-  head += TagAndSize(v1::Tensor::kDataFieldNumber, data->size());
-  slices.emplace_back(TagAndSize(field_number, head.size() + data->size()) + head);
+  head += wire::TagAndSize(v1::Tensor::kDataFieldNumber, data->size());
+  slices.emplace_back(wire::TagAndSize(field_number, head.size() + data->size()) + head);
   slices.emplace_back(
       data->data(), data->size(), [](void* owner) { delete static_cast<std::string*>(owner); },
       data);

@@ -14,6 +14,7 @@ from pathlib import Path
 
 # Folder -> the folders of the project that it may include, beside itself.
 MAY_USE: dict[str, tuple[str, ...]] = {
+    "proto": (),
     "kernels/api": (),
     "kernels/cpu": ("kernels/api",),
     "kernels/cuda": ("kernels/api",),
@@ -27,11 +28,12 @@ MAY_USE: dict[str, tuple[str, ...]] = {
         "server/engine",
         "server/identity",
         "server/telemetry",
+        "proto",
         "theria/v1",
     ),
     # Flags and wiring: the one place that sees every layer.
     "server": ("kernels", "theria/v1"),
-    "client/cpp": ("theria", "theria/v1"),
+    "client/cpp": ("proto", "theria", "theria/v1"),
     "client/cli": ("client/cpp", "theria", "theria/v1"),
 }
 
@@ -43,14 +45,14 @@ MAY_USE_LIBRARY: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "protobuf": (
         r"google/protobuf/|google/rpc/|.*\.pb\.h$",
-        ("server/rpc", "client/cpp", "client/cli"),
+        ("proto", "server/rpc", "client/cpp", "client/cli"),
     ),
     "CUDA": (r"cuda|cublas|cooperative_groups|cute/|cutlass/", ("kernels/cuda",)),
     "PyTorch": (r"torch/|ATen/|c10/", ()),
     "spdlog": (r"spdlog/", ("server",)),
 }
 
-PROJECT_FOLDERS = ("kernels/", "server/", "client/", "theria/")
+PROJECT_FOLDERS = ("kernels/", "proto/", "server/", "client/", "theria/")
 SOURCE_SUFFIXES = (".h", ".cc", ".cu", ".cuh")
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.MULTILINE)
 

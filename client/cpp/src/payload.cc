@@ -1,32 +1,17 @@
 #include "client/cpp/src/payload.h"
 
-#include <array>
-#include <cstdint>
 #include <string>
 
-#include "google/protobuf/io/coded_stream.h"
-#include "google/protobuf/wire_format_lite.h"
+#include "proto/wire.h"
 
 namespace theria::client {
 namespace {
-
-using google::protobuf::internal::WireFormatLite;
-using google::protobuf::io::CodedOutputStream;
-
-std::string TagAndSize(int field_number, std::size_t size_bytes) {
-  std::array<std::uint8_t, 16> buffer;
-  std::uint8_t* end = CodedOutputStream::WriteTagToArray(
-      WireFormatLite::MakeTag(field_number, WireFormatLite::WIRETYPE_LENGTH_DELIMITED),
-      buffer.data());
-  end = CodedOutputStream::WriteVarint32ToArray(static_cast<std::uint32_t>(size_bytes), end);
-  return {buffer.data(), end};
-}
 
 // What stands before the payload's bytes: tag and size of each field of its path.
 std::string Head(const Payload& payload) {
   std::string head;
   for (auto field = payload.path.rbegin(); field != payload.path.rend(); ++field) {
-    head.insert(0, TagAndSize(*field, head.size() + payload.bytes.size()));
+    head.insert(0, wire::TagAndSize(*field, head.size() + payload.bytes.size()));
   }
   return head;
 }

@@ -7,11 +7,9 @@
 
 #include "absl/time/clock.h"
 #include "client/cpp/src/client_impl.h"
-#include "client/cpp/src/status_codec.h"
 #include "gmock/gmock.h"
-#include "google/rpc/error_details.pb.h"
-#include "google/rpc/status.pb.h"
 #include "gtest/gtest.h"
+#include "tests/unit/client/cpp/missing.h"
 #include "tests/unit/client/cpp/mock_connection.h"
 
 namespace theria::client {
@@ -23,16 +21,7 @@ using testing::InSequence;
 using testing::Return;
 
 absl::Status Missing(const std::vector<std::string>& handles) {
-  google::rpc::PreconditionFailure detail;
-  for (const std::string& handle : handles) {
-    auto* violation = detail.add_violations();
-    violation->set_type("TENSOR_MISSING");
-    violation->set_subject(handle);
-  }
-  google::rpc::Status details;
-  details.add_details()->PackFrom(detail);
-  return FromGrpcStatus(
-      {grpc::StatusCode::FAILED_PRECONDITION, "missing", details.SerializeAsString()});
+  return MissingStatus("TENSOR_MISSING", handles);
 }
 
 class ClientTest : public testing::Test {

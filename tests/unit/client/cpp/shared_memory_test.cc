@@ -8,11 +8,9 @@
 #include <vector>
 
 #include "client/cpp/src/client_impl.h"
-#include "client/cpp/src/status_codec.h"
 #include "gmock/gmock.h"
-#include "google/rpc/error_details.pb.h"
-#include "google/rpc/status.pb.h"
 #include "gtest/gtest.h"
+#include "tests/unit/client/cpp/missing.h"
 #include "tests/unit/client/cpp/mock_connection.h"
 #include "theria/client.h"
 
@@ -27,16 +25,7 @@ using testing::ElementsAre;
 using testing::InSequence;
 using testing::Return;
 
-absl::Status Missing(const std::string& field) {
-  google::rpc::PreconditionFailure detail;
-  auto* violation = detail.add_violations();
-  violation->set_type("REGION_MISSING");
-  violation->set_subject(field);
-  google::rpc::Status details;
-  details.add_details()->PackFrom(detail);
-  return FromGrpcStatus(
-      {grpc::StatusCode::FAILED_PRECONDITION, "missing", details.SerializeAsString()});
-}
+absl::Status Missing(const std::string& field) { return MissingStatus("REGION_MISSING", {field}); }
 
 constexpr std::size_t kBytes = 4096;
 
