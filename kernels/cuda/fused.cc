@@ -163,7 +163,9 @@ class FusedRun {
         key.tangents = TangentSet::kInputs;
       }
     }
-    return kernels_.Find(key, std::max(problem_.seq_q, problem_.seq_kv), sm90a::CanMap(params_));
+    return kernels_.Find(key, {.length = std::max(problem_.seq_q, problem_.seq_kv),
+                               .is_causal = inputs_.options.is_causal,
+                               .mapped = sm90a::CanMap(params_)});
   }
 
   absl::Status Launch(KernelKind kind) {
@@ -312,7 +314,9 @@ absl::Status SupportsFused(const AttentionProblem& problem, const AttentionOptio
     // General kernels without the copy engine serve everything.
     const KernelKey key = {kind, arithmetic, static_cast<int>(dim), true,
                            HasTangents(kind) ? TangentSet::kSome : TangentSet::kAll};
-    if (kernels.Find(key, problem.seq_q, false) != nullptr) continue;
+    const KernelUse use = {
+        .length = problem.seq_q, .is_causal = options.is_causal, .mapped = false};
+    if (kernels.Find(key, use) != nullptr) continue;
     int largest = 0;
     for (const KernelVariant& other : KernelVariants()) {
       if (other.key.kind == kind && other.key.arithmetic == arithmetic &&

@@ -52,8 +52,7 @@ bool CanRun(const DeviceLimits& device, const KernelVariant& variant) {
   return false;
 }
 
-const KernelVariant* KernelChooser::Find(const KernelKey& key, std::int64_t length,
-                                         bool mapped) const {
+const KernelVariant* KernelChooser::Find(const KernelKey& key, const KernelUse& use) const {
   const KernelVariant* first = nullptr;
   std::string_view choice;
   for (const KernelVariant& variant : KernelVariants()) {
@@ -61,10 +60,10 @@ const KernelVariant* KernelChooser::Find(const KernelKey& key, std::int64_t leng
     if (found.dim < key.dim || (first != nullptr && found.dim > first->key.dim)) continue;
     found.dim = key.dim;
     if (found != key || !CanRun(device_, variant)) continue;
-    if (variant.generation == Generation::kSm90a && !mapped) continue;
+    if (variant.generation == Generation::kSm90a && !use.mapped) continue;
     if (first == nullptr) {
       first = &variant;
-      choice = tuning_.Choice(variant.group, LengthClassOf(length));
+      choice = tuning_.Choice(variant.group, LengthClassOf(use.length), use.is_causal);
     }
     if (variant.name == choice) return &variant;
   }

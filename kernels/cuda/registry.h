@@ -32,6 +32,13 @@ std::span<const KernelVariant> KernelVariants();
 
 bool CanRun(const DeviceLimits& device, const KernelVariant& variant);
 
+// What a kernel is wanted for, beside its key.
+struct KernelUse {
+  std::int64_t length;  // of the longer sequence
+  bool is_causal;
+  bool mapped;  // whether the inputs suit the copy engine, see sm90a/tensor_maps.h
+};
+
 // The variants that one device uses.
 class KernelChooser {
  public:
@@ -39,9 +46,8 @@ class KernelChooser {
       : device_(device), tuning_(std::move(tuning)) {}
 
   // Of the variants of the smallest dim that is at least `key.dim` and that the device can run, the
-  // one that the tuning names for sequences of that length, or else the first; null if there is
-  // none. `mapped`: whether the inputs suit the copy engine, see sm90a/tensor_maps.h.
-  const KernelVariant* Find(const KernelKey& key, std::int64_t length, bool mapped) const;
+  // one that the tuning names for that use, or else the first; null if there is none.
+  const KernelVariant* Find(const KernelKey& key, const KernelUse& use) const;
 
   const DeviceLimits& device() const { return device_; }
 

@@ -10,6 +10,12 @@ namespace theria::cuda {
 namespace {
 
 constexpr LengthClass kLengths[] = {LengthClass::kShort, LengthClass::kMedium, LengthClass::kLong};
+constexpr std::string_view kCausal = "causal";
+
+std::string Key(std::string_view group, LengthClass length, bool is_causal) {
+  return is_causal ? Message(group, ' ', LengthClassName(length), ' ', kCausal)
+                   : Message(group, ' ', LengthClassName(length));
+}
 
 }  // namespace
 
@@ -39,17 +45,20 @@ absl::StatusOr<Tuning> Tuning::Parse(std::string_view text) {
     std::string group, name, variant, rest;
     if (!(words >> group)) continue;
     const LengthClass* length = nullptr;
-    if (words >> name >> variant && !(words >> rest)) {
+    words >> name >> variant;
+    const bool is_causal = variant == kCausal;
+    if (is_causal) words >> variant;
+    if (words && !(words >> rest)) {
       for (const LengthClass& known : kLengths) {
         if (LengthClassName(known) == name) length = &known;
       }
     }
     if (length == nullptr) {
-      return absl::InvalidArgumentError(Message("tuning table, line ", number,
-                                                ": expected 'group length variant', length one of ",
-                                                "short, medium and long, not '", line, "'"));
+      return absl::InvalidArgumentError(Message(
+          "tuning table, line ", number, ": expected 'group length variant' or 'group ",
+          "length causal variant', length one of short, ", "medium and long, not '", line, "'"));
     }
-    tuning.Choose(group, *length, variant);
+    tuning.Choose(group, *length, is_causal, variant);
   }
   return tuning;
 }
@@ -72,13 +81,15 @@ Tuning Tuning::Default(std::string_view gpu) {
   return Tuning();
 }
 
-std::string_view Tuning::Choice(std::string_view group, LengthClass length) const {
-  const auto found = choices_.find(Message(group, ' ', LengthClassName(length)));
+std::string_view Tuning::Choice(std::string_view group, LengthClass length, bool is_causal) const {
+  auto found = choices_.find(Key(group, length, is_causal));
+  if (found == choices_.end() && is_causal) found = choices_.find(Key(group, length, false));
   return found == choices_.end() ? std::string_view() : found->second;
 }
 
-void Tuning::Choose(std::string_view group, LengthClass length, std::string_view variant) {
-  choices_[Message(group, ' ', LengthClassName(length))] = variant;
+void Tuning::Choose(std::string_view group, LengthClass length, bool is_causal,
+                    std::string_view variant) {
+  choices_[Key(group, length, is_causal)] = variant;
 }
 
 std::string Tuning::ToString() const {

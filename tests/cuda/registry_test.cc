@@ -29,15 +29,22 @@ std::string Name(const KernelVariant* variant) { return variant == nullptr ? "" 
 
 void TestTuningTables() {
   const absl::StatusOr<Tuning> tuning = Tuning::Parse(
-      "# a comment\n\nforward_bfloat16_d64 long one   # another\nforward_bfloat16_d64 short two\n");
+      "# a comment\n\nforward_bfloat16_d64 long one   # another\nforward_bfloat16_d64 short two\n"
+      "forward_bfloat16_d64 long causal three\n");
   Expect(tuning.ok(), "a good table parses");
   if (!tuning.ok()) return;
-  Expect(tuning->Choice("forward_bfloat16_d64", LengthClass::kLong) == "one", "long");
-  Expect(tuning->Choice("forward_bfloat16_d64", LengthClass::kShort) == "two", "short");
-  Expect(tuning->Choice("forward_bfloat16_d64", LengthClass::kMedium).empty(), "no choice");
+  const auto choice = [&](LengthClass length, bool is_causal) {
+    return tuning->Choice("forward_bfloat16_d64", length, is_causal);
+  };
+  Expect(choice(LengthClass::kLong, false) == "one", "long");
+  Expect(choice(LengthClass::kLong, true) == "three", "long and causal");
+  Expect(choice(LengthClass::kShort, false) == "two", "short");
+  Expect(choice(LengthClass::kShort, true) == "two", "short, nothing said of causal");
+  Expect(choice(LengthClass::kMedium, true).empty(), "no choice");
   const absl::StatusOr<Tuning> again = Tuning::Parse(tuning->ToString());
   Expect(again.ok() && again->ToString() == tuning->ToString(), "what is written is read");
-  for (const char* bad : {"forward_bfloat16_d64 long", "a longest b", "a long b c"}) {
+  for (const char* bad : {"forward_bfloat16_d64 long", "a longest b", "a long b c", "a long causal",
+                          "a long causal b c"}) {
     const absl::Status status = Tuning::Parse(std::string("# first\n") + bad).status();
     Expect(status.code() == absl::StatusCode::kInvalidArgument &&
                status.message().find("line 2") != std::string::npos,
@@ -58,12 +65,14 @@ void TestNames() {
   for (const KernelVariant& variant : KernelVariants()) {
     for (const LengthClass length :
          {LengthClass::kShort, LengthClass::kMedium, LengthClass::kLong}) {
-      const std::string choice(shipped.Choice(variant.group, length));
-      bool found = choice.empty();
-      for (const KernelVariant& other : KernelVariants()) {
-        found |= other.group == variant.group && other.name == choice;
+      for (const bool is_causal : {false, true}) {
+        const std::string choice(shipped.Choice(variant.group, length, is_causal));
+        bool found = choice.empty();
+        for (const KernelVariant& other : KernelVariants()) {
+          found |= other.group == variant.group && other.name == choice;
+        }
+        Expect(found, "the H200's choice exists: " + choice);
       }
-      Expect(found, "the H200's choice exists: " + choice);
     }
   }
 }
@@ -73,7 +82,8 @@ void TestDevices() {
   for (const DeviceLimits& device : {kA100, kL40, kH200, kB200}) {
     const KernelChooser kernels(device, Tuning());
     for (const KernelVariant& variant : KernelVariants()) {
-      const KernelVariant* found = kernels.Find(variant.key, 1000, true);
+      const KernelVariant* found =
+          kernels.Find(variant.key, {.length = 1000, .is_causal = false, .mapped = true});
       Expect(found == nullptr || CanRun(device, *found), "runs: " + Name(found));
       Expect(found != nullptr && found->key == variant.key,
              "at " + std::to_string(device.compute_capability) + " is served: " + variant.group);
@@ -87,8 +97,10 @@ void TestDevices() {
 void TestChoices() {
   const KernelKey key = {KernelKind::kForward, Arithmetic::kBFloat16, 128, false, TangentSet::kAll};
   const KernelChooser plain(kH200, Tuning());
-  const KernelVariant* first = plain.Find(key, 4096, true);
-  const KernelVariant* unmapped = plain.Find(key, 4096, false);
+  const KernelVariant* first =
+      plain.Find(key, {.length = 4096, .is_causal = false, .mapped = true});
+  const KernelVariant* unmapped =
+      plain.Find(key, {.length = 4096, .is_causal = false, .mapped = false});
   if (first == nullptr || unmapped == nullptr) {
     Expect(false, "the forward pass at head dimension 128 is compiled");
     return;
@@ -96,14 +108,18 @@ void TestChoices() {
   Expect(unmapped->generation == Generation::kSm80, "the copy engine is not forced");
   KernelKey smaller = key;
   smaller.dim = 100;
-  Expect(plain.Find(smaller, 4096, true) == first, "a head dimension of 100 is padded");
+  Expect(plain.Find(smaller, {.length = 4096, .is_causal = false, .mapped = true}) == first,
+         "a head dimension of 100 is padded");
   Tuning tuning;
-  tuning.Choose(first->group, LengthClass::kMedium, unmapped->name);
-  tuning.Choose(first->group, LengthClass::kShort, "no_such_kernel");
+  tuning.Choose(first->group, LengthClass::kMedium, false, unmapped->name);
+  tuning.Choose(first->group, LengthClass::kShort, false, "no_such_kernel");
   const KernelChooser tuned(kH200, tuning);
-  Expect(tuned.Find(key, 197, true) == unmapped, "a choice is followed");
-  Expect(tuned.Find(key, 4096, true) == first, "only at its length");
-  Expect(tuned.Find(key, 64, true) == first, "a choice that does not exist is ignored");
+  Expect(tuned.Find(key, {.length = 197, .is_causal = false, .mapped = true}) == unmapped,
+         "a choice is followed");
+  Expect(tuned.Find(key, {.length = 4096, .is_causal = false, .mapped = true}) == first,
+         "only at its length");
+  Expect(tuned.Find(key, {.length = 64, .is_causal = false, .mapped = true}) == first,
+         "a choice that does not exist is ignored");
 }
 
 int Main() {

@@ -53,12 +53,20 @@ __device__ __forceinline__ void LoadTile(std::uint32_t destination, const InputR
       row_end - row, columns - column);
 }
 
+// Whether a warp whose rows start at `row` has none below row_end, and need not compute. In chunked
+// kernels all warps must, since they load there.
+template <typename Tiling>
+__device__ __forceinline__ bool IsIdle(int row, int row_end) {
+  return !Tiling::kChunked && row >= row_end;
+}
+
 // Runs compute(step, stage address) for steps 0 .. count-1 over tiles that load(step, stage
 // address) has started to copy, one tile ahead where there are two stages. All threads of the block
-// take part. On return the last tile may still be read by other warps.
+// take part; those of an `idle` warp load only. On return the last tile may still be read by other
+// warps.
 template <typename Tiling, typename Load, typename Compute>
-__device__ __forceinline__ void StreamTiles(std::uint32_t stages, int count, const Load& load,
-                                            const Compute& compute) {
+__device__ __forceinline__ void StreamTiles(std::uint32_t stages, int count, bool idle,
+                                            const Load& load, const Compute& compute) {
   if constexpr (Tiling::kStages == 1) {
     for (int step = 0; step < count; ++step) {
       if (step > 0) __syncthreads();
@@ -66,7 +74,7 @@ __device__ __forceinline__ void StreamTiles(std::uint32_t stages, int count, con
       sm80::CommitCopies();
       sm80::WaitForCopies<0>();
       __syncthreads();
-      compute(step, stages);
+      if (!idle) compute(step, stages);
     }
   } else {
     if (count > 0) load(0, stages);
@@ -79,7 +87,7 @@ __device__ __forceinline__ void StreamTiles(std::uint32_t stages, int count, con
         load(step + 1, stages + (step + 1) % 2 * Tiling::kStageBytes);
         sm80::CommitCopies();
       }
-      compute(step, stages + step % 2 * Tiling::kStageBytes);
+      if (!idle) compute(step, stages + step % 2 * Tiling::kStageBytes);
     }
   }
 }

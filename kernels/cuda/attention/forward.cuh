@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
       Tiling::kGeneral ? Accumulator(1) : static_cast<Accumulator>(params.scale) * kLog2E);
 
   StreamTiles<Tiling>(
-      stages, steps,
+      stages, steps, IsIdle<Tiling>(row + warp_row, params.seq_q),
       [&](int step, std::uint32_t stage) {
         const int column = first + step * Tiling::kColumns;
         LoadTile<Tiling, Tiling::kColumns>(stage, params.k, work.batch, head_kv, column,

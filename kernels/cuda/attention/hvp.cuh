@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   Clear(q_bar_dot);
 
   StreamTiles<Tiling>(
-      stages, steps,
+      stages, steps, IsIdle<Tiling>(row + warp_row, params.seq_q),
       [&](int step, std::uint32_t stage) {
         if constexpr (!Tiling::kChunked) load_columns(stage, first + step * Tiling::kColumns, 0);
       },
@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   Clear(v_bar_dot);
 
   StreamTiles<Tiling>(
-      stages, steps * params.group,
+      stages, steps * params.group, IsIdle<Tiling>(row + warp_row, params.seq_kv),
       [&](int step, std::uint32_t stage) {
         const int head = work.head * params.group + step / steps;
         const int column = first + step % steps * Tiling::kColumns;

@@ -19,8 +19,8 @@ template <Arithmetic kArithmetic, KernelKind kKind, int kDim, bool kGeneral, Tan
 void AddCandidates(KernelTable* table) {
   using Mma = typename MmaOf<kArithmetic>::Type;
   constexpr int kBytes = sizeof(typename Mma::Element);
-  using Tiles =
-      Tiling<kKind, Mma, kDim, kGeneral, CandidateTileConfig(kKind, kBytes, kDim, kCandidate)>;
+  using Tiles = Tiling<kKind, Mma, kDim, kGeneral,
+                       CandidateTileConfig(kKind, kBytes, kDim, kGeneral, kCandidate)>;
   const void* function = nullptr;
   if constexpr (kKind == KernelKind::kForward) {
     function = reinterpret_cast<const void*>(&ForwardKernel<Tiles>);
@@ -47,7 +47,7 @@ void AddCandidates(KernelTable* table) {
               Tiles::kSlices,
               Tiles::kThreads,
               Tiles::kSharedBytes});
-  if constexpr (kCandidate + 1 < TileCandidates(kKind, kBytes, kDim)) {
+  if constexpr (kCandidate + 1 < TileCandidates(kKind, kBytes, kDim, kGeneral)) {
     AddCandidates<kArithmetic, kKind, kDim, kGeneral, kTangents, kCandidate + 1>(table);
   }
 }

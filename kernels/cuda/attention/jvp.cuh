@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   OnlineSoftmax<Mma, Tiling::kRowTiles> softmax(Tiling::kGeneral ? Accumulator(1) : scale * kLog2E);
 
   StreamTiles<Tiling>(
-      stages, steps,
+      stages, steps, IsIdle<Tiling>(row + warp_row, params.seq_q),
       [&](int step, std::uint32_t stage) {
         if constexpr (!Tiling::kChunked) {
           const int column = first + step * Tiling::kColumns;

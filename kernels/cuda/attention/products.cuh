@@ -24,6 +24,54 @@ __device__ __forceinline__ void Clear(Accumulator (&c)[kRowTiles][kBlocks][4]) {
   }
 }
 
+// How many blocks of columns of a sum over tiles are formed at once. Where Mma::kSumsTiles a tile's
+// part is summed by itself before it joins the sum, which then gathers a rounding error for each
+// tile and not for each kDepth rows: at 4096 keys half the error. Its accumulators must fit beside
+// the sum's.
+template <typename Mma, int kBlocks>
+inline constexpr int kBlocksAtOnce = Mma::kSumsTiles&& kBlocks > 4 ? 4 : kBlocks;
+
+// The part of a tile in a sum's blocks kBlocksAtOnce * index and on: `c` itself, or apart.
+template <typename Mma, int kRowTiles, int kBlocks>
+class TilePart {
+ public:
+  using Accumulator = typename Mma::Accumulator;
+  static constexpr int kSpan = kBlocksAtOnce<Mma, kBlocks>;
+  static_assert(kBlocks % kSpan == 0);
+
+  __device__ __forceinline__ TilePart(Accumulator (&c)[kRowTiles][kBlocks][4], int from)
+      : c_(c), from_(from) {
+    if constexpr (Mma::kSumsTiles) Clear(part_);
+  }
+
+  __device__ __forceinline__ Accumulator (&operator()(int tile, int block))[4] {
+    if constexpr (Mma::kSumsTiles) {
+      return part_[tile][block];
+    } else {
+      return c_[tile][from_ + block];
+    }
+  }
+
+  // Call once, after the last product.
+  __device__ __forceinline__ void Join() {
+    if constexpr (Mma::kSumsTiles) {
+#pragma unroll
+      for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+        for (int block = 0; block < kSpan; ++block) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) c_[tile][from_ + block][e] += part_[tile][block][e];
+        }
+      }
+    }
+  }
+
+ private:
+  Accumulator (&c_)[kRowTiles][kBlocks][4];
+  int from_;
+  Accumulator part_[kRowTiles][Mma::kSumsTiles ? kSpan : 1][4];
+};
+
 // c += a b^T over kDim columns: `a` is [16 * kRowTiles, kDim], `b` is [8 * kBlocks, kDim].
 template <typename Mma, int kDim, int kStride, int kRowTiles, int kBlocks>
 __device__ __forceinline__ void AddRowsByRows(typename Mma::Accumulator (&c)[kRowTiles][kBlocks][4],
@@ -132,22 +180,28 @@ template <typename Mma, int kStride, int kRowTiles, int kInnerBlocks, int kBlock
 __device__ __forceinline__ void AddAccumulatorByTile(
     typename Mma::Accumulator (&c)[kRowTiles][kBlocks][4],
     const typename Mma::Accumulator (&p)[kRowTiles][kInnerBlocks][4], std::uint32_t b) {
+  using Part = TilePart<Mma, kRowTiles, kBlocks>;
   constexpr int kBytes = sizeof(typename Mma::Element);
   constexpr int kStep = Mma::kDepth / 8;
 #pragma unroll
-  for (int inner = 0; inner < kInnerBlocks; inner += kStep) {
-    typename Mma::A left[kRowTiles];
+  for (int from = 0; from < kBlocks; from += Part::kSpan) {
+    Part part(c, from);
 #pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile) left[tile] = Mma::MakeA(&p[tile][inner]);
+    for (int inner = 0; inner < kInnerBlocks; inner += kStep) {
+      typename Mma::A left[kRowTiles];
 #pragma unroll
-    for (int block = 0; block < kBlocks; block += 2) {
-      const typename Mma::B right =
-          Mma::template LoadBTransposed<kStride>(b + (inner * 8 * kStride + block * 8) * kBytes);
+      for (int tile = 0; tile < kRowTiles; ++tile) left[tile] = Mma::MakeA(&p[tile][inner]);
 #pragma unroll
-      for (int tile = 0; tile < kRowTiles; ++tile) {
-        Mma::Multiply(c[tile][block], c[tile][block + 1], left[tile], right);
+      for (int block = 0; block < Part::kSpan; block += 2) {
+        const typename Mma::B right = Mma::template LoadBTransposed<kStride>(
+            b + (inner * 8 * kStride + (from + block) * 8) * kBytes);
+#pragma unroll
+        for (int tile = 0; tile < kRowTiles; ++tile) {
+          Mma::Multiply(part(tile, block), part(tile, block + 1), left[tile], right);
+        }
       }
     }
+    part.Join();
   }
 }
 
@@ -156,6 +210,7 @@ template <typename Mma, int kStride, int kSteps, int kRowTiles, int kBlocks>
 __device__ __forceinline__ void AddFragmentsByTile(
     typename Mma::Accumulator (&c)[kRowTiles][kBlocks][4],
     const typename Mma::A (&a)[kSteps][kRowTiles], std::uint32_t b) {
+  static_assert(!Mma::kSumsTiles);
   constexpr int kBytes = sizeof(typename Mma::Element);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
@@ -178,26 +233,33 @@ __device__ __forceinline__ void AddAccumulatorsByTile(
     typename Mma::Accumulator (&c2)[kRowTiles][kBlocks][4],
     const typename Mma::Accumulator (&p)[kRowTiles][kInnerBlocks][4],
     const typename Mma::Accumulator (&p2)[kRowTiles][kInnerBlocks][4], std::uint32_t b) {
+  using Part = TilePart<Mma, kRowTiles, kBlocks>;
   constexpr int kBytes = sizeof(typename Mma::Element);
   constexpr int kStep = Mma::kDepth / 8;
 #pragma unroll
-  for (int inner = 0; inner < kInnerBlocks; inner += kStep) {
-    typename Mma::A left[kRowTiles], left2[kRowTiles];
+  for (int from = 0; from < kBlocks; from += Part::kSpan) {
+    Part part(c, from), part2(c2, from);
 #pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile) {
-      left[tile] = Mma::MakeA(&p[tile][inner]);
-      left2[tile] = Mma::MakeA(&p2[tile][inner]);
-    }
-#pragma unroll
-    for (int block = 0; block < kBlocks; block += 2) {
-      const typename Mma::B right =
-          Mma::template LoadBTransposed<kStride>(b + (inner * 8 * kStride + block * 8) * kBytes);
+    for (int inner = 0; inner < kInnerBlocks; inner += kStep) {
+      typename Mma::A left[kRowTiles], left2[kRowTiles];
 #pragma unroll
       for (int tile = 0; tile < kRowTiles; ++tile) {
-        Mma::Multiply(c[tile][block], c[tile][block + 1], left[tile], right);
-        Mma::Multiply(c2[tile][block], c2[tile][block + 1], left2[tile], right);
+        left[tile] = Mma::MakeA(&p[tile][inner]);
+        left2[tile] = Mma::MakeA(&p2[tile][inner]);
+      }
+#pragma unroll
+      for (int block = 0; block < Part::kSpan; block += 2) {
+        const typename Mma::B right = Mma::template LoadBTransposed<kStride>(
+            b + (inner * 8 * kStride + (from + block) * 8) * kBytes);
+#pragma unroll
+        for (int tile = 0; tile < kRowTiles; ++tile) {
+          Mma::Multiply(part(tile, block), part(tile, block + 1), left[tile], right);
+          Mma::Multiply(part2(tile, block), part2(tile, block + 1), left2[tile], right);
+        }
       }
     }
+    part.Join();
+    part2.Join();
   }
 }
 

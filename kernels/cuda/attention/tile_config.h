@@ -52,9 +52,11 @@ constexpr bool HvpKeysHasPrimal(int element_bytes, int dim) {
   return element_bytes <= 4 && dim <= 64;
 }
 
-constexpr TileConfig HalfTileConfig(KernelKind kind, int dim) {
+// General kernels have much code for each score of a thread; beyond 32 scores they slow down.
+constexpr TileConfig HalfTileConfig(KernelKind kind, int dim, bool general) {
   switch (kind) {
     case KernelKind::kForward:
+      if (general && dim <= 128) return {4, 1, 64, 2, dim, dim <= 64 ? 4 : 2};
       if (dim <= 64) return {4, 2, 128, 2, dim, 2};
       if (dim <= 128) return {4, 2, 64, 2, dim, 2};
       return {4, 1, 32, 2, dim, 2};
@@ -63,6 +65,7 @@ constexpr TileConfig HalfTileConfig(KernelKind kind, int dim) {
       if (dim <= 128) return {8, 1, 64, 2, dim, 1};
       return {4, 1, 32, 2, dim / 2, 1};
     case KernelKind::kVjpQueries:
+      if (general && dim <= 64) return {4, 1, 64, 2, dim, 3};
       if (dim <= 64) return {4, 2, 64, 2, dim, 2};
       if (dim <= 128) return {4, 2, 32, 2, dim, 2};
       return {8, 1, 32, 2, dim, 1};
@@ -139,8 +142,8 @@ constexpr TileConfig DoubleTileConfig(KernelKind kind, int dim) {
 }
 
 // The default configuration.
-constexpr TileConfig TileConfigOf(KernelKind kind, int element_bytes, int dim) {
-  return element_bytes == 2   ? HalfTileConfig(kind, dim)
+constexpr TileConfig TileConfigOf(KernelKind kind, int element_bytes, int dim, bool general) {
+  return element_bytes == 2   ? HalfTileConfig(kind, dim, general)
          : element_bytes == 4 ? SingleTileConfig(kind, dim)
                               : DoubleTileConfig(kind, dim);
 }
@@ -209,10 +212,10 @@ inline constexpr int kSharedLimits[] = {99 * 1024, 163 * 1024, 227 * 1024};
 
 // The default made to fit the smallest of these limits that any tile can: fewer buffers, then
 // narrower moving tiles, then fewer warps, then chunks.
-constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int dim) {
-  TileConfig config = TileConfigOf(kind, element_bytes, dim);
+constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int dim, bool general) {
+  TileConfig config = TileConfigOf(kind, element_bytes, dim, general);
   for (const int limit : kSharedLimits) {
-    config = TileConfigOf(kind, element_bytes, dim);
+    config = TileConfigOf(kind, element_bytes, dim, general);
     while (SharedLayoutOf(kind, element_bytes, dim, config).total > limit) {
       if (config.stages > 1) {
         config.stages = 1;
@@ -231,40 +234,42 @@ constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int d
   return config;
 }
 
-// For the 197 tokens of a vision transformer, tiles of 112 keys leave less empty than those of 128.
-constexpr bool HasTokenTileConfigs(KernelKind kind, int element_bytes, int dim) {
-  return kind == KernelKind::kForward && element_bytes == 2 && dim <= 64;
+// For short sequences: the 197 tokens of a vision transformer leave less of tiles of 112 empty than
+// of 128, and what fits one tile of 64 needs no second buffer.
+constexpr bool HasShortTileConfigs(KernelKind kind, int element_bytes, int dim, bool general) {
+  return kind == KernelKind::kForward && element_bytes == 2 && dim <= 64 && !general;
 }
-constexpr TileConfig TokenTileConfig(int dim, int index) {
-  return index == 0 ? TileConfig{4, 2, 112, 2, dim, 2} : TileConfig{7, 1, 112, 2, dim, 2};
+inline constexpr int kShortTileConfigs = 3;
+constexpr TileConfig ShortTileConfig(int dim, int index) {
+  if (index == 0) return {4, 1, 112, 2, dim, 3};
+  return {4, 1, 64, index, dim, 4};
 }
 
 // How many configurations of a kernel are compiled, see registry.h: the default, and where that
-// does not fit every device, the compact one; or those for tokens.
-constexpr int TileCandidates(KernelKind kind, int element_bytes, int dim) {
-  if (HasTokenTileConfigs(kind, element_bytes, dim)) return 3;
+// does not fit every device, the compact one; or those for short sequences.
+constexpr int TileCandidates(KernelKind kind, int element_bytes, int dim, bool general) {
+  if (HasShortTileConfigs(kind, element_bytes, dim, general)) return 1 + kShortTileConfigs;
   const auto bytes = [&](const TileConfig& config) {
     return SharedLayoutOf(kind, element_bytes, dim, config).total;
   };
-  const int standard = bytes(TileConfigOf(kind, element_bytes, dim));
-  const int compact = bytes(CompactTileConfig(kind, element_bytes, dim));
+  const int standard = bytes(TileConfigOf(kind, element_bytes, dim, general));
+  const int compact = bytes(CompactTileConfig(kind, element_bytes, dim, general));
   for (const int limit : kSharedLimits) {
     if (compact <= limit) return standard <= limit ? 1 : 2;
   }
   return 1;
 }
 
-constexpr TileConfig CandidateTileConfig(KernelKind kind, int element_bytes, int dim,
+constexpr TileConfig CandidateTileConfig(KernelKind kind, int element_bytes, int dim, bool general,
                                          int candidate) {
-  if (candidate == 0) return TileConfigOf(kind, element_bytes, dim);
-  return HasTokenTileConfigs(kind, element_bytes, dim)
-             ? TokenTileConfig(dim, candidate - 1)
-             : CompactTileConfig(kind, element_bytes, dim);
+  if (candidate == 0) return TileConfigOf(kind, element_bytes, dim, general);
+  return HasShortTileConfigs(kind, element_bytes, dim, general)
+             ? ShortTileConfig(dim, candidate - 1)
+             : CompactTileConfig(kind, element_bytes, dim, general);
 }
 
 // Everything about one instantiation that is known before it runs.
-template <KernelKind kKindT, typename MmaT, int kDimT, bool kGeneralT,
-          TileConfig kConfigT = TileConfigOf(kKindT, sizeof(typename MmaT::Element), kDimT)>
+template <KernelKind kKindT, typename MmaT, int kDimT, bool kGeneralT, TileConfig kConfigT>
 struct Tiling {
   using Mma = MmaT;
   using Element = typename Mma::Element;

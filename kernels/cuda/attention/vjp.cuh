@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   typename Mma::A o_bar_rows[kFragments][Tiling::kRowTiles];
 
   StreamTiles<Tiling>(
-      stages, steps,
+      stages, steps, IsIdle<Tiling>(row + warp_row, params.seq_q),
       [&](int step, std::uint32_t stage) {
         if constexpr (!Tiling::kChunked) {
           load_columns(stage, first + step * Tiling::kStageColumns, 0);
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   typename Mma::A v_rows[kFragments][Tiling::kRowTiles];
 
   StreamTiles<Tiling>(
-      stages, steps * params.group,
+      stages, steps * params.group, IsIdle<Tiling>(row + warp_row, params.seq_kv),
       [&](int step, std::uint32_t stage) {
         const int head = work.head * params.group + step / steps;
         const int column = first + step % steps * Tiling::kStageColumns;

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   Clear(v_bar);
 
   StreamTiles<Tiling>(
-      stages, steps * params.group,
+      stages, steps * params.group, IsIdle<Tiling>(row + warp_row, params.seq_kv),
       [&](int step, std::uint32_t stage) {
         const int head = work.head * params.group + step / steps;
         const int column = first + step % steps * Tiling::kColumns;

@@ -6,8 +6,8 @@ Times are medians in milliseconds between two events on torch's stream, ours and
 the same code: `milliseconds` on a device that was kept busy until the host had launched all, so
 that what launches cost does not count; `milliseconds_with_launches` on an idle device. TFLOP/s are
 of the former and count the products of the definition (forward 2, VJP 5, JVP 6, HVP from scratch
-21, each 2 * batch * heads * seq_q * seq_kv * head_dim; half if causal). The VJP is given o and lse,
-as PyTorch's backward is.
+21, each 2 * batch * heads * seq_q * seq_kv * head_dim; half if causal). The VJP is given o and lse
+and gives the three gradients, as PyTorch's backward does.
 
 Extra bytes are the most memory in use at once beyond inputs and outputs. The error of an output is
 |x - y| / |y| in the Euclidean norm over the last head of the last batch; y is computed in float64.
@@ -230,6 +230,8 @@ class Bench:
             if operation == "vjp":
                 given |= forward
             outputs = allocate_outputs(operation, given)
+            for name in given:
+                outputs.pop(name, None)
             torch.cuda.synchronize()
             self._shim.call(operation, given, outputs, options)
             self._shim.pool_peak_bytes()

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -18,7 +19,7 @@
 #include "kernels/cuda/tuning.h"
 
 // Times all compiled kernels that do the same, on the GPU at hand, and writes which is the fastest
-// at each length: the table that CudaBackendOptions::tuning_table names, or, under
+// at each length, causal or not: the table that CudaBackendOptions::tuning_table names, or, under
 // kernels/cuda/tuning, the repository's for a GPU.
 //   theria_cuda_tune FILE [TEXT]    only groups whose name contains TEXT
 
@@ -135,7 +136,8 @@ class Problem {
     params_.lse_dot = Allocate(rows * 8);
     params_.statistics = Allocate(rows * 32);
     const KernelVariant* jvp =
-        kernels.Find({KernelKind::kJvp, arithmetic, dim, true, TangentSet::kSome}, size.seq, false);
+        kernels.Find({KernelKind::kJvp, arithmetic, dim, true, TangentSet::kSome},
+                     {.length = size.seq, .is_causal = false, .mapped = false});
     if (jvp == nullptr) return;
     TUNE_CHECK(LaunchKernel(*jvp, params_, nullptr));
     TUNE_CHECK(LaunchStatistics(arithmetic, params_, nullptr));
@@ -153,7 +155,7 @@ class Problem {
     TUNE_CHECK(cudaEventCreate(&begin));
     TUNE_CHECK(cudaEventCreate(&end));
     std::vector<float> times;
-    for (int run = 0; run < 6; ++run) {
+    for (int run = 0; run < 12; ++run) {
       TUNE_CHECK(cudaEventRecord(begin));
       TUNE_CHECK(LaunchKernel(variant, params_, nullptr));
       TUNE_CHECK(cudaEventRecord(end));
@@ -211,19 +213,23 @@ int Main(const std::string& path, const std::string& match) {
       Problem problem(kernels, shape.first, shape.second, SizeOf(length, shape.first));
       for (const auto& [group, variants] : groups) {
         std::fprintf(stderr, "\r[%zu/%zu] %-50s", ++done, count, group.c_str());
-        const KernelVariant* best = nullptr;
-        float least = 0.0f;
+        std::map<const KernelVariant*, std::array<float, 2>> milliseconds;
         for (const KernelVariant* variant : variants) {
-          const float full = problem.MedianMilliseconds(*variant, false);
-          const float causal = problem.MedianMilliseconds(*variant, true);
-          std::printf("%s %s %.3f ms, causal %.3f ms\n", variant->name.c_str(),
-                      std::string(LengthClassName(length)).c_str(), full, causal);
-          if (best == nullptr || full + causal < least) {
-            best = variant;
-            least = full + causal;
-          }
+          const std::array<float, 2> of_masks = {problem.MedianMilliseconds(*variant, false),
+                                                 problem.MedianMilliseconds(*variant, true)};
+          std::printf("%s %s %.4f ms, causal %.4f ms\n", variant->name.c_str(),
+                      std::string(LengthClassName(length)).c_str(), of_masks[0], of_masks[1]);
+          milliseconds[variant] = of_masks;
         }
-        tuning.Choose(group, length, best->name);
+        const auto fastest = [&](bool is_causal) {
+          return *std::min_element(variants.begin(), variants.end(), [&](auto* a, auto* b) {
+            return milliseconds[a][is_causal] < milliseconds[b][is_causal];
+          });
+        };
+        tuning.Choose(group, length, false, fastest(false)->name);
+        if (fastest(true) != fastest(false)) {
+          tuning.Choose(group, length, true, fastest(true)->name);
+        }
       }
     }
   }

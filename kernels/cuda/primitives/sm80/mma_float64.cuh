@@ -15,6 +15,7 @@ struct MmaFloat64 {
   using Accumulator = double;
   static constexpr int kDepth = 8;
   static constexpr int kPadding = 4;
+  static constexpr bool kSumsTiles = false;
 
   struct Fragment {
     double x[2][2];  // [half of the rows or columns][four of the inner indices]

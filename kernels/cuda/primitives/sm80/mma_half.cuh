@@ -15,13 +15,16 @@
 // so that a kernel is written once:
 //   Element, Accumulator      in memory; in sums
 //   kDepth                    inner length of one fragment
-//   kPadding                  elements that pad a shared-memory row so that loads meet no bank
-//   twice A, B                      fragments of 16 x kDepth and kDepth x 16 LoadA<stride>(address)
-//   A[m][k] = tile[m][k]; `stride` elements between rows, address in bytes LoadB<stride>(address)
-//   B[k][n] = tile[n][k] LoadBTransposed<stride>   B[k][n] = tile[k][n], for an A that comes from
-//   MakeA MakeA(blocks)             the A whose columns are kDepth / 8 accumulator blocks
+//   kPadding                  elements that pad a row in shared memory against bank conflicts
+//   kSumsTiles                whether sums over tiles are formed tile by tile, see products.cuh
+//   A, B                      fragments of 16 x kDepth and kDepth x 16
+//   LoadA<stride>(address)    A[m][k] = tile[m][k]; the address in bytes, the stride in elements
+//   LoadB<stride>(address)    B[k][n] = tile[n][k]
+//   LoadBTransposed<stride>   B[k][n] = tile[k][n], for an A that comes from MakeA
+//   MakeA(blocks)             the A whose columns are kDepth / 8 accumulator blocks
 //   Multiply(left, right, a, b)   adds a * b to the 16 x 8 blocks of its left and right columns
 //   Exp2, Log, Store2
+//
 // A 16 x 8 accumulator block gives lane l the elements (l / 4, 2 * (l % 4)), the next column, and
 // the same eight rows below.
 
@@ -33,6 +36,7 @@ struct MmaHalf {
   using Accumulator = float;
   static constexpr int kDepth = 16;
   static constexpr int kPadding = 8;
+  static constexpr bool kSumsTiles = false;
 
   struct A {
     std::uint32_t x[4];

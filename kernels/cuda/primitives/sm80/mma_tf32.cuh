@@ -51,6 +51,7 @@ struct MmaTf32Base {
   using Accumulator = float;
   static constexpr int kDepth = 8;
   static constexpr int kPadding = 4;
+  static constexpr bool kSumsTiles = kSplit;
 
   using A = tf32::Fragment<4, kSplit>;
   using B = tf32::Fragment<4, kSplit>;
