@@ -44,7 +44,9 @@ def main() -> None:
     """Writes readme.png and readme.svg."""
     parser = argparse.ArgumentParser(description="Draws the README's first picture.")
     parser.add_argument("--survey", type=Path, default=ROOT / "docs/experiments/cpu/safety.json")
-    parser.add_argument("--bench", type=Path, default=ROOT / "docs/benchmarks/cuda_bfloat16_compile.json")
+    parser.add_argument(
+        "--bench", type=Path, default=ROOT / "docs/benchmarks/cuda_bfloat16_compile.json"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs/images")
     arguments = parser.parse_args()
     _, rows = read_rows(arguments.survey)

@@ -1,11 +1,12 @@
 """Runs compute-sanitizer over the small problems of smoke.cc and writes what it found as JSON.
 
     python3 tests/cuda/sanitize.py build/cuda/bin/theria_cuda_smoke --json FILE
-        [--dtypes float64 float32] [--tools racecheck] [--operations hvp,vjp] [--jobs 4]
+        [--dtypes float64 float32] [--tools racecheck] [--operations hvp,vjp] [--jobs 4] [--parts 5]
 
-Names are separated by spaces or commas; the tool that takes longest runs first. FILE is brought up
-to date: a result replaces that of the same tool, operation and dtype, others stay. The exit status
-is 0 if every run of this call is clean: all its cases computed what the unfused implementation
+Names are separated by spaces or commas; the tool that takes longest runs first. The cases of an
+operation and dtype are dealt to several processes, so that none is long. FILE is brought up to
+date: a result replaces that of the same tool, operation and dtype, others stay. The exit status is
+0 if every run of this call is clean: all its cases computed what the unfused implementation
 computes, and the tool found nothing.
 """
 
@@ -21,12 +22,12 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from environment import environment
 from tqdm import tqdm
 
-# The tools in the order in which they run, and the seconds that one run may take.
+# The tools in the order in which they run, and the seconds that one process may take.
 TOOLS = {"racecheck": 420.0, "initcheck": 120.0, "synccheck": 90.0, "memcheck": 60.0}
 OPERATIONS = ("hvp", "vjp", "jvp", "forward")
 DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -41,11 +42,19 @@ FINDING = re.compile(
 KERNEL = re.compile(r"(\w+Kernel)<")
 
 
-def run(program: str, tool: str, operation: str, dtype: str, limit: float) -> dict[str, Any]:
-    """One run of the tool: cases, failures of their comparison, findings, kernels they name."""
+class Key(NamedTuple):
+    """What one result is of."""
+
+    tool: str
+    operation: str
+    dtype: str
+
+
+def run(program: str, key: Key, part: int, parts: int, limit: float) -> dict[str, Any]:
+    """One process under the tool: cases, failures of their comparison, findings, their kernels."""
     begin = time.monotonic()
-    command = ["compute-sanitizer", "--tool", tool, program, operation, dtype]
-    result: dict[str, Any] = {"tool": tool, "operation": operation, "dtype": dtype}
+    cases_of = [key.operation, key.dtype, str(part), str(parts)]
+    command = ["compute-sanitizer", "--tool", key.tool, program, *cases_of]
     try:
         done = subprocess.run(
             command,
@@ -56,19 +65,38 @@ def run(program: str, tool: str, operation: str, dtype: str, limit: float) -> di
             timeout=limit,
         )
     except subprocess.TimeoutExpired:
-        return result | {"clean": False, "problem": f"over its limit of {limit:.0f} s"}
-    result["seconds"] = round(time.monotonic() - begin, 1)
+        return {"clean": False, "problem": f"part {part}: over its limit of {limit:.0f} s"}
+    seconds = round(time.monotonic() - begin, 1)
     cases = CASES.search(done.stdout)
     summary = SUMMARY.search(done.stdout)
     if cases is None or summary is None:
         tail = done.stdout.strip().splitlines()[-3:]
-        return result | {"clean": False, "problem": f"exit status {done.returncode}: {tail}"}
+        problem = f"part {part}: exit status {done.returncode}: {tail}"
+        return {"clean": False, "problem": problem, "seconds": seconds}
     found = int(summary[1] or summary[2] or 0)
-    result |= {"cases": int(cases[1]), "failed_cases": int(cases[2]), "found": found}
-    result["clean"] = found == 0 and int(cases[2]) == 0 and done.returncode == 0
-    if found:
-        result["kernels"] = sorted(set(KERNEL.findall(done.stdout)))
-        result["first"] = FINDING.findall(done.stdout)[:3]
+    return {
+        "seconds": seconds,
+        "cases": int(cases[1]),
+        "failed_cases": int(cases[2]),
+        "found": found,
+        "clean": found == 0 and int(cases[2]) == 0 and done.returncode == 0,
+        "kernels": sorted(set(KERNEL.findall(done.stdout))) if found else [],
+        "first": FINDING.findall(done.stdout)[:3],
+    }
+
+
+def join(key: Key, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The parts' result as one: their sums, the kernels of all, the first findings and problem."""
+    result: dict[str, Any] = key._asdict()
+    for name in ("seconds", "cases", "failed_cases", "found"):
+        result[name] = round(sum(part.get(name, 0) for part in parts), 1)
+    result["clean"] = all(part["clean"] for part in parts)
+    problems = [part["problem"] for part in parts if "problem" in part]
+    if problems:
+        result["problem"] = problems[0]
+    if result["found"]:
+        result["kernels"] = sorted({name for part in parts for name in part.get("kernels", [])})
+        result["first"] = [line for part in parts for line in part.get("first", [])][:3]
     return result
 
 
@@ -95,8 +123,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, required=True)
     for option, names in (("tools", TOOLS), ("operations", OPERATIONS), ("dtypes", DTYPES)):
         parser.add_argument(f"--{option}", nargs="+", default=[*names], help=", ".join(names))
-    parser.add_argument("--jobs", type=int, default=4)
-    parser.add_argument("--limit", type=float, help="seconds for one run, instead of its tool's")
+    parser.add_argument("--jobs", type=int, default=8)
+    parser.add_argument("--parts", type=int, default=5, help="processes for an operation and dtype")
+    parser.add_argument("--limit", type=float, help="seconds for a process, not its tool's")
     arguments = parser.parse_args()
 
     def chosen(option: str, names: Iterable[str]) -> list[str]:
@@ -107,24 +136,37 @@ def main() -> int:
 
     header = environment()
     commit = header.pop("commit")
-    asked = list(
-        itertools.product(
+    asked = [
+        Key(*names)
+        for names in itertools.product(
             chosen("tools", TOOLS), chosen("operations", OPERATIONS), chosen("dtypes", DTYPES)
         )
-    )
+    ]
+    done: dict[Key, list[dict[str, Any]]] = {key: [] for key in asked}
     results: list[dict[str, Any]] = []
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        futures = [
-            pool.submit(run, arguments.program, *key, arguments.limit or TOOLS[key[0]])
+        futures = {
+            pool.submit(
+                run,
+                arguments.program,
+                key,
+                part,
+                arguments.parts,
+                arguments.limit or TOOLS[key.tool],
+            ): key
             for key in asked
-        ]
+            for part in range(arguments.parts)
+        }
         for future in tqdm(
             concurrent.futures.as_completed(futures), total=len(futures), disable=None
         ):
-            result = future.result()
-            results.append(result)
+            key = futures[future]
+            done[key].append(future.result())
+            if len(done[key]) < arguments.parts:
+                continue
+            results.append(join(key, done[key]))
             update(arguments.json, results, commit, header)
-            tqdm.write(json.dumps(result))
+            tqdm.write(json.dumps(results[-1]))
     unclean = [result for result in results if not result["clean"]]
     cases = sum(result.get("cases", 0) for result in results)
     print(f"{len(results)} runs, {cases} cases, {len(unclean)} runs not clean")

@@ -1,6 +1,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 #include <memory>
@@ -14,7 +15,9 @@
 
 // Runs the fused and the unfused implementation on small problems, every operation, dtype and
 // option, and compares them. Needs nothing but a GPU, so that it is what compute-sanitizer runs:
-//   compute-sanitizer --tool racecheck build/cuda/bin/theria_cuda_smoke [OPERATION [DTYPE]]
+//   compute-sanitizer --tool racecheck build/cuda/bin/theria_cuda_smoke \
+//     [OPERATION [DTYPE [PART PARTS]]]
+// PART, from 0 on, is one of the PARTS that the cases are dealt to in turn.
 
 namespace theria {
 namespace {
@@ -208,8 +211,8 @@ class Runner {
   std::mt19937 random_{7};
 };
 
-// The names of the operation and the dtype to run; all if empty.
-int Main(const std::string& only, const std::string& only_dtype) {
+// The names of the operation and the dtype to run, all if empty; of those, part `part` of `parts`.
+int Main(const std::string& only, const std::string& only_dtype, int part, int parts) {
   absl::StatusOr<std::unique_ptr<Backend>> backend = MakeCudaBackend();
   if (!backend.ok()) {
     std::printf("%s\n", backend.status().ToString().c_str());
@@ -232,6 +235,7 @@ int Main(const std::string& only, const std::string& only_dtype) {
                                {1, 1, 1, 20, 37, 13, 7},
                                {1, 1, 1, 40, 35, 200, 256},
                                {1, 2, 1, 260, 330, 64, 64}};
+  int dealt = 0;
   int cases = 0;
   int failures = 0;
   for (const auto operation :
@@ -242,6 +246,7 @@ int Main(const std::string& only, const std::string& only_dtype) {
       for (const Shape& shape : kShapes) {
         for (const char* option :
              {"plain", "causal", "window", "mask", "dropout", "q_dot only", "no o_bar_dot"}) {
+          if (dealt++ % parts != part) continue;
           Runner runner(backend->get());
           const double difference =
               runner.Difference({operation, kind.dtype, kind.precision, shape, option});
@@ -264,5 +269,11 @@ int Main(const std::string& only, const std::string& only_dtype) {
 }  // namespace theria
 
 int main(int argc, char** argv) {
-  return theria::Main(argc > 1 ? argv[1] : "", argc > 2 ? argv[2] : "");
+  const int part = argc > 4 ? std::atoi(argv[3]) : 0;
+  const int parts = argc > 4 ? std::atoi(argv[4]) : 1;
+  if (argc == 4 || argc > 5 || part < 0 || part >= parts) {
+    std::fprintf(stderr, "usage: theria_cuda_smoke [OPERATION [DTYPE [PART PARTS]]]\n");
+    return 2;
+  }
+  return theria::Main(argc > 1 ? argv[1] : "", argc > 2 ? argv[2] : "", part, parts);
 }
