@@ -15,8 +15,7 @@
 
 // Runs the fused and the unfused implementation on small problems, every operation, dtype and
 // option, and compares them. Needs nothing but a GPU, so that it is what compute-sanitizer runs:
-//   compute-sanitizer --tool racecheck build/cuda/bin/theria_cuda_smoke \
-//     [OPERATION [DTYPE [PART PARTS]]]
+//   compute-sanitizer --tool racecheck theria_cuda_smoke [OPERATION [DTYPE [PART PARTS]]]
 // PART, from 0 on, is one of the PARTS that the cases are dealt to in turn.
 
 namespace theria {
