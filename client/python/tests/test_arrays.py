@@ -37,7 +37,6 @@ STRIDED: dict[str, tuple[Any, int]] = {
     "nested lists": ([[1.0, 2.0], [3.0, 4.0]], 4),
     "torch transposed": (torch.from_numpy(BASE).transpose(1, 3), BASE.size),
     "torch expanded": (torch.ones(1, 1, 8, 4).expand(2, 3, 8, 4), 32),
-    "torch requires grad": (torch.ones(3, requires_grad=True), 3),
     "torch negated view": (torch.imag(torch.ones(3, dtype=torch.complex64).conj()), 3),
     "torch bfloat16": (torch.arange(6.0).bfloat16().reshape(2, 3).t(), 6),
 }
@@ -94,6 +93,11 @@ def test_dtypes_come_back(dtype: Any, framework: Any) -> None:
     assert host_tensor(to_framework(decoded, framework), "q").framework == framework
 
 
+def test_a_leaf_is_taken_where_gradients_are_off() -> None:
+    with torch.no_grad():
+        assert host_tensor(torch.ones(3, requires_grad=True), "q").shape == (3,)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -104,6 +108,7 @@ def test_dtypes_come_back(dtype: Any, framework: Any) -> None:
         torch.ones(2, dtype=torch.complex64),
         torch.ones(2, device="meta"),
         torch.eye(2).to_sparse(),
+        torch.eye(2, requires_grad=True),  # its gradient would be lost
         object(),
     ],
 )

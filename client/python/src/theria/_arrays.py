@@ -106,7 +106,7 @@ def host_tensor(value: ArrayLike, field: str) -> HostTensor:
 
     Raises:
         InvalidArgument: Not numeric, of a dtype that the contract does not have, or a torch tensor
-            that is sparse or not on the CPU.
+            that is sparse, not on the CPU, or requires a gradient.
     """
     torch = sys.modules.get("torch")
     framework: Framework = "numpy"
@@ -155,6 +155,12 @@ def _view_torch(tensor: torch.Tensor, field: str) -> NumpyArray:
             field,
             f"{field} is a {tensor.layout} tensor on {tensor.device}; expected a strided one on "
             "the CPU",
+        )
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise InvalidArgument.of(
+            field,
+            f"{field} requires a gradient, which no result of a client carries: use "
+            "theria.torch.sdpa, or detach it",
         )
     tensor = tensor.detach().resolve_conj().resolve_neg()
     if tensor.dtype == torch.bfloat16:

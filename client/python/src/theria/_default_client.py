@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from typing import Any, Protocol
 
 import theria
 from theria._differentiation_errors import NoClientError
+from theria._errors import InvalidArgument
 
-__all__ = ["AttentionClient", "default_client", "set_default_client"]
+__all__ = ["AttentionClient", "chosen_client", "default_client", "set_default_client"]
 
 
 class AttentionClient(Protocol):
@@ -46,6 +48,25 @@ def set_default_client(client: AttentionClient | None) -> None:
     global _chosen
     with _lock:
         _chosen = client
+
+
+def chosen_client(client: AttentionClient | None) -> AttentionClient:
+    """`client`, or the default where it is None.
+
+    Raises:
+        InvalidArgument: It is none, such as an address, or an asynchronous one.
+        NoClientError: None, and no default.
+    """
+    if client is None:
+        return default_client()
+    forward = getattr(client, "forward", None)
+    if not callable(forward) or inspect.iscoroutinefunction(forward):
+        raise InvalidArgument.of(
+            "client",
+            f"client is a {type(client).__module__}.{type(client).__qualname__}, must be what "
+            "theria.connect returns",
+        )
+    return client
 
 
 def default_client() -> AttentionClient:

@@ -203,6 +203,29 @@ def test_dtypes_that_do_not_fit(client: Any) -> None:
         dot_product_attention(q, k.astype(jnp.float32), v, client=client)
 
 
+def test_a_mask_that_is_not_bool_is_refused(client: Any) -> None:
+    inputs = PLAIN.inputs()
+    with pytest.raises(theria.InvalidArgument, match="mask is float64, must be bool") as error:
+        dot_product_attention(*inputs, mask=jnp.zeros((1, 1, 1, 1)), client=client)
+    assert error.value.field == "mask.dtype"
+
+
+def test_scale_is_a_constant(client: Any) -> None:
+    def of_scale(scale: Any) -> Any:
+        return dot_product_attention(*PLAIN.inputs(), scale=scale, client=client).sum()
+
+    np.testing.assert_allclose(of_scale(np.float32(0.5)), of_scale(0.5))
+    for refused in (jax.grad(of_scale), jax.jit(of_scale)):
+        with pytest.raises(theria.InvalidArgument, match="multiply query") as error:
+            refused(0.5)
+        assert error.value.field == "scale"
+
+
+def test_an_address_is_no_client() -> None:
+    with pytest.raises(theria.InvalidArgument, match=r"client is a builtins\.str"):
+        dot_product_attention(*PLAIN.inputs(), client="localhost:50051")  # type: ignore[arg-type]
+
+
 def test_default_client(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("THERIA_TARGET", raising=False)
     with pytest.raises(NoClientError, match="THERIA_TARGET"):

@@ -111,6 +111,31 @@ def test_every_part_of_a_backward_is_told_apart(parts: tuple[str, ...]) -> None:
     assert result.silent_loss == ("double_backward",)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [(1, 1), (1, 7), (9, 1)])
+def test_lengths_of_one(lengths: tuple[int, int], dtype: torch.dtype) -> None:
+    problem = Problem(seq_q=lengths[0], seq_kv=lengths[1], head_dim=8, dtype=dtype)
+    assert classify(explicit_attention, problem).exact
+    assert not classify(lambda q, k, v: 1.5 * explicit_attention(q, k, v), problem).exact
+
+
+def test_what_is_no_output_is_missing() -> None:
+    both = classify(lambda q, k, v: (explicit_attention(q, k, v), None), SMALL)  # type: ignore[arg-type, return-value]
+    assert verdicts(both) == in_order(*["missing"] * 5)
+    assert "returned a tuple" in both.findings["forward"].reason
+    short = classify(lambda q, k, v: explicit_attention(q, k, v)[..., 1:], SMALL)
+    assert "returned [1, 2, 9, 7], must be [1, 2, 9, 8]" in short.findings["forward"].reason
+
+
+def test_what_is_no_question_is_refused() -> None:
+    with pytest.raises(ValueError, match="seq_q is 0"):
+        Problem(seq_q=0)
+    with pytest.raises(ValueError, match="dtype is 'float33'"):
+        Problem(dtype="float33")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="attention is 3"):
+        classify(3, SMALL)  # type: ignore[arg-type]
+
+
 def test_wrong_values_are_no_loss() -> None:
     result = classify(lambda q, k, v: 1.001 * explicit_attention(q, k, v), SMALL)
     assert verdicts(result) == in_order(*["wrong"] * 5)

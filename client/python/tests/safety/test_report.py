@@ -34,8 +34,27 @@ def test_the_command_judges_a_given_attention(
     assert (tmp_path / "again.json").read_text() == (tmp_path / "safety.json").read_text()
 
 
+def test_the_command_says_why_an_attention_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken_kernel.py").write_text(
+        "def attention(q, k, v):\n    raise RuntimeError('no such kernel')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ("--dtypes", "float32", f"--out={tmp_path}", "--attention")
+    assert run(monkeypatch, *arguments, "broken_kernel:attention") == 1
+    assert "float32: RuntimeError: no such kernel" in capsys.readouterr().err
+    assert not (tmp_path / "safety.png").exists()
+
+
 @pytest.mark.parametrize(
-    "wrong", [("--attention", "no.such:thing"), ("--attention", "theria:absent")]
+    "wrong",
+    [
+        ("--attention", "no.such:thing"),
+        ("--attention", "theria:absent"),
+        ("--attention", "theria"),
+        ("--attention", "theria:__doc__"),
+    ],
 )
 def test_an_attention_that_is_not_there(
     wrong: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

@@ -272,10 +272,52 @@ def test_mask_is_a_constant(client: ReferenceClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scale", torch.tensor(0.5)),  # its gradient would be lost
+        ("scale", torch.nn.Parameter(torch.tensor(0.5))),
+        ("scale", "0.5"),
+        ("dropout_p", -0.1),
+        ("dropout_p", float("nan")),
+        ("dropout_p", 1.0),
+        ("client", "localhost:50051"),
+    ],
+)
+def test_arguments_that_are_no_number_of_theirs(
+    name: str, value: Any, client: ReferenceClient
+) -> None:
+    with pytest.raises(theria.InvalidArgument, match=f"^{name} is ") as error:
+        sdpa(*PLAIN.inputs(), **{"client": client, name: value})
+    assert error.value.field == name
+    assert not client.calls
+
+
+def test_a_traced_scale_is_refused(client: ReferenceClient) -> None:
+    def of_scale(scale: Any) -> Tensor:
+        return sdpa(*PLAIN.inputs(), scale=scale, client=client).sum()
+
+    with pytest.raises(theria.InvalidArgument, match="scale is a tensor"):
+        torch.func.grad(of_scale)(torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (1, 2), (1, 2, 1)])
+def test_compiled_code_behind_it_refuses_double_backward(
+    leading: tuple[int, ...], client: ReferenceClient
+) -> None:
+    # PyTorch's guard does not see through views: with one as the output the curvature was cut.
+    x = torch.randn(*leading, 5, 4, dtype=torch.float64, requires_grad=True)
+    loss = torch.compile(lambda o: o.pow(2).sum(), backend="aot_eager")
+    (gradient,) = torch.autograd.grad(loss(sdpa(x, x, x, client=client)), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        torch.autograd.grad(gradient.square().sum(), x)
+
+
+@pytest.mark.parametrize(
     ("q", "k", "options", "message"),
     [
         ((3,), (4, 3), {}, r"at least the dimensions \[seq, dim\]"),
         ((2, 2, 4, 3), (3, 2, 4, 3), {}, r"do not broadcast: \(2, 2\), \(3, 2\), \(3, 2\)"),
+        ((1, 6, 4, 3), (1, 2, 4, 3), {}, "enable_gqa=True"),
         ((1, 3, 4, 3), (1, 2, 4, 3), {"enable_gqa": True}, "2 heads of key or value"),
         ((4, 3), (4, 3), {"enable_gqa": True}, r"\[heads, seq, dim\]"),
     ],

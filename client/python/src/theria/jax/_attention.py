@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from theria._default_client import AttentionClient, default_client
+from theria._default_client import AttentionClient, chosen_client
 from theria._errors import InvalidArgument
 from theria._options import CallOptions, Implementation, Precision
 from theria.jax._primitives import forward
@@ -29,7 +29,7 @@ def dot_product_attention(
     query_seq_lengths: ArrayLike | None = None,
     key_value_seq_lengths: ArrayLike | None = None,
     local_window_size: int | tuple[int | None, int | None] | None = None,
-    implementation: Implementation = "auto",
+    implementation: Implementation | None = None,
     return_residual: bool = False,
     client: AttentionClient | None = None,
     precision: Precision = "strict",
@@ -39,10 +39,11 @@ def dot_product_attention(
     """Scaled dot-product attention on a Theria server, with exact first and second derivatives.
 
     Takes what `jax.nn.dot_product_attention` takes, in its layout and with its meaning, but for
-    three differences: float64 is computed in float64 (JAX's softmax is always float32), a row
-    whose mask forbids every key gives 0 (JAX's the mean of all values), and value's last dimension
-    may differ from key's. B is the batch, T and S the lengths of query and key, N the heads of
-    query, K those of key (N a multiple of K), H and V the dimensions of a head.
+    these differences: float64 is computed in float64 (JAX's softmax is always float32), a row
+    whose mask forbids every key gives 0 (JAX's the mean of all values), value's last dimension may
+    differ from key's, `scale` is a constant, and `implementation` names ours. B is the batch, T and
+    S the lengths of query and key, N the heads of query, K those of key (N a multiple of K), H and
+    V the dimensions of a head.
 
     Args:
         query: [B, T, N, H], or [T, N, H]; float64, float32, float16 or bfloat16.
@@ -51,14 +52,16 @@ def dot_product_attention(
         bias: Added to the scaled scores; broadcasts to [B, N, T, S]. A constant: it may not be
             differentiated.
         mask: bool, true takes part; broadcasts to [B, N, T, S].
-        scale: Factor of the scores; default 1/sqrt(H).
+        scale: Factor of the scores; default 1/sqrt(H). A number, not a traced value: a
+            temperature that is learned multiplies `query`.
         is_causal: Key j takes part in row i only if j <= i.
         query_seq_lengths: int [B]; later rows of query give 0.
         key_value_seq_lengths: int [B]; later keys take no part.
         local_window_size: (left, right): key j takes part in row i only if
             i - left <= j <= i + right; one int for both sides, a None is unbounded.
-        implementation: "auto", "fused", "unfused" or "reference".
-        return_residual: Whether to return the log-sum-exp too, which has no derivative.
+        implementation: "auto" (default), "fused", "unfused" or "reference".
+        return_residual: Whether to return the log-sum-exp too. It counts as a constant, as JAX's:
+            its derivatives are zero.
         client: Default: that of `theria.jax.default_client()`.
         precision: "strict" or "fast".
         dropout_rate: Probability in [0, 1) of dropping an attention weight.
@@ -75,15 +78,14 @@ def dot_product_attention(
         NoClientError: No client given and no default.
         theria.Error: Any other error of the client or the server.
     """
-    if client is None:
-        default_client()  # its absence is found here, not in a compiled function
+    chosen_client(client)  # its absence is found here, not in a compiled function
     q, k, v = (_four_dimensional(jnp.asarray(x)) for x in (query, key, value))
     _check(q, k, v)
     options = CallOptions(
         is_causal=is_causal,
-        scale=None if scale is None else float(scale),
+        scale=_scale(scale),
         window=_window(local_window_size),
-        implementation=implementation,
+        implementation=implementation or "auto",
         precision=precision,
     )
     constants: dict[str, jax.Array] = {}
@@ -131,6 +133,19 @@ def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
         )
 
 
+def _scale(scale: object) -> float | None:
+    if scale is None:
+        return None
+    try:
+        return float(scale)  # type: ignore[arg-type]  # whatever is no number is refused
+    except (TypeError, ValueError) as error:  # a traced value raises a TypeError
+        raise InvalidArgument.of(
+            "scale",
+            f"scale is {scale!r}, must be a number; multiply query by one that is traced or "
+            "learned",
+        ) from error
+
+
 def _window(
     size: int | tuple[int | None, int | None] | None,
 ) -> tuple[int | None, int | None] | None:
@@ -146,7 +161,14 @@ def _mask(
     key_lengths: ArrayLike | None,
 ) -> jax.Array | None:
     """All restrictions and the bias as one array that broadcasts to [B, N, T, S], or None."""
-    allowed = [] if mask is None else [_aligned(jnp.asarray(mask, bool))]
+    allowed = []
+    if mask is not None:
+        array = jnp.asarray(mask)
+        if array.dtype != bool:
+            raise InvalidArgument.of(
+                "mask.dtype", f"mask is {array.dtype}, must be bool; what is added is bias"
+            )
+        allowed.append(_aligned(array))
     if query_lengths is not None:
         rows = jnp.arange(q.shape[1])[None, None, :, None]
         allowed.append(rows < jnp.asarray(query_lengths)[:, None, None, None])

@@ -23,7 +23,8 @@ def from_module(
 
     Args:
         module: Called with a batch's inputs. It is never changed; its buffers and the parameters
-            that do not require a gradient are used as they are at each call.
+            that do not require a gradient are used as they are at each call. Running statistics
+            must not be updated (``module.eval()``, ``track_running_stats=False``).
         criterion: ``criterion(module(inputs), targets)`` is a scalar.
 
     Returns:

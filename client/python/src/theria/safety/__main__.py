@@ -52,7 +52,7 @@ def main() -> int:
     with ExitStack() as stack:
         try:
             subjects = _subjects(arguments, stack)
-        except (theria.Error, ImportError, AttributeError, ValueError) as error:
+        except (theria.Error, ImportError, AttributeError, TypeError, ValueError) as error:
             print(f"theria.safety: {error}", file=sys.stderr)
             return 2
         began = time.monotonic()
@@ -62,10 +62,17 @@ def main() -> int:
     write_rows(rows, environment, arguments.out / "safety.json")
     (arguments.out / "safety.md").write_text(table(rows))
     title = f"Attention, differentiated: {environment['device']}, PyTorch {environment['torch']}"
-    draw(widest(rows), title, arguments.out / "safety")
+    if any(row.available for row in rows):
+        draw(widest(rows), title, arguments.out / "safety")
     print(table(rows))
+    given = [row for row in rows if row.group == "given"]
+    for row in given:
+        if not row.available:
+            kept = row.classification
+            print(f"{kept.name} {kept.dtype}: {kept.findings['forward'].reason}", file=sys.stderr)
     unsafe = [row for row in rows if row.group in ("Theria", "given") and row.available]
-    return 0 if all(row.classification.exact for row in unsafe) else 1
+    none = given and not any(row.available for row in given)
+    return 0 if not none and all(row.classification.exact for row in unsafe) else 1
 
 
 def _subjects(
@@ -75,7 +82,11 @@ def _subjects(
     dtypes = [getattr(torch, name) for name in arguments.dtypes]
     if arguments.attention:
         module, _, name = arguments.attention.partition(":")
+        if not module or not name:
+            raise ValueError(f"--attention is {arguments.attention!r}, must be MODULE:NAME")
         given: Attention = getattr(importlib.import_module(module), name)
+        if not callable(given):
+            raise TypeError(f"--attention {arguments.attention} is {given!r}, no callable")
         return [("given", arguments.attention, given, dtype) for dtype in dtypes]
     groups = {"PyTorch": {"explicit math": explicit_attention, **torch_backends(arguments.device)}}
     if arguments.target:

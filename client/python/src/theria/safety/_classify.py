@@ -36,6 +36,8 @@ _MeasureHolding: TypeAlias = Callable[[tuple[str, ...], Problem], Measured]
 
 # Of a unit roundoff: sums of some 64 products, in whatever order, chained up to four deep.
 ROUNDING_FLOOR = 64
+# In units of the inputs: smaller is a float64 zero.
+VANISHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,12 @@ def classify(
             [batch, heads, seq, head_dim] of the problem's dtype and device.
         problem: Default: float64 on the CPU.
         name: Default: the callable's own.
+
+    Raises:
+        TypeError: `attention` is not callable.
     """
+    if not callable(attention):
+        raise TypeError(f"attention is {attention!r}, must be a callable of (q, k, v)")
     problem = problem or Problem()
     measured = measure(attention, problem)
     findings: dict[str, Finding] = {}
@@ -149,7 +156,10 @@ def _finding(
 
 def _error(x: torch.Tensor, expected: torch.Tensor, unit: torch.Tensor | None = None) -> float:
     norm = float((expected if unit is None else unit).norm())
-    error = float((x - expected).norm()) / norm
+    # What is zero but for rounding, such as the gradient by q of a lone key, is judged in the unit
+    # of the inputs, which are standard normal.
+    of_inputs = expected.numel() ** 0.5
+    error = float((x - expected).norm()) / (norm if norm > VANISHING * of_inputs else of_inputs)
     return error if error == error else float("inf")
 
 

@@ -54,6 +54,7 @@ def measure(attention: Attention, problem: Problem) -> Measured:
       o_bar, by reverse over reverse.
     """
     operations = (_forward, _vjp, _jvp, _hvp, _double_backward)
+    attention = _checked(attention, problem)
     results: Measured = {}
     for name, operation in zip(OPERATIONS, operations, strict=True):
         try:
@@ -67,6 +68,22 @@ def measure(attention: Attention, problem: Problem) -> Measured:
                 for key, x in zip(OUTPUTS[name], values, strict=True)
             }
     return results
+
+
+def _checked(attention: Attention, problem: Problem) -> Attention:
+    """`attention`, raising where it gives anything but an output of the right shape."""
+    shape = (problem.batch, problem.heads, problem.seq_q, problem.head_dim)
+
+    def checked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        o: object = attention(q, k, v)
+        if not isinstance(o, torch.Tensor):
+            raise TypeError(f"the attention returned a {type(o).__name__}, must be o alone")
+        # Within vmap and duals shapes are those of the problem.
+        if tuple(o.shape) != shape:
+            raise ValueError(f"the attention returned {list(o.shape)}, must be {list(shape)}")
+        return o
+
+    return checked
 
 
 def guard_of_backward(attention: Attention, problem: Problem) -> str:

@@ -44,6 +44,11 @@ class Problem:
     _drawn: dict[str, torch.Tensor] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("batch", "heads", "seq_q", "seq_kv", "head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if not isinstance(self.dtype, torch.dtype):
+            raise ValueError(f"dtype is {self.dtype!r}, must be a torch.dtype")
         q = (self.batch, self.heads, self.seq_q, self.head_dim)
         kv = (self.batch, self.heads, self.seq_kv, self.head_dim)
         shapes = {"q": q, "k": kv, "v": kv, "o_bar": q}

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from theria._default_client import AttentionClient, default_client
+from theria._default_client import AttentionClient, chosen_client
 from theria._options import Implementation, Precision
 from theria.torch._sdpa import sdpa
 
@@ -71,7 +71,7 @@ def patch(
     """
     ours = partial(
         sdpa,
-        client=default_client() if client is None else client,
+        client=chosen_client(client),
         implementation=implementation,
         precision=precision,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 
-from theria._default_client import AttentionClient, default_client
+from theria._default_client import AttentionClient, chosen_client
 from theria._differentiation_errors import MaskGradientError
 from theria._errors import InvalidArgument
 from theria._options import CallOptions, Implementation, Precision
@@ -48,7 +50,8 @@ def sdpa(
             to [..., heads_q, seq_q, seq_kv]. A constant: it may not require a gradient.
         dropout_p: Probability in [0, 1) of dropping an attention weight.
         is_causal: Key j takes part in row i only if j <= i.
-        scale: Factor of the scores; default 1/sqrt(head_dim).
+        scale: Factor of the scores; default 1/sqrt(head_dim). A number, not a tensor: a
+            temperature that is learned multiplies `query`.
         enable_gqa: Whether heads_kv may be a divisor of heads_q.
         client: Default `theria.torch.default_client()`.
         implementation: "auto", "fused", "unfused" or "reference".
@@ -72,6 +75,7 @@ def sdpa(
     """
     if attn_mask is not None and attn_mask.requires_grad and torch.is_grad_enabled():
         raise MaskGradientError("attn_mask requires a gradient, but is a constant of attention")
+    _check_numbers(scale, dropout_p)
     query, key, value = _autocast(query, key, value)
     if min(query.dim(), key.dim(), value.dim()) < 2:
         raise InvalidArgument.of(
@@ -90,10 +94,23 @@ def sdpa(
         options["dropout_p"] = dropout_p
         options["dropout_offset"] = dropout_offset
         seed = _seed(dropout_seed)
-    call = Call(default_client() if client is None else client, options)
+    call = Call(chosen_client(client), options)
     mask = None if attn_mask is None else _four_dimensional_mask(attn_mask, leading)
     o, _ = Forward.of(call, mask, seed, *map(_four_dimensional, (query, key, value)))
-    return o.reshape(*leading, *o.shape[-2:])  # type: ignore[no-any-return]
+    # No view: torch.compile's guard against double backward does not see through views.
+    return torch.ops.aten._unsafe_view(o, [*leading, *o.shape[-2:]])  # type: ignore[no-any-return]
+
+
+def _check_numbers(scale: object, dropout_p: object) -> None:
+    """Refuses what would lose a gradient, or be taken for another number, without a word."""
+    if isinstance(scale, Tensor):
+        raise InvalidArgument.of(
+            "scale", "scale is a tensor, must be a number: multiply query by one that is learned"
+        )
+    if scale is not None and not isinstance(scale, Real):
+        raise InvalidArgument.of("scale", f"scale is {scale!r}, must be a number")
+    if not isinstance(dropout_p, Real) or not 0.0 <= float(dropout_p) < 1.0:
+        raise InvalidArgument.of("dropout_p", f"dropout_p is {dropout_p!r}, must be in [0, 1)")
 
 
 def _autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +151,8 @@ def _broadcast_leading(
         raise InvalidArgument.of(
             "key.shape",
             "the leading dimensions of query, key and value do not broadcast: "
-            + ", ".join(str(tuple(shape)) for shape in shapes),
+            + ", ".join(str(tuple(shape)) for shape in shapes)
+            + ("" if enable_gqa else "; enable_gqa=True lets groups of heads share key and value"),
         ) from error
     query = query.expand(*leading, *heads_q, *query.shape[-2:])
     key = key.expand(*leading, *heads_kv, *key.shape[-2:])
