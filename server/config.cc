@@ -1,7 +1,8 @@
 #include "server/config.h"
 
 #include <algorithm>
-#include <map>
+#include <memory>
+#include <set>
 #include <thread>
 
 #include "CLI/CLI.hpp"
@@ -14,6 +15,35 @@ namespace {
 constexpr std::size_t kMaxMessageBytes = 0x7fffffff;     // protobuf's limit
 constexpr std::size_t kMaxBytes = std::size_t{1} << 46;  // sums of them cannot overflow
 constexpr std::size_t kMinMessageBytes = std::size_t{64} << 10;
+
+// The file of --config. CLI11 passes over keys that it does not know, sections and second values:
+// a server whose `tls_cert` counts for nothing is open to everybody. Here they are errors.
+class ConfigFile : public CLI::ConfigTOML {
+ public:
+  explicit ConfigFile(const CLI::App& app) : app_(app) {}
+
+  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    std::vector<CLI::ConfigItem> items = CLI::ConfigTOML::from_config(input);
+    std::set<std::string> names;
+    for (const CLI::ConfigItem& item : items) {
+      if (!item.parents.empty()) {
+        throw CLI::ConfigError(Message("--config has a section '", item.parents.front(),
+                                       "', must have none: flags stand at the top"));
+      }
+      if (app_.get_option_no_throw("--" + item.name) == nullptr) {
+        throw CLI::ConfigError(
+            Message("--config has a key '", item.name, "', must have names of flags alone"));
+      }
+      if (!names.insert(item.name).second) {
+        throw CLI::ConfigError(Message("--config has the key '", item.name, "' twice"));
+      }
+    }
+    return items;
+  }
+
+ private:
+  const CLI::App& app_;
+};
 
 // A flag that takes seconds, with a fraction or a unit (500ms, 1.5s, 10m, 24h).
 CLI::Option* AddDuration(CLI::App& app, const std::string& name, absl::Duration& value,
@@ -34,17 +64,26 @@ CLI::Option* AddDuration(CLI::App& app, const std::string& name, absl::Duration&
       ->default_str(absl::FormatDuration(value));
 }
 
+CLI::Validator NotNegative() {
+  return {[](const std::string& text) {
+            return text.starts_with('-') ? Message("is ", text, ", must not be negative") : "";
+          },
+          ""};
+}
+
 // A flag that takes bytes, with an optional unit (KiB, MiB, GiB).
 CLI::Option* AddBytes(CLI::App& app, const std::string& name, std::size_t& value,
                       const std::string& help) {
   return app.add_option(name, value, help)
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->transform(NotNegative())  // before the unit is taken: it would wrap
       ->type_name("BYTES")
       ->capture_default_str();
 }
 
 void AddFlags(CLI::App& app, Config& config) {
   app.set_config("--config", "", "Read flags from a TOML or INI file");
+  app.config_formatter(std::make_shared<ConfigFile>(app));
   app.add_option("--listen", config.listen, "HOST:PORT (0: a free port) or unix:PATH")
       ->delimiter(',')
       ->type_name("ADDR[,ADDR]")

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -42,6 +43,7 @@
 #include "server/rpc/descriptor_socket.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/server_service.h"
+#include "server/rpc/server_tls.h"
 #include "server/rpc/shared_memory_service.h"
 #include "server/rpc/tensor_service.h"
 #include "server/telemetry/gpu_metrics.h"
@@ -120,26 +122,29 @@ absl::StatusOr<std::unique_ptr<Authenticator>> MakeAuthenticator(const Config& c
 }
 
 // Writes `lines` to `path` so that a reader sees all of them or no file.
-absl::Status WriteAddressFile(const std::string& path, const std::vector<std::string>& lines) {
+absl::Status WriteAddressFile(const char* flag, const std::string& path,
+                              const std::vector<std::string>& lines) {
   if (path.empty()) return absl::OkStatus();
   const std::string partial = Message(path, ".partial");
+  errno = 0;
   std::ofstream file(partial);
   for (const std::string& line : lines) file << line << '\n';
   file.close();
-  std::error_code error;
+  std::error_code error(file ? 0 : errno, std::generic_category());
   if (file) std::filesystem::rename(partial, path, error);
-  if (!file || error) return absl::UnavailableError(Message("cannot write ", path));
-  return absl::OkStatus();
+  if (file && !error) return absl::OkStatus();
+  return absl::UnavailableError(
+      Message("--", flag, " is '", path, "', which cannot be written: ", error.message()));
 }
 
-// Once a second reads the tenants file if it changed, drops expired tensors and regions, and gives
-// freed memory back to the system where no call is under way: the heaps of gRPC's threads would
-// keep what the largest messages once took.
+// Once a second reads the tenants file and those of TLS if they changed, drops expired tensors and
+// regions, and gives freed memory back to the system where no call is under way: the heaps of
+// gRPC's threads would keep what the largest messages once took.
 class Housekeeping {
  public:
   Housekeeping(TensorStore& store, SharedRegions* regions, Authenticator& authenticator,
-               DrainGate& gate)
-      : thread_([&store, regions, &authenticator, &gate](const std::stop_token& stop) {
+               ServerTls& tls, DrainGate& gate)
+      : thread_([&store, regions, &authenticator, &tls, &gate](const std::stop_token& stop) {
           std::mutex mutex;
           std::condition_variable_any wake;
           std::unique_lock lock(mutex);
@@ -149,6 +154,7 @@ class Housekeeping {
             store.CollectExpired();
             if (regions != nullptr) regions->CollectExpired();
             ReadTenants(authenticator);
+            ReadCertificates(tls);
             if (gate.total_calls() != trimmed_at && gate.AwaitIdle(absl::Now())) {
               trimmed_at = gate.total_calls();
               HostMemory().Trim();
@@ -168,33 +174,51 @@ class Housekeeping {
     }
   }
 
+  static void ReadCertificates(ServerTls& tls) {
+    const absl::StatusOr<bool> read = tls.Refresh();
+    if (!read.ok()) {
+      LogLine(spdlog::level::err, "certificates refused")
+          .Add("reason", std::string(read.status().message()));
+    } else if (*read) {
+      LogLine(spdlog::level::info, "certificates read");
+    }
+  }
+
   std::jthread thread_;
 };
 
-// SIGTERM and SIGINT, blocked in every thread and polled for in one.
+// SIGTERM, SIGINT and SIGHUP, blocked in every thread and polled for in one.
 class Signals {
  public:
   Signals() {
-    sigemptyset(&set_);
-    sigaddset(&set_, SIGTERM);
-    sigaddset(&set_, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+    sigemptyset(&ends_);
+    sigaddset(&ends_, SIGTERM);
+    sigaddset(&ends_, SIGINT);
+    all_ = ends_;
+    sigaddset(&all_, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &all_, nullptr);
     signal(SIGPIPE, SIG_IGN);
   }
 
-  // The signal that came in a tenth of a second, or nothing.
+  // The signal to end by that came in a tenth of a second, or nothing. Operators send SIGHUP to
+  // have files read again, which they are without it: it is logged.
   std::optional<std::string> Poll() const {
     const timespec interval = {.tv_sec = 0, .tv_nsec = 100'000'000};
-    const int number = sigtimedwait(&set_, nullptr, &interval);
-    if (number < 0) return std::nullopt;
+    const int number = sigtimedwait(&all_, nullptr, &interval);
+    if (number == SIGHUP) {
+      LogLine(spdlog::level::info, "SIGHUP changes nothing")
+          .Add("reason", "tenants and certificates are read again when their files change");
+    }
+    if (number < 0 || number == SIGHUP) return std::nullopt;
     return number == SIGTERM ? "SIGTERM" : "SIGINT";
   }
 
-  // From now on a signal ends the process at once, as if nobody handled it.
-  void Restore() const { pthread_sigmask(SIG_UNBLOCK, &set_, nullptr); }
+  // From now on SIGTERM and SIGINT end the process at once, as if nobody handled them.
+  void Restore() const { pthread_sigmask(SIG_UNBLOCK, &ends_, nullptr); }
 
  private:
-  sigset_t set_;
+  sigset_t ends_;
+  sigset_t all_;
 };
 
 // gRPC's runtime. Destroyed, it has closed every connection and let go of all buffers, those in the
@@ -266,8 +290,11 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   SharedRegions* const shared = regions.has_value() ? &*regions : nullptr;
   DrainGate gate;
   const Admission admission(gate, **authenticator);
-  const Housekeeping housekeeping(store, shared, **authenticator, gate);
   const GrpcRuntime grpc_runtime;
+  absl::StatusOr<std::unique_ptr<ServerTls>> tls =
+      ServerTls::Open({config.tls_cert, config.tls_key, config.tls_client_ca});
+  if (!tls.ok()) return tls.status();
+  const Housekeeping housekeeping(store, shared, **authenticator, **tls, gate);
   AttentionService attention({**backend, store, executor, compute_metrics, admission, shared},
                              {config.max_tensor_bytes, config.max_queued_bytes,
                               config.max_message_bytes - kResponseOverheadBytes},
@@ -281,12 +308,8 @@ absl::Status Serve(const Config& config, const Signals& signals) {
       {std::string(kVersion), std::string(kCommit), config.max_message_bytes,
        config.max_tensor_bytes, config.max_benchmark_repetitions, config.max_call_time});
   absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
-      {config.listen,
-       config.max_message_bytes,
-       config.max_transport_bytes,
-       config.channelz,
-       config.max_connection_age,
-       {config.tls_cert, config.tls_key, config.tls_client_ca}},
+      {config.listen, config.max_message_bytes, config.max_transport_bytes, config.channelz,
+       config.max_connection_age, (*tls)->credentials()},
       {&attention, &tensors, &info, &memory},
       {v1::AttentionService::service_full_name(), v1::TensorService::service_full_name(),
        v1::ServerService::service_full_name(), v1::SharedMemoryService::service_full_name()},
@@ -298,17 +321,18 @@ absl::Status Serve(const Config& config, const Signals& signals) {
     auto endpoint = MetricsEndpoint::Start(config.metrics_listen, registry);
     if (!endpoint.ok()) return endpoint.status();
     metrics = *std::move(endpoint);
-    LogLine(spdlog::level::info, "metrics").Add("address", metrics->address());
-    absl::Status written = WriteAddressFile(config.metrics_port_file, {metrics->address()});
+    absl::Status written =
+        WriteAddressFile("metrics-port-file", config.metrics_port_file, {metrics->address()});
     if (!written.ok()) return written;
+    LogLine(spdlog::level::info, "metrics").Add("address", metrics->address());
   }
+  absl::Status written = WriteAddressFile("port-file", config.port_file, (*server)->addresses());
+  if (!written.ok()) return written;
   for (const std::string& address : (*server)->addresses()) {
     LogLine(spdlog::level::info, "listening")
         .Add("address", address)
         .Add("backend", config.backend);
   }
-  absl::Status written = WriteAddressFile(config.port_file, (*server)->addresses());
-  if (!written.ok()) return written;
 
   const absl::Status health = AwaitAndDrain(config, signals, **backend, executor, **server);
   if (!health.ok()) {

@@ -170,7 +170,7 @@ class TensorStore {
   // `ttl` and `pin` count from the commit. `ttl` zero: the default. `pin` zero: not pinned.
   // Errors: INVALID_ARGUMENT (with FieldOf "ttl_ms", "pin_ms", "shape" or "shape[axis]");
   // RESOURCE_EXHAUSTED: no room within the quota or the capacity even after eviction, or the Memory
-  // has none even after Relieve.
+  // has none even after Relieve; ExhaustedForGood for a tensor larger than the whole quota.
   absl::StatusOr<PendingTensor> Create(const TenantId& tenant, TensorSpec spec,
                                        absl::Duration ttl = absl::ZeroDuration(),
                                        absl::Duration pin = absl::ZeroDuration());

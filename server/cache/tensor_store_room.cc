@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "server/cache/exhausted.h"
 #include "server/cache/tensor_store_impl.h"
 
 namespace theria::server {
@@ -13,6 +14,11 @@ absl::Status TensorStore::Impl::CheckRoom(const Tenant& tenant, std::size_t size
   if (claim == Claim::kNewTensor) {
     const std::size_t evictable_bytes = tenant.evictable.size_bytes() + tenant.spilled.size_bytes();
     const ByteBudget& quota = tenant.quota;
+    if (size_bytes > quota.limit_bytes()) {
+      return ExhaustedForGood(absl::StrCat("a tensor of ", size_bytes,
+                                           " bytes is larger than the tenant's quota of ",
+                                           quota.limit_bytes(), " bytes"));
+    }
     if (!quota.FitsWithin(quota.limit_bytes(), size_bytes, evictable_bytes)) {
       return absl::ResourceExhaustedError(absl::StrCat(
           "no room for ", size_bytes, " bytes: of the tenant's quota of ", quota.limit_bytes(),
@@ -32,7 +38,7 @@ absl::Status TensorStore::Impl::MakeRoom(Section& section, Tenant& tenant, std::
                                          Claim claim, std::vector<EntryPtr>& victims) {
   absl::Status room = CheckRoom(tenant, size_bytes, claim);
   while (!room.ok()) {
-    if (spilling_bytes_ == 0) return room;
+    if (spilling_bytes_ == 0 || IsExhaustedForGood(room)) return room;
     moved_.wait(section.lock_);
     room = CheckRoom(tenant, size_bytes, claim);
   }

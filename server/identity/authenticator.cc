@@ -1,9 +1,5 @@
 #include "server/identity/authenticator.h"
 
-#include <sys/stat.h>
-
-#include <fstream>
-#include <sstream>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -28,14 +24,6 @@ absl::StatusOr<Sha256Digest> DigestOf(std::string_view token) {
   Sha256 sha256;
   sha256.Update(token.data(), token.size());
   return sha256.Finish();
-}
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) return absl::InvalidArgumentError(Message("cannot read ", path));
-  return text.str();
 }
 
 }  // namespace
@@ -117,11 +105,11 @@ absl::StatusOr<bool> Authenticator::Refresh() {
 }
 
 absl::Status Authenticator::Load() {
-  const absl::StatusOr<std::string> text = ReadFile(path_);
+  const absl::StatusOr<std::string> text = ReadFile("tenants", path_);
   if (!text.ok()) return text.status();
   const absl::StatusOr<std::vector<TenantEntry>> tenants = ParseTenants(*text);
   if (!tenants.ok()) {
-    return absl::InvalidArgumentError(Message(path_, ": ", tenants.status().message()));
+    return WrongFile("tenants", path_, Message("is wrong: ", tenants.status().message()));
   }
   auto directory = std::make_shared<Directory>();
   std::vector<Account*> changed;
@@ -152,13 +140,6 @@ std::vector<const Account*> Authenticator::accounts() const {
   std::vector<const Account*> accounts;
   for (const auto& [name, account] : accounts_) accounts.push_back(account.get());
   return accounts;
-}
-
-Authenticator::FileVersion Authenticator::VersionOf(const std::string& path) {
-  struct stat status {};
-  if (stat(path.c_str(), &status) != 0) return {.size_bytes = -2};
-  return {static_cast<std::int64_t>(status.st_dev), static_cast<std::int64_t>(status.st_ino),
-          status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
 }
 
 }  // namespace theria::server

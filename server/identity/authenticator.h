@@ -1,7 +1,6 @@
 #ifndef THERIA_SERVER_IDENTITY_AUTHENTICATOR_H_
 #define THERIA_SERVER_IDENTITY_AUTHENTICATOR_H_
 
-#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -14,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/engine/account.h"
+#include "server/identity/read_file.h"
 
 // Turns what a caller shows into the Account that he acts for. Without a tenants file everyone is
 // the default tenant. Thread-safe.
@@ -35,7 +35,8 @@ class Authenticator {
   // Everyone is the default tenant, whose limits are the server's.
   Authenticator();
 
-  // Errors: INVALID_ARGUMENT: the file cannot be read, or ParseTenants refuses it.
+  // Errors: INVALID_ARGUMENT, naming --tenants: the file cannot be read, or ParseTenants refuses
+  // it.
   static absl::StatusOr<std::unique_ptr<Authenticator>> Open(const std::string& tenants_file,
                                                              OnLimits on_limits,
                                                              WallClock clock = {});
@@ -57,13 +58,8 @@ class Authenticator {
 
  private:
   struct Directory;
-  struct FileVersion {
-    std::int64_t device = -1, inode = -1, size_bytes = -1, seconds = -1, nanoseconds = -1;
-    friend bool operator==(const FileVersion&, const FileVersion&) = default;
-  };
 
   Authenticator(std::string path, OnLimits on_limits, WallClock clock);
-  static FileVersion VersionOf(const std::string& path);
   absl::Status Load();
 
   const std::string path_;

@@ -22,6 +22,37 @@ absl::Status Wrong(std::string_view where, std::string_view what) {
   return absl::InvalidArgumentError(Message(where, " ", what));
 }
 
+// Refuses an object that has a key twice, of which the library would keep the last one silently.
+absl::StatusOr<Json> ParseJson(std::string_view json) {
+  struct Object {
+    std::set<std::string> keys;
+    std::string key;  // whose value comes
+  };
+  std::vector<Object> path;
+  std::string twice;
+  const auto watch = [&path, &twice](int, Json::parse_event_t event, Json& value) {
+    if (event == Json::parse_event_t::object_start) path.emplace_back();
+    if (event == Json::parse_event_t::object_end) path.pop_back();
+    if (event == Json::parse_event_t::key) {
+      Object& object = path.back();
+      object.key = value.get<std::string>();
+      if (!object.keys.insert(object.key).second && twice.empty()) {
+        for (const Object& outer : path) twice += (twice.empty() ? "" : ".") + outer.key;
+      }
+    }
+    return true;
+  };
+  try {
+    Json document = Json::parse(json, watch);
+    if (!twice.empty()) return Wrong(twice, "stands there twice");
+    return document;
+  } catch (const Json::parse_error& error) {
+    // "[json.exception.parse_error.101] parse error at line 2, column 5: ..."
+    const std::string_view what = error.what();
+    return Wrong("the file", Message("is no JSON: ", what.substr(what.find("] ") + 2)));
+  }
+}
+
 absl::Status CheckKeys(const Json& object, std::string_view where,
                        const std::set<std::string_view>& allowed) {
   if (!object.is_object()) return Wrong(where, "must be an object");
@@ -169,8 +200,9 @@ absl::Status CheckDistinct(const std::vector<TenantEntry>& tenants) {
 }  // namespace
 
 absl::StatusOr<std::vector<TenantEntry>> ParseTenants(std::string_view json) {
-  const Json document = Json::parse(json, nullptr, /*allow_exceptions=*/false);
-  if (document.is_discarded()) return Wrong("the file", "is no JSON");
+  absl::StatusOr<Json> parsed = ParseJson(json);
+  if (!parsed.ok()) return parsed.status();
+  const Json& document = *parsed;
   if (absl::Status keys = CheckKeys(document, "the file", {"tenants"}); !keys.ok()) return keys;
   if (!document.contains("tenants") || !document["tenants"].is_object() ||
       document["tenants"].empty() || document["tenants"].size() > kMaxTenants) {

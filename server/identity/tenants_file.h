@@ -28,7 +28,7 @@
 // limits. The file holds a token's SHA-256, never the token; it should have 128 random bits or
 // more. `expires` may be left out. A certificate's name is one of its subject's alternative names,
 // or its common name. Bytes are a number, or one with KiB, MiB, GiB or TiB. Keys that are not named
-// here are errors.
+// here are errors, and so are keys that stand twice in an object.
 
 namespace theria::server {
 

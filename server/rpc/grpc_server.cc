@@ -74,9 +74,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   builder.experimental().SetInterceptorCreators(std::move(creators));
   for (grpc::Service* service : services) builder.RegisterService(service);
 
-  absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> credentials =
-      MakeServerCredentials(options.tls);
-  if (!credentials.ok()) return credentials.status();
+  const std::shared_ptr<grpc::ServerCredentials> plain_text = grpc::InsecureServerCredentials();
   std::vector<int> ports(options.listen.size(), 0);
   for (std::size_t i = 0; i < options.listen.size(); ++i) {
     const std::string& address = options.listen[i];
@@ -84,8 +82,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     if (!path.empty()) {
       if (absl::Status prepared = PrepareUnixPath(path); !prepared.ok()) return prepared;
     }
-    builder.AddListeningPort(
-        address, path.empty() ? *credentials : grpc::InsecureServerCredentials(), &ports[i]);
+    const bool is_secure = path.empty() && options.credentials != nullptr;
+    builder.AddListeningPort(address, is_secure ? options.credentials : plain_text, &ports[i]);
   }
   std::unique_ptr<grpc::Server> server;
   {

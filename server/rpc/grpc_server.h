@@ -8,9 +8,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server.h"
 #include "server/rpc/drain_gate.h"
-#include "server/rpc/server_tls.h"
 #include "server/telemetry/rpc_metrics.h"
 
 // The gRPC server around the services: listeners, limits, health (grpc.health.v1, Check and Watch,
@@ -26,11 +26,13 @@ class GrpcServer {
     std::size_t max_transport_bytes;  // what gRPC may hold in buffers for all connections
     bool channelz = false;
     absl::Duration max_connection_age;  // a client then connects anew, calls finish; 0: never
-    TlsFiles tls;  // of the HOST:PORT listeners; sockets are guarded by their files' permissions
+    // Of the HOST:PORT listeners, none: plain text. Sockets are guarded by their files'
+    // permissions.
+    std::shared_ptr<grpc::ServerCredentials> credentials;
   };
 
   // Starts to serve `services`. They, `metrics` and `gate` must outlive the server.
-  // Errors: UNAVAILABLE, naming the address (in use, not ours, malformed); INVALID_ARGUMENT (TLS).
+  // Errors: UNAVAILABLE, naming the address (in use, not ours, malformed).
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
       const Options& options, const std::vector<grpc::Service*>& services,
       const std::vector<std::string>& service_names, RpcMetrics& metrics, DrainGate& gate);

@@ -1,13 +1,19 @@
 #ifndef THERIA_SERVER_RPC_SERVER_TLS_H_
 #define THERIA_SERVER_RPC_SERVER_TLS_H_
 
+#include <array>
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "grpcpp/security/server_credentials.h"
+#include "server/identity/read_file.h"
+#include "server/rpc/published_file.h"
 
-// TLS of the listeners: 1.2 or newer, from PEM files that are read again when they change.
+// TLS of the listeners: 1.2 or newer, from PEM files that are read again when they change. gRPC
+// would take whatever stands in them, also half of a pair, and then refuse every connection; here
+// it sees only what was found good. Not thread-safe.
 
 namespace theria::server {
 
@@ -17,12 +23,31 @@ struct TlsFiles {
   std::string client_ca;  // who signs the clients' certificates, which are then required; or empty
 };
 
-// Whole files are to be replaced, certificate and key together (a symbolic link to their folder, as
-// Kubernetes does it); new connections get the new ones within a second or two.
-// Errors: INVALID_ARGUMENT, naming the flag, if a file holds no PEM of its kind now, or the key is
-// another certificate's.
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
-    const TlsFiles& files);
+class ServerTls {
+ public:
+  // Logs a warning for each certificate that has expired or does so within a week.
+  // Errors: INVALID_ARGUMENT, naming the flag, if a file cannot be read or holds no PEM of its
+  // kind, or the key is another certificate's; INTERNAL if there is no memory to keep them in.
+  static absl::StatusOr<std::unique_ptr<ServerTls>> Open(const TlsFiles& files);
+
+  // Of the HOST:PORT listeners.
+  const std::shared_ptr<grpc::ServerCredentials>& credentials() const { return credentials_; }
+
+  // Reads the files again if one changed since the last time: new connections get what they hold
+  // within a second or two. Returns whether it did. Errors: as Open's, once for each change; what
+  // was good last then stays.
+  absl::StatusOr<bool> Refresh();
+
+ private:
+  explicit ServerTls(TlsFiles files) : files_(std::move(files)) {}
+  absl::Status Load();
+
+  const TlsFiles files_;
+  std::array<FileVersion, 3> versions_;
+  PublishedFile pair_;  // key and chain in one file, which are replaced together
+  PublishedFile client_ca_;
+  std::shared_ptr<grpc::ServerCredentials> credentials_;
+};
 
 }  // namespace theria::server
 

@@ -10,6 +10,7 @@
 #include "google/rpc/status.pb.h"
 #include "kernels/api/attention.h"
 #include "kernels/api/message.h"
+#include "server/cache/exhausted.h"
 #include "server/engine/retry_after.h"
 
 namespace theria::server {
@@ -56,7 +57,7 @@ void AddDetails(const absl::Status& status, const std::string& message,
   if (const auto failure = MissingPayload(status); failure.has_value()) {
     details.add_details()->PackFrom(*failure);
   }
-  if (absl::IsResourceExhausted(status)) {
+  if (absl::IsResourceExhausted(status) && !IsExhaustedForGood(status)) {
     google::rpc::RetryInfo retry;
     SetDelay(RetryAfterOf(status).value_or(kDefaultRetryDelay), retry);
     details.add_details()->PackFrom(retry);

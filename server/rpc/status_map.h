@@ -33,9 +33,9 @@ std::vector<std::string> MissingTensorsOf(const absl::Status& status);
 //   PreconditionFailure  for TensorsMissing, RegionMissing
 //   RetryInfo            for ExhaustedRetryAfter (server/engine/retry_after.h)
 //
-// and is empty where there is nothing to tell beyond the message. Every RESOURCE_EXHAUSTED gets a
-// RetryInfo, of a second where nobody gave a better one. Long messages and handles are cut to what
-// fits in a header.
+// and is empty where there is nothing to tell beyond the message. Every RESOURCE_EXHAUSTED but
+// ExhaustedForGood gets a RetryInfo, of a second where nobody gave a better one. Long messages and
+// handles are cut to what fits in a header.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 }  // namespace theria::server

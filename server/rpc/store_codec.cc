@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/api/attention.h"
+#include "server/cache/exhausted.h"
 #include "server/engine/retry_after.h"
 #include "server/rpc/status_map.h"
 #include "server/rpc/tensor_codec.h"
@@ -59,7 +60,7 @@ absl::StatusOr<UploadSpec> DecodeUploadHeader(const v1::UploadHeader& header) {
 
 absl::Status FromStore(const absl::Status& status, std::string_view handle) {
   if (absl::IsNotFound(status)) return TensorsMissing({std::string(handle)});
-  if (absl::IsResourceExhausted(status)) {
+  if (absl::IsResourceExhausted(status) && !IsExhaustedForGood(status)) {
     return ExhaustedRetryAfter(std::string(status.message()), kRetryDelay);
   }
   return status;

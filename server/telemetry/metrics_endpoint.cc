@@ -1,6 +1,12 @@
 #include "server/telemetry/metrics_endpoint.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <exception>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -8,6 +14,32 @@
 #include "prometheus/exposer.h"
 
 namespace theria::server {
+namespace {
+
+// What the system says to a listener at HOST:PORT, or nothing if it takes one: the HTTP server does
+// not tell.
+std::string WhyNot(const std::string& address) {
+  const std::size_t colon = address.rfind(':');
+  if (colon == std::string::npos) return "";
+  std::string host = address.substr(0, colon);
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  const int resolved = getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &found);
+  if (resolved != 0) return gai_strerror(resolved);
+  const int listener = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int reuse = 1;
+  setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
+  const bool is_free = bind(listener, found->ai_addr, found->ai_addrlen) == 0;
+  const int error = errno;
+  if (listener >= 0) close(listener);
+  freeaddrinfo(found);
+  return is_free ? "" : std::generic_category().message(error);
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
     const std::string& address, const MetricRegistry& registry) {
@@ -22,7 +54,9 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
     return std::unique_ptr<MetricsEndpoint>(
         new MetricsEndpoint(std::move(exposer), std::move(bound)));
   } catch (const std::exception& error) {
-    return absl::UnavailableError(Message("cannot serve metrics on ", address, ": ", error.what()));
+    const std::string reason = WhyNot(address);
+    return absl::UnavailableError(Message("--metrics-listen is ", address, ", which cannot be: ",
+                                          reason.empty() ? error.what() : reason));
   }
 }
 

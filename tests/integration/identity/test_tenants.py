@@ -209,8 +209,18 @@ class TestHowMuch:
         one, two = (connect(server.target, token=f"token-{i}") for i in (1, 2))
         assert one.info().store.capacity_bytes == 1 << 20
         large = np.zeros((1, 1, 1024, 512), np.float32)  # 2 MiB
-        with pytest.raises(theria.ResourceExhausted):
-            one.put(large)
+        # More than the whole quota: refused for good, resident outputs too.
+        small = np.zeros((1, 1, 2048, 16), np.float32)
+        for use in (
+            lambda: one.put(large),
+            lambda: one.forward(
+                small, small, np.zeros((1, 1, 2048, 256), np.float32), outputs={"o": "resident"}
+            ),
+        ):
+            with pytest.raises(theria.ResourceExhausted) as caught:
+                use()
+            assert "larger than the tenant's quota of 1048576 bytes" in caught.value.message
+            assert caught.value.retry_delay is None
         kept = two.put(large)
         # A tenant's own tensors make way, nobody else's.
         halves = [one.put(large[:, :, :256]) for _ in range(5)]

@@ -15,6 +15,7 @@ from authority import Authority
 from observe import await_that
 from server_process import ServerProcess, server_binary
 from tenants_file import TenantsFile, digest
+from wall_clock import WallClock
 
 import theria
 
@@ -38,6 +39,11 @@ def server(
     start_server: Callable[..., ServerProcess], authority: Authority, files: list[str]
 ) -> ServerProcess:
     return start_server(*files, credentials=ready_with(authority))
+
+
+def reads(server: ServerProcess) -> int:
+    """How often the certificates were read again."""
+    return server.log().count("certificates read")
 
 
 def test_values_come_through(
@@ -103,6 +109,144 @@ def test_a_replaced_certificate_serves_new_connections(
             return False
 
     await_that(is_trusted)
+
+
+class TestReplacedFiles:
+    """Certificate and key in place, replaced one by one and by what is no certificate."""
+
+    @pytest.fixture
+    def folder(self, authority: Authority, tmp_path: Path) -> Path:
+        folder = tmp_path / "tls"
+        folder.mkdir()
+        self.replace(folder, authority, "tls.crt", "tls.key")
+        shutil.copy(authority.certificate, folder / "ca.crt")
+        return folder
+
+    @pytest.fixture
+    def server(
+        self, start_server: Callable[..., ServerProcess], authority: Authority, folder: Path
+    ) -> ServerProcess:
+        return start_server(
+            f"--tls-cert={folder / 'tls.crt'}",
+            f"--tls-key={folder / 'tls.key'}",
+            f"--tls-client-ca={folder / 'ca.crt'}",
+            credentials=ready_with(authority, *authority.issue("probe")),
+        )
+
+    def replace(self, folder: Path, signer: Authority, *names: str, days: int = 30) -> None:
+        """Puts a new pair's files of these names in place, each as a whole, in this order."""
+        pair = dict(zip(("tls.crt", "tls.key"), signer.issue("server", days=days), strict=True))
+        for name in names:
+            self.replace_with(folder / name, pair[name].read_bytes())
+
+    def replace_with(self, path: Path, content: bytes) -> None:
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(content)
+        os.replace(partial, path)
+
+    def is_trusted(self, server: ServerProcess, connect: Connect, *signers: Authority) -> bool:
+        """Whether a new connection by a client that trusts the first one, and is of the last."""
+        tls = theria.Tls(signers[0].certificate, *signers[-1].issue("probe"))
+        try:
+            return bool(connect(server.target, tls=tls).info().backend == "cpu")
+        except theria.Unavailable:
+            return False
+
+    @pytest.mark.parametrize(
+        ("name", "content", "reason"),
+        [
+            ("tls.crt", b"junk", "which holds no certificate"),
+            ("tls.key", b"junk", "which holds no unencrypted key"),
+            ("ca.crt", b"", "which holds no certificate"),
+            ("tls.crt", b"-----BEGIN CERTIFICATE-----\nbroken\n", "which is broken PEM"),
+            ("tls.key", None, "which cannot be read: No such file or directory"),
+        ],
+    )
+    def test_what_was_good_last_holds_on(
+        self,
+        server: ServerProcess,
+        authority: Authority,
+        connect: Connect,
+        folder: Path,
+        name: str,
+        content: bytes | None,
+        reason: str,
+    ) -> None:
+        path = folder / name
+        good = path.read_bytes()
+        if content is None:
+            path.unlink()
+        else:
+            self.replace_with(path, content)
+        await_that(lambda: "certificates refused" in server.log())
+        (line,) = [line for line in server.log().splitlines() if "certificates refused" in line]
+        assert str(path) in line
+        assert reason in line
+        assert reads(server) == 0
+        assert self.is_trusted(server, connect, authority)
+        self.replace_with(path, good)
+        await_that(lambda: reads(server) == 1)
+        assert self.is_trusted(server, connect, authority)
+        assert server.log().count("certificates refused") == 1
+
+    @pytest.mark.parametrize("names", [("tls.crt", "tls.key"), ("tls.key", "tls.crt")])
+    def test_a_pair_is_replaced_one_after_the_other(
+        self,
+        server: ServerProcess,
+        authority: Authority,
+        other_authority: Authority,
+        connect: Connect,
+        folder: Path,
+        names: tuple[str, str],
+    ) -> None:
+        pair = dict(zip(("tls.crt", "tls.key"), other_authority.issue("server"), strict=True))
+        self.replace_with(folder / names[0], pair[names[0]].read_bytes())
+        await_that(lambda: "which is not the key of the certificate" in server.log())
+        assert self.is_trusted(server, connect, authority)
+        self.replace_with(folder / names[1], pair[names[1]].read_bytes())
+        await_that(lambda: self.is_trusted(server, connect, other_authority, authority))
+        assert not self.is_trusted(server, connect, authority)
+
+    def test_another_authority_of_the_clients(
+        self,
+        server: ServerProcess,
+        authority: Authority,
+        other_authority: Authority,
+        connect: Connect,
+        folder: Path,
+    ) -> None:
+        assert not self.is_trusted(server, connect, authority, other_authority)
+        self.replace_with(folder / "ca.crt", other_authority.certificate.read_bytes())
+        await_that(lambda: self.is_trusted(server, connect, authority, other_authority))
+
+    def test_certificates_that_expire_soon_are_told(
+        self, server: ServerProcess, authority: Authority, folder: Path
+    ) -> None:
+        def warnings() -> list[str]:
+            return [line for line in server.log().splitlines() if "expires soon" in line]
+
+        # The authority's own certificate lives for two days.
+        assert all(str(folder / "ca.crt") in line for line in warnings())
+        assert len(warnings()) == 1
+        self.replace(folder, authority, "tls.key", "tls.crt", days=6)
+        await_that(lambda: any(str(folder / "tls.crt") in line for line in warnings()))
+
+    def test_a_certificate_that_expired_is_told(
+        self,
+        start_server: Callable[..., ServerProcess],
+        authority: Authority,
+        folder: Path,
+        wall_clock: WallClock,
+    ) -> None:
+        self.replace(folder, authority, "tls.crt", "tls.key", days=2)
+        wall_clock.jump(3 * 24 * 60 * 60)  # the server's alone
+        server = start_server(
+            f"--tls-cert={folder / 'tls.crt'}",
+            f"--tls-key={folder / 'tls.key'}",
+            credentials=ready_with(authority),
+            environment=wall_clock.environment,
+        )
+        assert "certificate expired" in server.log()
 
 
 class TestMutual:
@@ -196,9 +340,19 @@ class TestMutual:
         assert "UNAUTHENTICATED" in run.stderr
 
 
-@pytest.mark.parametrize("wrong", ["certificate", "key", "pair", "authority"])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("certificate", "--tls-cert is '{nothing}', which holds no certificate"),
+        ("key", "--tls-key is '{nothing}', which holds no unencrypted key"),
+        ("pair", "which is not the key of the certificate"),
+        ("authority", "--tls-client-ca is '{nothing}', which holds no certificate"),
+        ("missing", "which cannot be read: No such file or directory"),
+        ("folder", "which cannot be read: Is a directory"),
+    ],
+)
 def test_files_that_cannot_be_are_refused_at_the_start(
-    authority: Authority, tmp_path: Path, wrong: str
+    authority: Authority, tmp_path: Path, wrong: str, message: str
 ) -> None:
     certificate, key = authority.issue("server")
     _, other_key = authority.issue("other")
@@ -213,6 +367,8 @@ def test_files_that_cannot_be_are_refused_at_the_start(
             f"--tls-key={key}",
             f"--tls-client-ca={nothing}",
         ],
+        "missing": [f"--tls-cert={tmp_path / 'nosuch.pem'}", f"--tls-key={key}"],
+        "folder": [f"--tls-cert={certificate}", f"--tls-key={tmp_path}"],
     }[wrong]
     run = subprocess.run(
         [str(server_binary()), "--listen=127.0.0.1:0", "--metrics-listen=none", *flags],
@@ -222,4 +378,5 @@ def test_files_that_cannot_be_are_refused_at_the_start(
         check=False,
     )
     assert run.returncode == 2
+    assert message.format(nothing=nothing) in run.stderr
     assert "--tls-" in run.stderr

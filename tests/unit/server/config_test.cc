@@ -96,6 +96,44 @@ TEST(ConfigTest, ReadsAFileThatFlagsOverride) {
   EXPECT_EQ(line.config.drain_timeout, absl::Seconds(2));
 }
 
+// What a server says to a --config of that text.
+CommandLine ParseFile(const std::string& text) {
+  const std::string path =
+      testing::TempDir() + "theria-config-test-" + std::to_string(getpid()) + ".toml";
+  std::ofstream(path) << text;
+  CommandLine line = Parse({"--config", path.c_str()});
+  std::filesystem::remove(path);
+  return line;
+}
+
+TEST(ConfigTest, AFileMayNameItsSectionAsIniFilesDo) {
+  EXPECT_TRUE(ParseFile("# none\n").is_to_serve);
+  EXPECT_EQ(ParseFile("[default]\nbackend = \"cpu\"\ncache-bytes=2MiB\n").config.cache_bytes,
+            std::size_t{2} << 20);
+}
+
+TEST(ConfigTest, RefusesAFileWhoseKeysWouldCountForNothing) {
+  const std::pair<std::string, std::string> cases[] = {
+      {"tls_cert = \"a.pem\"\n", "'tls_cert'"},
+      {"tenant = \"a.json\"\n", "'tenant'"},
+      {"backend = \"cpu\"\nlistn = \"127.0.0.1:1\"\n", "'listn'"},
+      {"[security]\ntls-cert = \"a.pem\"\n", "section 'security'"},
+      {"[security]\n", "section 'security'"},
+      {"security.tls-cert = \"a.pem\"\n", "section 'security'"},
+      {"tenants = \"a.json\"\nbackend = \"cpu\"\ntenants = \"b.json\"\n", "'tenants' twice"},
+      {"tenants = \"a.json\"\ntenants = \"b.json\"\n", "--tenants"},
+      {"help = true\n", "help"},
+      {"cache-bytes = -5\n", "--cache-bytes"},
+  };
+  for (const auto& [text, named] : cases) {
+    const CommandLine line = ParseFile(text);
+    EXPECT_FALSE(line.is_to_serve) << text;
+    EXPECT_EQ(line.exit_status, 2) << text;
+    EXPECT_THAT(line.text, HasSubstr(named));
+  }
+  EXPECT_EQ(Parse({"--config", "/tmp"}).exit_status, 2);
+}
+
 TEST(ConfigTest, HelpAndVersionEndWell) {
   const CommandLine help = Parse({"--help"});
   EXPECT_FALSE(help.is_to_serve);
@@ -136,6 +174,9 @@ INSTANTIATE_TEST_SUITE_P(
         WrongUsage{"NegativeDuration", {"--drain-timeout", "-1s"}, "--drain-timeout"},
         WrongUsage{"Bytes", {"--cache-bytes", "many"}, "--cache-bytes"},
         WrongUsage{"SmallCache", {"--cache-bytes", "10"}, "--cache-bytes is 10, must be"},
+        WrongUsage{"NegativeBytes", {"--cache-bytes", "-5"}, "--cache-bytes: is -5, must not be"},
+        WrongUsage{"NegativeUnits", {"--spill-bytes=-1GiB"}, "--spill-bytes: is -1GiB"},
+        WrongUsage{"NegativeCount", {"--max-queued-requests=-5"}, "--max-queued-requests"},
         WrongUsage{"LargeMessage", {"--max-message-bytes", "4GiB"}, "--max-message-bytes"},
         WrongUsage{"TensorOverCache",
                    {"--cache-bytes", "2MiB", "--max-tensor-bytes", "3MiB"},

@@ -1,6 +1,7 @@
 #include <string>
 #include <vector>
 
+#include "server/cache/exhausted.h"
 #include "tests/unit/server/cache/store_fixture.h"
 
 namespace theria::server {
@@ -132,6 +133,24 @@ TEST_F(EvictionTest, TheQuotaBoundsPendingPinnedAndStillReadBytes) {
   }
   EXPECT_FALSE(store_->Create(me_, Bytes(201)).ok());
   EXPECT_TRUE(store_->Create(me_, Bytes(200)).ok());
+}
+
+TEST_F(EvictionTest, MoreThanTheWholeQuotaIsRefusedForGood) {
+  TensorStore::Options options = DefaultOptions();
+  options.tenant_quota_bytes = 400;
+  Reset(options);
+  const std::string kept = Put(100);
+  const absl::Status refused = store_->Create(me_, Bytes(401)).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(IsExhaustedForGood(refused));
+  EXPECT_NE(std::string(refused.message()).find("larger than the tenant's quota of 400"),
+            std::string::npos);
+  EXPECT_TRUE(Has(kept));
+  const auto all = store_->Create(me_, Bytes(400));
+  ASSERT_TRUE(all.ok());
+  const absl::Status full = store_->Create(me_, Bytes(1)).status();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_FALSE(IsExhaustedForGood(full));  // passes when `all` is gone
 }
 
 TEST_F(EvictionTest, TheQuotaEvictsNoMoreThanItMust) {

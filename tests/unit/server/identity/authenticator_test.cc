@@ -6,6 +6,7 @@
 #include <fstream>
 #include <string>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace theria::server {
@@ -125,9 +126,33 @@ TEST_F(AuthenticatorTest, AnAccountOutlivesItsEntryAndLearnsNewLimits) {
   EXPECT_EQ(authenticator->accounts().size(), 2u);
 }
 
-TEST_F(AuthenticatorTest, AMissingFileIsAnError) {
-  const auto opened = Authenticator::Open("/nowhere/tenants.json", [](const Account&) {});
-  EXPECT_EQ(opened.status().code(), absl::StatusCode::kInvalidArgument);
+TEST_F(AuthenticatorTest, SaysWhyAFileCannotBeRead) {
+  const std::pair<std::string, std::string> cases[] = {
+      {"/nowhere/tenants.json",
+       "--tenants is '/nowhere/tenants.json', which cannot be read: No such file or directory"},
+      {testing::TempDir(), "which cannot be read: Is a directory"},
+  };
+  for (const auto& [path, message] : cases) {
+    const auto opened = Authenticator::Open(path, [](const Account&) {});
+    EXPECT_EQ(opened.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(opened.status().message()), testing::HasSubstr(message));
+  }
+}
+
+TEST_F(AuthenticatorTest, NamesTheFlagOfAFileThatIsWrong) {
+  Write("broken");
+  const auto opened = Authenticator::Open(path_, [](const Account&) {});
+  EXPECT_THAT(std::string(opened.status().message()),
+              testing::HasSubstr("--tenants is '" + path_ + "', which is wrong: the file is no"));
+}
+
+TEST_F(AuthenticatorTest, ATenantThatStandsThereTwiceLeavesTheOldOnes) {
+  WriteToken("one", kSecret);
+  const auto authenticator = Open();
+  Write(R"({"tenants": {"two": {"certificates": ["a"]}, "two": {"certificates": ["b"]}}})");
+  EXPECT_THAT(std::string(authenticator->Refresh().status().message()),
+              testing::HasSubstr("tenants.two stands there twice"));
+  EXPECT_EQ(TenantOf(*authenticator, {.authorization = {"Bearer secret"}}), "one");
 }
 
 }  // namespace

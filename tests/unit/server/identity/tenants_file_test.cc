@@ -46,6 +46,15 @@ TEST(TenantsFileTest, ABurstIsASecondOfTheRate) {
 TEST(TenantsFileTest, SaysWhatIsWrongWhere) {
   const std::pair<std::string, std::string> cases[] = {
       {"", "no JSON"},
+      {"{\"tenants\": {\n  \"a\": ]", "no JSON: parse error at line 2, column 8"},
+      {R"({"tenants": {"a": {"certificates": ["c"]}, "b": {"certificates": ["d"]},
+           "a": {"certificates": ["e"]}}})",
+       "tenants.a stands there twice"},
+      {R"({"tenants": {"a": {"certificates": ["c"]}}, "tenants": {}})",
+       "tenants stands there twice"},
+      {Tenant("\"weight\": 1, \"weight\": 2"), "tenants.physics.weight stands there twice"},
+      {R"({"tenants": {"a": {"tokens": [{"sha256": "1", "sha256": "2"}]}}})",
+       "tenants.a.tokens.sha256 stands there twice"},
       {"[]", "must be an object"},
       {"{}", "tenants must be"},
       {R"({"tenants": {}})", "tenants must be"},

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/api/attention.h"
+#include "server/cache/exhausted.h"
 #include "server/engine/retry_after.h"
 #include "tests/unit/server/rpc/error_details.h"
 
@@ -71,6 +72,13 @@ TEST(StatusMapTest, ExhaustionTellsWhenToRetry) {
       DetailOf<google::rpc::RetryInfo>(ToGrpcStatus(absl::ResourceExhaustedError("full")));
   ASSERT_TRUE(standard.has_value());
   EXPECT_EQ(standard->retry_delay().seconds(), 1);
+}
+
+TEST(StatusMapTest, ExhaustionForGoodTellsNobodyToRetry) {
+  const grpc::Status status = ToGrpcStatus(ExhaustedForGood("larger than the quota"));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(status.error_message(), "larger than the quota");
+  EXPECT_FALSE(DetailOf<google::rpc::RetryInfo>(status).has_value());
 }
 
 TEST(StatusMapTest, CutsWhatNoHeaderHolds) {
