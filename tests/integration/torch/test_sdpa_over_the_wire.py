@@ -122,5 +122,5 @@ def test_default_client_from_the_environment(target: str, monkeypatch: pytest.Mo
 def test_server_errors_name_the_field(client: theria.Client) -> None:
     q, k, v = PLAIN.inputs()
     with pytest.raises(theria.InvalidArgument) as error:
-        sdpa(q, k, v, dropout_p=1.5, client=client)
-    assert error.value.field == "options.dropout.probability"
+        sdpa(q, k[..., 1:], v, client=client)
+    assert error.value.field == "k.shape[3]"
