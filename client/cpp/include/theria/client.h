@@ -58,7 +58,8 @@ struct ClientOptions {
   // that say so too.
   bool share_connection = false;
   std::optional<TlsOptions> tls;  // none: plain text
-  std::string token;              // bearer token that proves the tenant; empty: none
+  // Bearer token that proves the tenant: one line of printable ASCII without spaces. Empty: none.
+  std::string token;
   std::string token_file;         // file of that token, read again whenever it changes
   Priority priority = Priority::kNormal;
 };
@@ -83,13 +84,13 @@ enum class Health : std::uint8_t { kServing, kNotServing, kServiceUnknown };
 // connection of its own unless ClientOptions says otherwise. Construction does not wait for the
 // server: the first call connects.
 //
-// A call that fails because resident tensors are gone uploads again those that Put retained, once,
-// and repeats itself; if others are gone too, FAILED_PRECONDITION names them
+// A call that fails because resident tensors are gone uploads again those that Put of this client
+// retained, once, and repeats itself; if others are gone too, FAILED_PRECONDITION names them
 // (ErrorDetails::missing_handles). One that fails because shared memory is gone goes by messages.
 //
 // Errors of every call: UNAVAILABLE after the last attempt, DEADLINE_EXCEEDED, UNAUTHENTICATED,
-// INVALID_ARGUMENT for a file of the options that cannot be read, and those named in Attention::Run
-// for the server's own reasons.
+// INVALID_ARGUMENT for a file of the options that cannot be read or does not hold what it should
+// (a token, PEM), and those named in Attention::Run for the server's own reasons.
 class Client : public Attention {
  public:
   // `target` is host:port or unix:PATH.
