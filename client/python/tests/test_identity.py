@@ -1,9 +1,10 @@
-"""Tokens and TLS files: what is sent, what is refused, and that a refusal shows no secret."""
+"""What `connect` takes and refuses: tokens, TLS files, targets. A refusal shows no secret."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,19 @@ def test_a_client_says_so_at_each_call(tmp_path: Path) -> None:
         for _ in range(2):
             assert "BEGIN" not in refusal("token_file", client.info)
             assert "BEGIN" not in refusal("token_file", client.health)
+
+
+@pytest.mark.parametrize("connect", [theria.connect, theria.aio.connect])
+def test_ports_have_sixteen_bits(connect: Callable[[str], Any]) -> None:
+    for target in ("localhost:65536", "[::1]:99999", "ipv4:127.0.0.1:65537"):
+        assert target in refusal("target", partial(connect, target))
+    if connect is theria.connect:
+        for target in ("localhost:65535", "localhost", "unix:/tmp/socket:99999"):
+            connect(target).close()
+
+
+def test_a_clients_timeout_is_a_number() -> None:
+    assert "'5s'" in refusal("timeout", partial(theria.connect, "localhost:1", timeout="5s"))
 
 
 def test_tls_files_hold_what_they_should(tmp_path: Path) -> None:

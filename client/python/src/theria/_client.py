@@ -66,7 +66,8 @@ def connect(
 
     Raises:
         InvalidArgument: A file of `tls` cannot be read or holds no PEM of its kind, `token` is no
-            token, or arguments exclude each other. For `token_file`, each call says so.
+            token, `timeout` no number, the port of `target` over 65535, or arguments exclude each
+            other. For `token_file`, each call says so.
 
     Example:
         >>> with theria.connect("localhost:50051") as client:
