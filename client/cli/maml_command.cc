@@ -57,8 +57,8 @@ int RunMamlCommand(const Flags& flags) {
         RunMaml(flags.config, *target->client, [&](const std::string& note) { bar.Advance(note); });
   }
   if (!report.ok()) {
-    PrintError(flags.target, "maml", report.status());
-    return absl::IsOutOfRange(report.status()) ? kFailed : kUnusable;
+    PrintError(flags.target, "maml ended", report.status());
+    return absl::IsOutOfRange(report.status()) ? kFailed : kEnded;
   }
   if (flags.json != "-") {
     std::fputs(FormatMaml(flags.target, flags.config, *report).c_str(), stdout);
@@ -101,6 +101,7 @@ void AddMamlCommand(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   command->add_option("--seed", config.seed, "Of tasks and initial parameters")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   AddChoice<DType>(*command, "--dtype", config.attention.dtype, client::DTypeName,
                    {DType::kFloat64, DType::kFloat32, DType::kFloat16, DType::kBFloat16},

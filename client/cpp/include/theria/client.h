@@ -28,15 +28,19 @@
 
 namespace theria::client {
 
-// When to try a call again. Only UNAVAILABLE is retried: the server is not there yet, restarts or
+// When to try a call again. UNAVAILABLE is retried: the server is not there yet, restarts or
 // drains. The wait before attempt n + 1 is min(max_backoff, initial_backoff * multiplier^(n - 1)),
-// shortened by up to `jitter` of itself at random, and never past the deadline.
+// shortened by up to `jitter` of itself at random, and never past the deadline. With the defaults a
+// call gives up after 0.75 s at most, whatever its timeout.
 struct RetryPolicy {
   int max_attempts = 5;  // 1: never retry
   absl::Duration initial_backoff = absl::Milliseconds(50);
   absl::Duration max_backoff = absl::Seconds(2);
   double multiplier = 2.0;
   double jitter = 0.2;  // in [0, 1]
+  // How often one call waits as long as a RESOURCE_EXHAUSTED says (ErrorDetails::retry_delay) to
+  // try again, if that is before the deadline; 0: the caller is to decide.
+  int max_refusals = 0;
 };
 
 // An encrypted connection, from PEM files that are read when the client is made.
@@ -60,7 +64,7 @@ struct ClientOptions {
   std::optional<TlsOptions> tls;  // none: plain text
   // Bearer token that proves the tenant: one line of printable ASCII without spaces. Empty: none.
   std::string token;
-  std::string token_file;         // file of that token, read again whenever it changes
+  std::string token_file;  // file of that token, read again whenever it changes
   Priority priority = Priority::kNormal;
 };
 
@@ -93,7 +97,8 @@ enum class Health : std::uint8_t { kServing, kNotServing, kServiceUnknown };
 // (a token, PEM), and those named in Attention::Run for the server's own reasons.
 class Client : public Attention {
  public:
-  // `target` is host:port or unix:PATH.
+  // `target` is host:port or unix:PATH. One whose port is over 65535 is each call's
+  // INVALID_ARGUMENT.
   explicit Client(const std::string& target, const ClientOptions& options = {});
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;
