@@ -128,8 +128,8 @@ class RetryPolicy:
 
     The wait before attempt n + 1 is ``min(max_backoff, initial_backoff * multiplier**(n - 1))``
     seconds, shortened by up to the part `jitter` of itself at random, and never reaches past the
-    call's timeout. With the defaults a call gives up after 4.1 to 5.2 seconds, with a longer timeout
-    or none too, which bridges a restart of four seconds.
+    call's timeout. With the defaults a call gives up after 4.1 to 5.2 seconds, also with a longer
+    timeout or none, which bridges a restart of four seconds.
     """
 
     max_attempts: int = 8
