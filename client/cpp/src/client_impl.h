@@ -51,8 +51,8 @@ class Client::Impl {
 
  private:
   // Repeats `attempt` once if it fails because tensors of `used` are gone and all the missing ones
-  // (which this client put) could be uploaded anew, and once if it fails because the server has lost shared memory, or
-  // shares none any more; regions() then no longer has what is lost.
+  // (which this client put) could be uploaded anew, and once if it fails because the server has
+  // lost shared memory, or shares none any more; regions() then no longer has what is lost.
   absl::Status WithRepair(const std::vector<ResidentTensor>& used, CallContext& call,
                           absl::FunctionRef<absl::Status()> attempt);
   absl::Status WithUploadAnew(const std::vector<ResidentTensor>& used, CallContext& call,
