@@ -168,7 +168,7 @@ int RunBench(const Flags& flags) {
   const absl::StatusOr<std::vector<BenchResult>> results = Measure(*target, flags);
   if (!results.ok()) {
     PrintError(flags.target, "the benchmark ended", results.status());
-    return kUnusable;
+    return kEnded;
   }
   const Preset& preset = PresetOf(flags);
   if (!flags.json.empty()) {

@@ -12,10 +12,14 @@ namespace theria::cli {
 
 int RunCommandLine(int argc, const char* const* argv) {
   CLI::App app("Attention and its exact first and second derivatives, as a service", "theria");
-  app.require_subcommand(1);
+  // Checked after what was not expected, which is then named.
+  app.callback([&app] {
+    if (app.get_subcommands().empty()) throw CLI::RequiredError("A subcommand");
+  });
   app.footer(
       "TARGET is host:port or unix:PATH.\n"
-      "Exit status: 0 held; 1 a comparison failed, or not serving; 2 wrong usage or unreachable.");
+      "Exit status: 0 held; 1 a comparison failed, or not serving; 2 wrong usage or unreachable;\n"
+      "3 begun, and then ended by an error of a server.");
   int exit_code = kHeld;
   AddInfoCommand(app, &exit_code);
   AddHealthCommand(app, &exit_code);

@@ -9,7 +9,8 @@ namespace theria::cli {
 enum ExitCode : int {
   kHeld = 0,      // done; every comparison held
   kFailed = 1,    // a comparison failed, or the target is not serving
-  kUnusable = 2,  // wrong usage, or a target that cannot be reached
+  kUnusable = 2,  // wrong usage, or a target that cannot be reached or turns the caller away
+  kEnded = 3,     // begun, and then ended by an error of a server
 };
 
 }  // namespace theria::cli

@@ -19,7 +19,7 @@ int RunHealth(const std::string& name, const client::ClientOptions& connection,
   client::Client client(name, connection);
   const absl::StatusOr<client::Health> health = client.CheckHealth(service, {.timeout = kTimeout});
   if (!health.ok()) {
-    PrintError(name, "cannot be reached", health.status());
+    PrintFirstError(name, health.status());
     return kUnusable;
   }
   switch (*health) {

@@ -47,6 +47,11 @@ std::string CheckRate(const std::string& text) {
   return "must be a positive, finite number, but is " + text;
 }
 
+// Reading would take -1 for 2^64 - 1.
+std::string CheckSeed(const std::string& text) {
+  return text.find('-') == std::string::npos ? "" : "must not be negative, but is " + text;
+}
+
 int RunMamlCommand(const Flags& flags) {
   const std::optional<Target> target = OpenTarget(flags.target, flags.connection);
   if (!target.has_value()) return kUnusable;
@@ -57,8 +62,8 @@ int RunMamlCommand(const Flags& flags) {
         RunMaml(flags.config, *target->client, [&](const std::string& note) { bar.Advance(note); });
   }
   if (!report.ok()) {
-    PrintError(flags.target, "maml", report.status());
-    return absl::IsOutOfRange(report.status()) ? kFailed : kUnusable;
+    PrintError(flags.target, "maml ended", report.status());
+    return absl::IsOutOfRange(report.status()) ? kFailed : kEnded;
   }
   if (flags.json != "-") {
     std::fputs(FormatMaml(flags.target, flags.config, *report).c_str(), stdout);
@@ -101,6 +106,7 @@ void AddMamlCommand(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   command->add_option("--seed", config.seed, "Of tasks and initial parameters")
+      ->check(CheckSeed)
       ->capture_default_str();
   AddChoice<DType>(*command, "--dtype", config.attention.dtype, client::DTypeName,
                    {DType::kFloat64, DType::kFloat32, DType::kFloat16, DType::kBFloat16},

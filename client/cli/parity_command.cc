@@ -45,7 +45,7 @@ int RunParityCommand(const Flags& flags) {
   const absl::StatusOr<std::vector<ParityResult>> results = Run(*target, *reference, suite);
   if (!results.ok()) {
     PrintError(flags.target, "parity with " + flags.reference + " ended", results.status());
-    return kUnusable;
+    return kEnded;
   }
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   const ParityCounts counts = Count(*results);

@@ -4,10 +4,24 @@
 #include <functional>
 #include <utility>
 
+#include "client/cli/units.h"
+#include "theria/error_details.h"
+
 namespace theria::cli {
 namespace {
 
 constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
+constexpr int kMaxRefusals = 10;  // of one call, each waited for
+
+// "theria: NAME: CODE: message", with `what` in between, if it says anything.
+void Print(const std::string& name, const std::string& what, const absl::Status& status) {
+  std::string text = name + ": " + (what.empty() ? "" : what + ": ") +
+                     std::string(status.ToString(absl::StatusToStringMode::kWithNoExtraData));
+  if (const auto retry_delay = client::DetailsOf(status).retry_delay; retry_delay.has_value()) {
+    text += "; the server asks to wait " + cli::FormatDuration(*retry_delay);
+  }
+  std::fprintf(stderr, "theria: %s\n", text.c_str());
+}
 
 }  // namespace
 
@@ -47,11 +61,13 @@ void AddConnectionFlags(CLI::App& app, client::ClientOptions& options) {
 std::optional<Target> OpenTarget(const std::string& name, const client::ClientOptions& options) {
   Target target;
   target.name = name;
-  target.client = std::make_unique<client::Client>(name, options);
+  client::ClientOptions patient = options;
+  patient.retry.max_refusals = kMaxRefusals;
+  target.client = std::make_unique<client::Client>(name, patient);
   absl::StatusOr<client::ServerInfo> info =
       target.client->GetServerInfo({.timeout = kConnectTimeout});
   if (!info.ok()) {
-    PrintError(name, "cannot be reached", info.status());
+    PrintFirstError(name, info.status());
     return std::nullopt;
   }
   target.info = *std::move(info);
@@ -59,8 +75,12 @@ std::optional<Target> OpenTarget(const std::string& name, const client::ClientOp
 }
 
 void PrintError(const std::string& name, const std::string& what, const absl::Status& status) {
-  std::fprintf(stderr, "theria: %s: %s: %s\n", name.c_str(), what.c_str(),
-               std::string(status.ToString(absl::StatusToStringMode::kWithNoExtraData)).c_str());
+  Print(name, what, status);
+}
+
+void PrintFirstError(const std::string& name, const absl::Status& status) {
+  const bool is_unreachable = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+  Print(name, is_unreachable ? "cannot be reached" : "", status);
 }
 
 }  // namespace theria::cli

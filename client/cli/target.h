@@ -23,11 +23,15 @@ struct Target {
 void AddConnectionFlags(CLI::App& app, client::ClientOptions& options);
 
 // Connects and asks who is there. On an error says so on stderr and returns none; the command then
-// ends with kUnusable.
+// ends with kUnusable. Calls of the client wait where the server refuses them for a while, as long
+// as it says.
 std::optional<Target> OpenTarget(const std::string& name, const client::ClientOptions& options);
 
-// "theria: NAME: what: CODE: message" on stderr.
+// "theria: NAME: what: CODE: message" on stderr, and how long the server asks to wait, if it does.
 void PrintError(const std::string& name, const std::string& what, const absl::Status& status);
+
+// The same for the first call of a command; its "what" is whether the server cannot be reached.
+void PrintFirstError(const std::string& name, const absl::Status& status);
 
 }  // namespace theria::cli
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "theria/error_details.h"
 
 namespace theria::cli {
 namespace {
@@ -58,7 +59,8 @@ std::string ReasonToSkip(const ParityCase& what, const client::ServerInfo& info)
 }
 
 bool EndsTheRun(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         client::DetailsOf(status).retry_delay.has_value();
 }
 
 // Gives the request the o and lse that the target itself computes.

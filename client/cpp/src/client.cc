@@ -62,7 +62,7 @@ absl::StatusOr<ResidentTensor> Client::Put(const Tensor& tensor, const PutOption
   const bool is_shared = impl_->regions().PartOf(tensor).has_value();
   if (options.retain_source.value_or(tensor.owns_elements() && !is_shared)) {
     absl::MutexLock lock(&state->mutex);
-    state->source = RetainedSource{tensor, options};
+    state->source = RetainedSource{tensor, options, impl_->owner()};
   }
   return ResidentTensor(std::move(state));
 }

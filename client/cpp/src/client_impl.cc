@@ -265,7 +265,7 @@ bool Client::Impl::UploadAnew(const ResidentTensor& tensor, const std::string& m
     }
     source = state.source;
   }
-  if (!source.has_value()) return false;
+  if (!source.has_value() || source->owner.lock() != connection_) return false;
   const absl::StatusOr<TensorInfo> info = Upload(source->tensor, source->options, call);
   if (!info.ok()) return false;
   absl::MutexLock lock(&state.mutex);

@@ -25,6 +25,7 @@ class Client::Impl {
       : connection_(std::move(connection)), timeout_(timeout) {}
 
   Connection& connection() { return *connection_; }
+  std::weak_ptr<const Connection> owner() const { return connection_; }
   SharedRegions& regions() { return regions_; }
 
   // The call's deadline, from now on.
@@ -50,8 +51,8 @@ class Client::Impl {
 
  private:
   // Repeats `attempt` once if it fails because tensors of `used` are gone and all the missing ones
-  // could be uploaded anew, and once if it fails because the server has lost shared memory, or
-  // shares none any more; regions() then no longer has what is lost.
+  // (which this client put) could be uploaded anew, and once if it fails because the server has
+  // lost shared memory, or shares none any more; regions() then no longer has what is lost.
   absl::Status WithRepair(const std::vector<ResidentTensor>& used, CallContext& call,
                           absl::FunctionRef<absl::Status()> attempt);
   absl::Status WithUploadAnew(const std::vector<ResidentTensor>& used, CallContext& call,
@@ -73,7 +74,7 @@ class Client::Impl {
   bool UploadAnew(const ResidentTensor& tensor, const std::string& missing_handle,
                   CallContext& call);
 
-  std::unique_ptr<Connection> connection_;
+  const std::shared_ptr<Connection> connection_;
   absl::Duration timeout_;
   SharedRegions regions_;
 };

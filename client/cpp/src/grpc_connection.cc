@@ -1,9 +1,14 @@
 #include "client/cpp/src/grpc_connection.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cstdint>
 #include <optional>
+#include <system_error>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cpp/src/download_codec.h"
@@ -84,6 +89,20 @@ grpc::Status DownloadSharedOnce(v1::TensorService::StubInterface& stub,
   return reader->Finish();
 }
 
+// gRPC would take a port modulo 65536. Errors: INVALID_ARGUMENT, field "target".
+absl::Status CheckTarget(const std::string& target) {
+  const std::size_t colon = target.rfind(':');
+  if (colon == std::string::npos || absl::StartsWith(target, "unix")) return absl::OkStatus();
+  const std::string port = target.substr(colon + 1);
+  const bool is_number = std::all_of(port.begin(), port.end(), absl::ascii_isdigit);
+  std::uint16_t value = 0;
+  if (!is_number || port.empty() ||
+      std::from_chars(port.data(), port.data() + port.size(), value).ec == std::errc()) {
+    return absl::OkStatus();
+  }
+  return InvalidField("target", absl::StrCat(target, " has the port ", port, ", over 65535"));
+}
+
 }  // namespace
 
 Stubs Connect(const std::string& target, const ClientOptions& options) {
@@ -102,7 +121,8 @@ Stubs Connect(const std::string& target, const ClientOptions& options) {
   Stubs stubs;
   absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials =
       MakeChannelCredentials(options);
-  stubs.usable = credentials.status();
+  stubs.usable = CheckTarget(target);
+  stubs.usable.Update(credentials.status());
   if (options.tls.has_value() && !options.tls->server_name.empty()) {
     arguments.SetSslTargetNameOverride(options.tls->server_name);
   }

@@ -13,7 +13,8 @@
 
 namespace theria::client {
 
-// As `options.tls` says. Errors: INVALID_ARGUMENT, naming a file that cannot be read.
+// As `options.tls` says. Errors: INVALID_ARGUMENT, naming option and file: it cannot be read or
+// holds no PEM of its kind, or one of certificate and key is missing.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeChannelCredentials(
     const ClientOptions& options);
 
@@ -22,7 +23,8 @@ class CallMetadata {
  public:
   explicit CallMetadata(const ClientOptions& options);
 
-  // Adds it to a call. Errors: INVALID_ARGUMENT: the token file cannot be read.
+  // Adds it to a call. Errors: INVALID_ARGUMENT: the token file cannot be read, or what is given is
+  // no token; says nothing of its content.
   absl::Status AddTo(grpc::ClientContext& context);
 
  private:
@@ -32,7 +34,7 @@ class CallMetadata {
   const std::string token_file_;
   const Priority priority_;
   std::mutex mutex_;
-  std::string token_;
+  absl::StatusOr<std::string> token_;                             // empty: none
   std::int64_t inode_ = -1, size_bytes_ = -1, nanoseconds_ = -1;  // of the file that was read
 };
 

@@ -1,6 +1,7 @@
 #ifndef THERIA_CLIENT_CPP_SRC_RESIDENT_TENSOR_STATE_H_
 #define THERIA_CLIENT_CPP_SRC_RESIDENT_TENSOR_STATE_H_
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -13,10 +14,15 @@
 
 namespace theria::client {
 
+class Connection;
+
 // What is needed to upload a tensor again.
 struct RetainedSource {
   Tensor tensor;
   PutOptions options;
+  // Of the client that put it. To others the tensor may be unknown for being another server's or
+  // another tenant's, who is not to have its elements.
+  std::weak_ptr<const Connection> owner;
 };
 
 // What the copies of a ResidentTensor share. Thread-safe.

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
+
+#include "theria/error_details.h"
 
 namespace theria::client {
 
@@ -10,10 +13,19 @@ Retrier::Retrier(const RetryPolicy& policy, RetryClock clock)
     : policy_(policy), clock_(std::move(clock)) {}
 
 absl::Status Retrier::Run(absl::Time deadline, absl::FunctionRef<absl::Status()> attempt) {
-  for (int attempts = 1;; ++attempts) {
+  for (int failures = 0, refusals = 0;;) {
     absl::Status status = attempt();
-    if (!absl::IsUnavailable(status) || attempts >= policy_.max_attempts) return status;
-    const absl::Duration wait = Backoff(attempts);
+    absl::Duration wait;
+    if (absl::IsUnavailable(status)) {
+      if (++failures >= policy_.max_attempts) return status;
+      wait = Backoff(failures);
+    } else if (absl::IsResourceExhausted(status)) {
+      const std::optional<absl::Duration> delay = DetailsOf(status).retry_delay;
+      if (!delay.has_value() || ++refusals > policy_.max_refusals) return status;
+      wait = *delay;
+    } else {
+      return status;
+    }
     if (clock_.now() + wait >= deadline) return status;
     clock_.sleep(wait);
   }

@@ -20,7 +20,8 @@ struct RetryClock {
   std::function<void(absl::Duration)> sleep = [](absl::Duration wait) { absl::SleepFor(wait); };
 };
 
-// Repeats what fails with UNAVAILABLE, as a RetryPolicy says. Thread-safe.
+// Repeats what fails with UNAVAILABLE, or is refused for a while, as a RetryPolicy says.
+// Thread-safe.
 class Retrier {
  public:
   explicit Retrier(const RetryPolicy& policy, RetryClock clock = {});

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -239,6 +240,30 @@ class TestRepair:
         client.get(strong)
         with pytest.raises(theria.TensorMissing):
             client.get(weak)
+
+    def test_only_the_client_that_put_it_uploads_a_tensor_again(
+        self, client: Client, server: FakeServer
+    ) -> None:
+        tensor = client.put(Q)
+        handle = tensor.handle
+        other_server = FakeServer()
+        other, colleague = Client(other_server), Client(server)
+        np.testing.assert_array_equal(colleague.get(tensor), Q)
+        calls: list[Callable[[], Any]] = [
+            lambda: other.forward(tensor, Q, Q),
+            lambda: other.get(tensor),
+            lambda: other.pin(tensor),
+        ]
+        for call in calls:
+            with pytest.raises(theria.TensorMissing) as caught:
+                call()
+            assert caught.value.handles == (handle,)
+        assert (tensor.handle, other_server.tensors) == (handle, {})
+        server.lose_all()
+        with pytest.raises(theria.TensorMissing):
+            colleague.get(tensor)
+        np.testing.assert_array_equal(client.get(tensor), Q)
+        assert tensor.handle != handle
 
     def test_outputs_and_foreign_handles_have_no_source(
         self, client: Client, server: FakeServer

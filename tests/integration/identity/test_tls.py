@@ -337,7 +337,7 @@ class TestMutual:
                 check=False,
             )
             assert run.returncode == status, run.stderr
-        assert "UNAUTHENTICATED" in run.stderr
+        assert f"{server.target}: UNAUTHENTICATED" in run.stderr
 
 
 @pytest.mark.parametrize(

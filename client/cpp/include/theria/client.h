@@ -28,15 +28,19 @@
 
 namespace theria::client {
 
-// When to try a call again. Only UNAVAILABLE is retried: the server is not there yet, restarts or
+// When to try a call again. UNAVAILABLE is retried: the server is not there yet, restarts or
 // drains. The wait before attempt n + 1 is min(max_backoff, initial_backoff * multiplier^(n - 1)),
-// shortened by up to `jitter` of itself at random, and never past the deadline.
+// shortened by up to `jitter` of itself at random, and never past the deadline. With the defaults a
+// call gives up after 0.75 s at most, whatever its timeout.
 struct RetryPolicy {
   int max_attempts = 5;  // 1: never retry
   absl::Duration initial_backoff = absl::Milliseconds(50);
   absl::Duration max_backoff = absl::Seconds(2);
   double multiplier = 2.0;
   double jitter = 0.2;  // in [0, 1]
+  // How often one call waits as long as a RESOURCE_EXHAUSTED says (ErrorDetails::retry_delay) to
+  // try again, if that is before the deadline; 0: the caller is to decide.
+  int max_refusals = 0;
 };
 
 // An encrypted connection, from PEM files that are read when the client is made.
@@ -58,8 +62,9 @@ struct ClientOptions {
   // that say so too.
   bool share_connection = false;
   std::optional<TlsOptions> tls;  // none: plain text
-  std::string token;              // bearer token that proves the tenant; empty: none
-  std::string token_file;         // file of that token, read again whenever it changes
+  // Bearer token that proves the tenant: one line of printable ASCII without spaces. Empty: none.
+  std::string token;
+  std::string token_file;  // file of that token, read again whenever it changes
   Priority priority = Priority::kNormal;
 };
 
@@ -83,16 +88,17 @@ enum class Health : std::uint8_t { kServing, kNotServing, kServiceUnknown };
 // connection of its own unless ClientOptions says otherwise. Construction does not wait for the
 // server: the first call connects.
 //
-// A call that fails because resident tensors are gone uploads again those that Put retained, once,
-// and repeats itself; if others are gone too, FAILED_PRECONDITION names them
+// A call that fails because resident tensors are gone uploads again those that Put of this client
+// retained, once, and repeats itself; if others are gone too, FAILED_PRECONDITION names them
 // (ErrorDetails::missing_handles). One that fails because shared memory is gone goes by messages.
 //
 // Errors of every call: UNAVAILABLE after the last attempt, DEADLINE_EXCEEDED, UNAUTHENTICATED,
-// INVALID_ARGUMENT for a file of the options that cannot be read, and those named in Attention::Run
-// for the server's own reasons.
+// INVALID_ARGUMENT for a file of the options that cannot be read or does not hold what it should
+// (a token, PEM), and those named in Attention::Run for the server's own reasons.
 class Client : public Attention {
  public:
-  // `target` is host:port or unix:PATH.
+  // `target` is host:port or unix:PATH. One whose port is over 65535 is each call's
+  // INVALID_ARGUMENT.
   explicit Client(const std::string& target, const ClientOptions& options = {});
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;

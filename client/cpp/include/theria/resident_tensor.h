@@ -31,9 +31,10 @@ struct TensorInfo {
 //
 // Made by Client::Put, by an attention call with a resident output, or by Client::Attach. A cheap
 // value: copies refer to the same tensor. It does not delete the tensor when it goes away; the
-// lease, Client::Delete or eviction does. Where Client::Put kept the source, a Client that finds
-// the tensor gone from the server uploads it again; all copies then refer to the new one. For use
-// with clients of the server that made it. Thread-safe.
+// lease, Client::Delete or eviction does. Where Client::Put kept the source, the Client that put
+// the tensor uploads it again should it find it gone from the server; all copies then refer to the
+// new one. For use with clients of the same server and tenant; to others it is missing.
+// Thread-safe.
 class ResidentTensor {
  public:
   // The name of the tensor at this moment; an upload anew changes it.

@@ -145,7 +145,7 @@ def _move_large_inputs(
             break
         host = hosts[name]
         resident = yield from upload(session, deadline, host)
-        resident.source = Source(host)
+        resident.source = Source(host, session)
         made.append(resident)
         tensors[name] = resident
         total -= sizes[name]

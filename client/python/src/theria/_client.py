@@ -60,12 +60,14 @@ def connect(
         credentials: gRPC's own, for what `tls` cannot say; None for plain text.
         metadata: Sent with every request.
         tls: For an encrypted connection.
-        token: Bearer token that proves the tenant.
+        token: Bearer token that proves the tenant: one line of printable ASCII without spaces.
         token_file: File of that token, read again whenever it changes; not with `token`.
         priority: Rank of this client's calls among those of its tenant that wait.
 
     Raises:
-        InvalidArgument: A file of `tls` cannot be read, or arguments exclude each other.
+        InvalidArgument: A file of `tls` cannot be read or holds no PEM of its kind, `token` is no
+            token, `timeout` no number, the port of `target` over 65535, or arguments exclude each
+            other. For `token_file`, each call says so.
 
     Example:
         >>> with theria.connect("localhost:50051") as client:
@@ -251,8 +253,9 @@ class Client:
     ) -> ResidentTensor:
         """Uploads a tensor, to be used wherever an array is.
 
-        If the server loses it (restart, eviction, end of lease), calls that need it upload it again
-        once, provided that the source is still there and still holds the same elements.
+        If the server loses it (restart, eviction, end of lease), calls of this client that need it
+        upload it again once, provided that the source is still there and still holds the same
+        elements. To another client, whose server or tenant may be another, it is missing then.
 
         Args:
             tensor: An array of up to 8 dimensions.

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from theria._grpc_channel import CHANNEL_OPTIONS, serialize, translated
+from theria._grpc_channel import CHANNEL_OPTIONS, checked_target, serialize, translated
 from theria._identity import MetadataSource
 from theria._steps import Call, Download, Upload
 
@@ -31,6 +31,7 @@ class GrpcTransport:
         metadata: MetadataSource | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ):
+        target = checked_target(target)
         options = [*CHANNEL_OPTIONS, *options]
         self._channel = (
             grpc.insecure_channel(target, options=options)

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from theria._errors import Cancelled
-from theria._grpc_channel import CHANNEL_OPTIONS, serialize, translated
+from theria._grpc_channel import CHANNEL_OPTIONS, checked_target, serialize, translated
 from theria._identity import MetadataSource
 from theria._steps import Call, Download, Upload
 
@@ -27,6 +27,7 @@ class GrpcAioTransport:
         metadata: MetadataSource | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ):
+        target = checked_target(target)
         options = [*CHANNEL_OPTIONS, *options]
         self._channel = (
             grpc.aio.insecure_channel(target, options=options)

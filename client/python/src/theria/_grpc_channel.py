@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,14 @@ from google.protobuf.message import EncodeError, Message
 from theria import _errors as errors
 from theria._status import STATUS_DETAILS_KEY, error_from_status
 
-__all__ = ["CHANNEL_OPTIONS", "REQUEST_ID_KEY", "ChannelCredentials", "serialize", "translated"]
+__all__ = [
+    "CHANNEL_OPTIONS",
+    "REQUEST_ID_KEY",
+    "ChannelCredentials",
+    "checked_target",
+    "serialize",
+    "translated",
+]
 
 ChannelCredentials = grpc.ChannelCredentials
 
@@ -33,6 +41,20 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     # Clients of one process would otherwise share one TCP connection.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+
+
+def checked_target(target: str) -> str:
+    """`target` itself; gRPC would take its port modulo 65536.
+
+    Raises:
+        InvalidArgument: Its port is over 65535.
+    """
+    port = re.search(r":([0-9]+)$", target)
+    if port and not target.startswith("unix") and int(port[1]) > 65535:
+        raise errors.InvalidArgument.of(
+            "target", f"target: {target} has the port {port[1]}, over 65535"
+        )
+    return target
 
 
 def serialize(message: Message) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +41,18 @@ class Tls:
         """As gRPC wants them.
 
         Raises:
-            InvalidArgument: A file cannot be read, or only one of `cert_file` and `key_file` is
-                given.
+            InvalidArgument: A file cannot be read or holds no PEM of its kind, or only one of
+                `cert_file` and `key_file` is given.
         """
         if (self.cert_file is None) != (self.key_file is None):
-            raise errors.InvalidArgument("tls: cert_file and key_file go together")
+            field = "tls.cert_file" if self.cert_file is None else "tls.key_file"
+            raise errors.InvalidArgument.of(
+                field, f"{field} is missing: cert_file and key_file go together"
+            )
         return grpc.ssl_channel_credentials(
-            _read(self.ca_file), _read(self.key_file), _read(self.cert_file)
+            _pem("tls.ca_file", self.ca_file, "CERTIFICATE"),
+            _pem("tls.key_file", self.key_file, "PRIVATE KEY"),
+            _pem("tls.cert_file", self.cert_file, "CERTIFICATE"),
         )
 
 
@@ -67,7 +73,8 @@ class MetadataSource:
         priority: Rank of the client's calls among those of its tenant.
 
     Raises:
-        InvalidArgument: `token` and `token_file` are both given, or the priority is unknown.
+        InvalidArgument: `token` and `token_file` are both given, `token` is none, or the priority
+            is unknown.
     """
 
     def __init__(
@@ -85,7 +92,7 @@ class MetadataSource:
             )
         ranked = () if priority == "normal" else ((_PRIORITY_KEY, priority),)
         self._fixed: Metadata = (*metadata, *ranked)
-        self._current = self._fixed if token is None else self._with(token)
+        self._current = self._fixed if token is None else self._with(token, "token", "its value")
         self._token_file = token_file
         self._version: tuple[int, ...] = ()
         self._lock = threading.Lock()
@@ -94,7 +101,7 @@ class MetadataSource:
         """The metadata of an RPC that starts now.
 
         Raises:
-            InvalidArgument: The token file cannot be read.
+            InvalidArgument: The token file cannot be read, or what it holds is no token.
         """
         if self._token_file is None:
             return self._current
@@ -102,21 +109,44 @@ class MetadataSource:
             try:
                 status = os.stat(self._token_file)
                 version = (status.st_ino, status.st_size, status.st_mtime_ns)
-                if version != self._version:
-                    self._current = self._with(Path(self._token_file).read_text("ascii").strip())
-                    self._version = version
-            except (OSError, UnicodeDecodeError) as error:
-                raise errors.InvalidArgument(f"token_file: {error}") from error
+                if version == self._version:
+                    return self._current
+                text = Path(self._token_file).read_bytes()
+            except OSError as error:
+                raise errors.InvalidArgument.of("token_file", f"token_file: {error}") from error
+            self._current = self._with(
+                text.decode("latin-1"), "token_file", os.fspath(self._token_file)
+            )
+            self._version = version
             return self._current
 
-    def _with(self, token: str) -> Metadata:
-        return (*self._fixed, ("authorization", f"Bearer {token}"))
+    def _with(self, text: str, field: str, source: str) -> Metadata:
+        return (*self._fixed, ("authorization", f"Bearer {_token(text, field, source)}"))
 
 
-def _read(path: str | os.PathLike[str] | None) -> bytes | None:
+def _token(text: str, field: str, source: str) -> str:
+    """The token that `text` is, with or without the end of its line.
+
+    Raises:
+        InvalidArgument: It is none. The error names `field` and `source` and says nothing of the
+            text: it may be another secret.
+    """
+    token = text.removesuffix("\n").removesuffix("\r")
+    if not re.fullmatch("[!-~]+", token):
+        raise errors.InvalidArgument.of(
+            field, f"{field}: {source} is no token: one line of printable ASCII, no spaces"
+        )
+    return token
+
+
+def _pem(field: str, path: str | os.PathLike[str] | None, label: str) -> bytes | None:
+    """The file's content, in which there is a block such as "EC PRIVATE KEY" for "PRIVATE KEY"."""
     if path is None:
         return None
     try:
-        return Path(path).read_bytes()
+        text = Path(path).read_bytes()
     except OSError as error:
-        raise errors.InvalidArgument(f"tls: {error}") from error
+        raise errors.InvalidArgument.of(field, f"{field}: {error}") from error
+    if not re.search(rb"^-----BEGIN (.* )?%b-----\s*$" % label.encode(), text, re.MULTILINE):
+        raise errors.InvalidArgument.of(field, f"{field}: {os.fspath(path)} holds no PEM {label}")
+    return text

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -98,30 +99,41 @@ def encode_options(options: CallOptions, message: attention_pb2.AttentionOptions
     Raises:
         InvalidArgument: A value that its field cannot hold.
     """
-    scale = options.get("scale")
-    window = options.get("window")
-    try:
-        if scale is not None:
-            message.scale = scale
-        message.is_causal = bool(options.get("is_causal", False))
-        if window is not None:
-            left, right = window
-            message.window.SetInParent()
-            if left is not None:
-                message.window.left = left
-            if right is not None:
-                message.window.right = right
-        probability = options.get("dropout_p", 0.0)
-        if probability != 0.0:
-            message.dropout.probability = probability
-            message.dropout.seed = options.get("dropout_seed", 0)
-            message.dropout.offset = options.get("dropout_offset", 0)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgument.of("options", f"options: {error}") from error
+    message.is_causal = bool(options.get("is_causal", False))
+    if (scale := options.get("scale")) is not None:
+        _set(message, "scale", scale, "options.scale")
+    if (window := options.get("window")) is not None:
+        message.window.SetInParent()
+        for side, extent in zip(("left", "right"), _sides(window), strict=True):
+            if extent is not None:
+                _set(message.window, side, extent, "options.window")
+    probability = options.get("dropout_p", 0.0)
+    if probability != 0.0:
+        dropout = message.dropout
+        _set(dropout, "probability", probability, "options.dropout.probability")
+        _set(dropout, "seed", options.get("dropout_seed", 0), "options.dropout.seed")
+        _set(dropout, "offset", options.get("dropout_offset", 0), "options.dropout.offset")
     message.precision = choice(PRECISIONS, options.get("precision", "strict"), "options.precision")
     message.implementation = choice(
         IMPLEMENTATIONS, options.get("implementation", "auto"), "options.implementation"
     )
+
+
+def _set(message: Any, name: str, value: Any, field: str) -> None:
+    try:
+        setattr(message, name, value)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument.of(field, f"{field}: {error}") from error
+
+
+def _sides(window: Any) -> tuple[Any, Any]:
+    try:
+        left, right = window
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument.of(
+            "options.window", f"options.window is {window!r}, must be (left, right)"
+        ) from error
+    return left, right
 
 
 def choice(values: Mapping[str, T], name: str, field: str) -> T:
@@ -142,6 +154,6 @@ def milliseconds(seconds: float | None, field: str) -> int:
     """Whole milliseconds, at least 1 for any positive time; None is 0, the server's default."""
     if seconds is None:
         return 0
-    if not 0 < seconds < 1e12:
-        raise InvalidArgument.of(field, f"{field} is {seconds} s, must be positive and finite")
+    if not (isinstance(seconds, Real) and 0 < seconds < 1e12):
+        raise InvalidArgument.of(field, f"{field} is {seconds!r} s, must be positive and finite")
     return max(1, round(seconds * 1e3))

@@ -35,6 +35,7 @@ def put(
     if retain != "none":
         resident.source = Source(
             host,
+            session,
             value if retain == "weak" else None,
             fingerprint=fingerprint(host, content_address=content_address),
             ttl_ms=ttl_ms,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from theria._arrays import Framework, HostTensor, host_tensor
 from theria._dtypes import decode_dtype
 from theria.v1 import tensor_store_pb2
+
+if TYPE_CHECKING:
+    from theria._session import Session
 
 __all__ = ["ResidentTensor", "Retain", "Source", "TensorInfo", "decode_info"]
 
@@ -66,6 +69,8 @@ class Source:
 
     Args:
         tensor: What was uploaded.
+        owner: The session of the client that uploaded it. To others the tensor may be unknown for
+            being another server's or another tenant's, who is not to have its elements.
         original: The caller's own object, to refer to it weakly; None keeps `tensor` alive.
         fingerprint: Of the row-major elements, so that an array that was changed meanwhile does
             not take the place of what the resident tensor stands for; None if it cannot change.
@@ -77,6 +82,7 @@ class Source:
     def __init__(
         self,
         tensor: HostTensor,
+        owner: Session,
         original: Any = None,
         *,
         fingerprint: bytes | None = None,
@@ -84,6 +90,7 @@ class Source:
         pin_ms: int = 0,
         content_address: bool = False,
     ):
+        self.owner = owner
         self._tensor = tensor if original is None else None
         self._original = None if original is None else weakref.ref(original)
         self.fingerprint = fingerprint

@@ -36,6 +36,9 @@ class Session:
     limits: ServerLimits | None = None
     regions: weakref.WeakSet[SharedRegion] = field(default_factory=weakref.WeakSet)
 
+    def __post_init__(self) -> None:
+        Deadline(self.timeout)  # says so if it is no number
+
     def deadline(self, options: CallOptions) -> Deadline:
         """The deadline of a call that starts now."""
         return Deadline(options.get("timeout", self.timeout))

@@ -248,7 +248,8 @@ def with_repair(
         attempt: Makes the flow, with the tensors' handles of that moment.
 
     Raises:
-        TensorMissing: A tensor has no source, its source was changed, or it was lost twice.
+        TensorMissing: A tensor has no source, its source was changed, another client put it, or it
+            was lost twice.
     """
     by_handle = {tensor.handle: tensor for tensor in tensors}
     try:
@@ -268,9 +269,9 @@ def with_repair(
 def _upload_again(
     session: Session, deadline: Deadline, tensor: ResidentTensor, lost: str
 ) -> Flow[bool]:
-    """Gives `tensor` a new handle; False if its source is gone or is not what it was."""
+    """Gives `tensor` a new handle; False if its source is gone, not what it was or not ours."""
     source = tensor.source
-    host = source.tensor() if source is not None else None
+    host = source.tensor() if source is not None and source.owner is session else None
     if source is None or host is None:
         return False
     if source.fingerprint is not None and source.fingerprint != fingerprint(

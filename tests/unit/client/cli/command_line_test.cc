@@ -20,6 +20,7 @@ namespace theria::cli {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 using testing::internal::CaptureStderr;
 using testing::internal::CaptureStdout;
 using testing::internal::GetCapturedStderr;
@@ -114,6 +115,51 @@ TEST(CommandLineTest, Bench) {
   EXPECT_GT(document["operations"][0]["client"]["windows"][0]["calls"], 0);
 }
 
+std::vector<std::vector<const char*>> LongCommands(const NaiveServer& server) {
+  const char* target = server.target().c_str();
+  return {{"bench", target, "--preset", "maml", "--window", "0.01", "--max-windows", "1"},
+          {"parity", target, "--reference", target},
+          {"maml", target, "--mode", "full", "--dtype", "float64", "--outer-steps", "1",
+           "--meta-batch", "1", "--inner-steps", "1"}};
+}
+
+TEST(CommandLineTest, LongCommandsWaitAsLongAsTheServerSays) {
+  NaiveServer server;
+  for (const std::vector<const char*>& arguments : LongCommands(server)) {
+    server.Refuse(10, absl::Milliseconds(1));
+    const Finished run = RunTheria(arguments);
+    EXPECT_EQ(run.exit_code, kHeld) << arguments[0] << run.output << run.errors;
+    EXPECT_EQ(server.refusals_left(), 0);
+  }
+}
+
+TEST(CommandLineTest, LongCommandsEndIfTheServerKeepsRefusing) {
+  NaiveServer server;
+  for (const std::vector<const char*>& arguments : LongCommands(server)) {
+    server.Refuse(1'000'000, absl::Milliseconds(2));
+    const Finished run = RunTheria(arguments);
+    EXPECT_EQ(run.exit_code, kEnded) << arguments[0] << run.output << run.errors;
+    EXPECT_THAT(run.errors, HasSubstr(" ended: RESOURCE_EXHAUSTED: "));
+    EXPECT_THAT(run.errors, HasSubstr("too many; the server asks to wait 2.000 ms"));
+  }
+}
+
+TEST(CommandLineTest, WhatIsWrongHereIsNotUnreachable) {
+  const std::string file = testing::TempDir() + "theria-token-" + std::to_string(getpid());
+  std::ofstream(file) << "-----BEGIN PRIVATE KEY-----\nsecret\n";
+  for (const std::vector<const char*>& arguments :
+       std::vector<std::vector<const char*>>{{"info", kNobody, "--token-file", file.c_str()},
+                                             {"health", kNobody, "--token-file", file.c_str()},
+                                             {"info", kNobody, "--tls-ca", file.c_str()},
+                                             {"info", "localhost:99999"}}) {
+    const Finished run = RunTheria(arguments);
+    EXPECT_EQ(run.exit_code, kUnusable);
+    EXPECT_THAT(run.errors, HasSubstr(std::string(arguments[1]) + ": INVALID_ARGUMENT: "));
+    EXPECT_THAT(run.errors, Not(HasSubstr("secret")));
+  }
+  std::remove(file.c_str());
+}
+
 TEST(CommandLineTest, UnreachableTargets) {
   const NaiveServer server;
   for (const std::vector<const char*>& arguments : std::vector<std::vector<const char*>>{
@@ -132,6 +178,7 @@ TEST(CommandLineTest, WrongUsage) {
   for (const std::vector<const char*>& arguments : std::vector<std::vector<const char*>>{
            {},
            {"no-such-command"},
+           {"maml", kNobody, "--seed", "-1"},
            {"info"},
            {"parity", kNobody},
            {"parity", kNobody, "--reference", kNobody, "--suite", "huge"},
@@ -140,6 +187,9 @@ TEST(CommandLineTest, WrongUsage) {
     EXPECT_EQ(RunTheria(arguments).exit_code, kUnusable);
   }
   EXPECT_EQ(RunTheria({"--help"}).exit_code, kHeld);
+  EXPECT_THAT(RunTheria({"no-such-command"}).errors, HasSubstr("no-such-command"));
+  EXPECT_THAT(RunTheria({}).errors, HasSubstr("subcommand is required"));
+  EXPECT_THAT(RunTheria({"maml", kNobody, "--seed", "-1"}).errors, HasSubstr("--seed"));
 }
 
 TEST(CommandLineTest, AFileThatCannotBeWritten) {

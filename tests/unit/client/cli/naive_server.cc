@@ -1,8 +1,12 @@
 #include "tests/unit/client/cli/naive_server.h"
 
+#include <atomic>
+#include <cstdint>
 #include <utility>
 
 #include "client/cpp/src/message_codec.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "theria/v1/attention.grpc.pb.h"
@@ -39,9 +43,36 @@ client::AttentionOptions Decode(const v1::AttentionOptions& message) {
   return options;
 }
 
+// Refuses calls, so many of them.
+class Gate {
+ public:
+  void Refuse(int count, absl::Duration delay) {
+    delay_ms_ = absl::ToInt64Milliseconds(delay);
+    left_ = count;
+  }
+  int left() const { return left_; }
+
+  grpc::Status Enter() {
+    int left = left_;
+    while (left > 0 && !left_.compare_exchange_weak(left, left - 1)) {
+    }
+    if (left <= 0) return grpc::Status::OK;
+    google::rpc::RetryInfo retry;
+    retry.mutable_retry_delay()->set_nanos(static_cast<int>(delay_ms_) * 1'000'000);
+    google::rpc::Status status;
+    status.set_code(grpc::StatusCode::RESOURCE_EXHAUSTED);
+    status.add_details()->PackFrom(retry);
+    return {grpc::StatusCode::RESOURCE_EXHAUSTED, "too many", status.SerializeAsString()};
+  }
+
+ private:
+  std::atomic<int> left_ = 0;
+  std::atomic<std::int64_t> delay_ms_ = 0;  // under a second
+};
+
 class AttentionFromNaive : public v1::AttentionService::Service {
  public:
-  explicit AttentionFromNaive(Defect defect) : naive_(defect) {}
+  AttentionFromNaive(Defect defect, Gate& gate) : naive_(defect), gate_(gate) {}
 
   grpc::Status Forward(grpc::ServerContext*, const v1::ForwardRequest* request,
                        v1::ForwardResponse* response) override {
@@ -63,6 +94,7 @@ class AttentionFromNaive : public v1::AttentionService::Service {
  private:
   template <typename Request, typename Response>
   grpc::Status Serve(Operation operation, const Request& message, Response* response) {
+    if (grpc::Status admitted = gate_.Enter(); !admitted.ok()) return admitted;
     client::AttentionRequest request;
     request.q = Decode(message.q());
     request.k = Decode(message.k());
@@ -99,10 +131,13 @@ class AttentionFromNaive : public v1::AttentionService::Service {
   }
 
   NaiveAttention naive_;
+  Gate& gate_;
 };
 
 class InfoService : public v1::ServerService::Service {
  public:
+  explicit InfoService(Gate& gate) : gate_(gate) {}
+
   grpc::Status GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
                              v1::GetServerInfoResponse* response) override {
     response->set_version("1.2.3");
@@ -119,6 +154,7 @@ class InfoService : public v1::ServerService::Service {
 
   grpc::Status RunBenchmark(grpc::ServerContext*, const v1::RunBenchmarkRequest* request,
                             v1::RunBenchmarkResponse* response) override {
+    if (grpc::Status admitted = gate_.Enter(); !admitted.ok()) return admitted;
     if (request->preset() != "maml" || request->seq_q() != 32) {
       return {grpc::StatusCode::INVALID_ARGUMENT, "not the preset that was asked for"};
     }
@@ -127,13 +163,16 @@ class InfoService : public v1::ServerService::Service {
     response->set_flops_per_second(1e9);
     return grpc::Status::OK;
   }
+
+ private:
+  Gate& gate_;
 };
 
 }  // namespace
 
 class NaiveServer::Services {
  public:
-  explicit Services(Defect defect) : attention_(defect) {
+  explicit Services(Defect defect) : attention_(defect, gate_), info_(gate_) {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(&attention_);
@@ -143,8 +182,10 @@ class NaiveServer::Services {
   ~Services() { server_->Shutdown(); }
 
   int port() const { return port_; }
+  Gate& gate() { return gate_; }
 
  private:
+  Gate gate_;
   AttentionFromNaive attention_;
   InfoService info_;
   std::unique_ptr<grpc::Server> server_;
@@ -156,5 +197,11 @@ NaiveServer::NaiveServer(Defect defect)
       target_("127.0.0.1:" + std::to_string(services_->port())) {}
 
 NaiveServer::~NaiveServer() = default;
+
+void NaiveServer::Refuse(int count, absl::Duration delay) {
+  services_->gate().Refuse(count, delay);
+}
+
+int NaiveServer::refusals_left() const { return services_->gate().left(); }
 
 }  // namespace theria::cli

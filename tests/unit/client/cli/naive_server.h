@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/time/time.h"
 #include "tests/unit/client/cli/naive_attention.h"
 
 namespace theria::cli {
@@ -16,6 +17,11 @@ class NaiveServer {
   ~NaiveServer();
 
   const std::string& target() const { return target_; }
+
+  // Answers the next `count` calls but GetServerInfo with RESOURCE_EXHAUSTED, to be tried again
+  // after `delay`.
+  void Refuse(int count, absl::Duration delay);
+  int refusals_left() const;
 
  private:
   class Services;

@@ -237,6 +237,27 @@ TEST_F(ClientTest, GetUploadsAgainToo) {
   EXPECT_TRUE(client_->Get(q).ok());
 }
 
+// Its server may be another, or its tenant, who is not to have the elements.
+TEST_F(ClientTest, OnlyTheClientThatPutItUploadsATensorAgain) {
+  const ResidentTensor q = Put("q1");
+  auto connection = std::make_unique<testing::StrictMock<MockConnection>>();
+  testing::StrictMock<MockConnection>* other_connection = connection.get();
+  Client other(std::make_unique<Client::Impl>(std::move(connection), absl::Seconds(30)));
+  EXPECT_CALL(*other_connection, Download("q1", _))
+      .WillOnce(Return(tensor_))
+      .WillOnce(Return(Missing({"q1"})));
+  EXPECT_TRUE(other.Get(q).ok());
+  EXPECT_THAT(DetailsOf(other.Get(q).status()).missing_handles, ElementsAre("q1"));
+  EXPECT_EQ(q.handle(), "q1");
+
+  const InSequence sequence;
+  EXPECT_CALL(*connection_, Download("q1", _)).WillOnce(Return(Missing({"q1"})));
+  ExpectUpload("q2");
+  EXPECT_CALL(*connection_, Download("q2", _)).WillOnce(Return(tensor_));
+  EXPECT_TRUE(client_->Get(q).ok());
+  EXPECT_EQ(q.handle(), "q2");
+}
+
 TEST_F(ClientTest, DeleteForgetsTheSource) {
   const ResidentTensor q = Put("q1");
   EXPECT_CALL(*connection_, Delete(_, _, _)).WillOnce(Return(absl::OkStatus()));

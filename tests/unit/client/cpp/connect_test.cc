@@ -12,6 +12,7 @@
 #include "grpcpp/server_builder.h"
 #include "gtest/gtest.h"
 #include "theria/client.h"
+#include "theria/error_details.h"
 #include "theria/v1/attention.grpc.pb.h"
 #include "theria/v1/server.grpc.pb.h"
 
@@ -126,6 +127,20 @@ TEST_F(ConnectTest, TheDeadlineEndsACall) {
   const absl::StatusOr<AttentionResult> result =
       client.Vjp({.q = q}, {.timeout = absl::Milliseconds(100)});
   EXPECT_TRUE(absl::IsDeadlineExceeded(result.status())) << result.status();
+}
+
+TEST(TargetTest, PortsHaveSixteenBits) {
+  const ClientOptions once = {.retry = {.max_attempts = 1}};
+  for (const char* target :
+       {"localhost:65536", "localhost:99999", "[::1]:65536", "localhost:18446744073709551617"}) {
+    const absl::Status status = Client(target, once).GetServerInfo().status();
+    ASSERT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_EQ(DetailsOf(status).field_violations.at(0).field, "target");
+  }
+  for (const char* target : {"127.0.0.1:1", "unix:/tmp/no-such-folder/socket:99999"}) {
+    const absl::Status status = Client(target, once).GetServerInfo().status();
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  }
 }
 
 TEST_F(ConnectTest, HealthSpeaksTheStandardProtocol) {

@@ -2,7 +2,9 @@
 
 #include <vector>
 
+#include "absl/strings/cord.h"
 #include "gmock/gmock.h"
+#include "google/rpc/error_details.pb.h"
 #include "gtest/gtest.h"
 
 namespace theria::client {
@@ -69,6 +71,37 @@ TEST_F(RetrierTest, RepeatsNothingElse) {
               code);
     EXPECT_EQ(attempts, 1) << absl::StatusCodeToString(code);
   }
+  EXPECT_THAT(waits_, SizeIs(0));
+}
+
+absl::Status Refusal(int delay_seconds) {
+  google::rpc::RetryInfo retry;
+  retry.mutable_retry_delay()->set_seconds(delay_seconds);
+  absl::Status status = absl::ResourceExhaustedError("full");
+  status.SetPayload("type.googleapis.com/google.rpc.RetryInfo",
+                    absl::Cord(retry.SerializeAsString()));
+  return status;
+}
+
+TEST_F(RetrierTest, WaitsOutRefusalsIfAsked) {
+  for (const int max_refusals : {0, 1, 2}) {
+    Retrier retrier({.max_attempts = 1, .max_refusals = max_refusals}, Clock());
+    int attempts = 0;
+    const absl::Status status = retrier.Run(absl::InfiniteFuture(), [&] {
+      return ++attempts < 3 ? Refusal(attempts) : absl::OkStatus();
+    });
+    EXPECT_EQ(attempts, 1 + max_refusals);
+    EXPECT_EQ(status.ok(), max_refusals == 2) << status;
+  }
+  EXPECT_THAT(waits_, ElementsAre(absl::Seconds(1), absl::Seconds(1), absl::Seconds(2)));
+}
+
+TEST_F(RetrierTest, DoesNotWaitForARefusalWithoutADelayOrPastTheDeadline) {
+  Retrier retrier({.max_refusals = 9}, Clock());
+  EXPECT_TRUE(absl::IsResourceExhausted(retrier.Run(
+      absl::InfiniteFuture(), [] { return absl::ResourceExhaustedError("for good"); })));
+  EXPECT_TRUE(
+      absl::IsResourceExhausted(retrier.Run(now_ + absl::Seconds(5), [] { return Refusal(5); })));
   EXPECT_THAT(waits_, SizeIs(0));
 }
 
