@@ -56,7 +56,7 @@ absl::StatusOr<Tuning> Tuning::Parse(std::string_view text) {
     if (length == nullptr) {
       return absl::InvalidArgumentError(Message(
           "tuning table, line ", number, ": expected 'group length variant' or 'group ",
-          "length causal variant', length one of short, ", "medium and long, not '", line, "'"));
+          "length causal variant', length one of short, medium and long, not '", line, "'"));
     }
     tuning.Choose(group, *length, is_causal, variant);
   }

@@ -24,19 +24,15 @@ __device__ __forceinline__ void Clear(Accumulator (&c)[kRowTiles][kBlocks][4]) {
   }
 }
 
-// How many blocks of columns of a sum over tiles are formed at once. Where Mma::kSumsTiles a tile's
-// part is summed by itself before it joins the sum, which then gathers a rounding error for each
-// tile and not for each kDepth rows: at 4096 keys half the error. Its accumulators must fit beside
-// the sum's.
-template <typename Mma, int kBlocks>
-inline constexpr int kBlocksAtOnce = Mma::kSumsTiles&& kBlocks > 4 ? 4 : kBlocks;
-
-// The part of a tile in a sum's blocks kBlocksAtOnce * index and on: `c` itself, or apart.
+// The part of a tile in kSpan blocks of a sum over tiles, from block `from` on: `c` itself, or
+// apart where Mma::kSumsTiles. There a tile's part is summed by itself before it joins the sum,
+// which then gathers a rounding error for each tile and not for each kDepth rows: at 4096 keys half
+// the error. The part's accumulators must fit beside the sum's, hence few blocks at once.
 template <typename Mma, int kRowTiles, int kBlocks>
 class TilePart {
  public:
   using Accumulator = typename Mma::Accumulator;
-  static constexpr int kSpan = kBlocksAtOnce<Mma, kBlocks>;
+  static constexpr int kSpan = (Mma::kSumsTiles && kBlocks > 4) ? 4 : kBlocks;
   static_assert(kBlocks % kSpan == 0);
 
   __device__ __forceinline__ TilePart(Accumulator (&c)[kRowTiles][kBlocks][4], int from)

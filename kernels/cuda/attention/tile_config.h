@@ -52,7 +52,8 @@ constexpr bool HvpKeysHasPrimal(int element_bytes, int dim) {
   return element_bytes <= 4 && dim <= 64;
 }
 
-// General kernels have much code for each score of a thread; beyond 32 scores they slow down.
+// General kernels have much code for each score of a thread; beyond 32 scores the forward one
+// slowed down (docs/benchmarks.md).
 constexpr TileConfig HalfTileConfig(KernelKind kind, int dim, bool general) {
   switch (kind) {
     case KernelKind::kForward:

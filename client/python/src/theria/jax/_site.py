@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from theria._default_client import AttentionClient, default_client
+from theria._default_client import AttentionClient, chosen_client
 from theria._operations import OPERATIONS
 from theria._options import CallOptions
 
@@ -56,6 +56,5 @@ class Site:
         if "seed" in arrays:
             high, low = map(int, arrays.pop("seed"))
             options["dropout_seed"] = high << 32 | low
-        client = default_client() if self.client is None else self.client
-        result = getattr(client, operation)(**arrays, **options)
+        result = getattr(chosen_client(self.client), operation)(**arrays, **options)
         return tuple(np.asarray(getattr(result, name)) for name in outputs)

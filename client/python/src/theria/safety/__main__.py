@@ -65,14 +65,14 @@ def main() -> int:
     if any(row.available for row in rows):
         draw(widest(rows), title, arguments.out / "safety")
     print(table(rows))
-    given = [row for row in rows if row.group == "given"]
-    for row in given:
-        if not row.available:
+    for row in rows:
+        if row.group == "given" and not row.available:
             kept = row.classification
             print(f"{kept.name} {kept.dtype}: {kept.findings['forward'].reason}", file=sys.stderr)
-    unsafe = [row for row in rows if row.group in ("Theria", "given") and row.available]
-    none = given and not any(row.available for row in given)
-    return 0 if not none and all(row.classification.exact for row in unsafe) else 1
+    judged = [row for row in rows if row.group in ("Theria", "given") and row.available]
+    if arguments.attention and not judged:
+        return 1
+    return 0 if all(row.classification.exact for row in judged) else 1
 
 
 def _subjects(
