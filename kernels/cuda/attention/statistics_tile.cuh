@@ -19,17 +19,20 @@ __device__ __forceinline__ const RowStatistics<Accumulator>* StatisticsOfHead(
          (static_cast<std::int64_t>(batch) * params.heads_q + head) * StatisticsRows(params.seq_q);
 }
 
-// The statistics of a thread's rows. `row` is the first row of its warp's tile.
+// The statistics of a thread's rows, those past the padding anything. `row` is the first row of its
+// warp's tile.
 template <typename Accumulator, int kRowTiles>
 __device__ __forceinline__ void ReadRowStatistics(
     const AttentionParams& params, int batch, int head, int row,
     RowStatistics<Accumulator> (&statistics)[kRowTiles][2]) {
   const auto* of_head = StatisticsOfHead<Accumulator>(params, batch, head);
+  const int last = static_cast<int>(StatisticsRows(params.seq_q)) - 1;
 #pragma unroll
   for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      statistics[tile][half] = of_head[row + tile * 16 + half * 8 + threadIdx.x % 32 / 4];
+      statistics[tile][half] =
+          of_head[min(row + tile * 16 + half * 8 + static_cast<int>(threadIdx.x) % 32 / 4, last)];
     }
   }
 }
