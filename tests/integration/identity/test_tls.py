@@ -301,6 +301,9 @@ class TestMutual:
         with pytest.raises(theria.AccessDenied) as caught:
             connect(server.target, tls=self.tls(authority, *authority.issue("stranger"))).info()
         assert caught.value.code == "UNAUTHENTICATED"
+        (line,) = [line for line in server.log().splitlines() if "login refused" in line]
+        assert "level=warning" in line
+        assert line.endswith("reason=unknown_certificate whose=stranger")
 
     def test_no_certificate_or_another_authoritys_does_not_connect(
         self,
