@@ -293,7 +293,7 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   const Admission admission(gate, **authenticator);
   const GrpcRuntime grpc_runtime;
   absl::StatusOr<std::unique_ptr<ServerTls>> tls =
-      ServerTls::Open({config.tls_cert, config.tls_key, config.tls_client_ca});
+      ServerTls::Open({config.tls_cert, config.tls_key, config.tls_client_ca}, registry);
   if (!tls.ok()) return tls.status();
   const Housekeeping housekeeping(store, shared, **authenticator, **tls, gate);
   AttentionService attention({**backend, store, executor, compute_metrics, admission, shared},
