@@ -137,9 +137,9 @@ absl::Status WriteAddressFile(const char* flag, const std::string& path,
       Message("--", flag, " is '", path, "', which cannot be written: ", error.message()));
 }
 
-// Once a second reads the tenants file and those of TLS if they changed, drops expired tensors and
-// regions, and gives freed memory back to the system where no call is under way: the heaps of
-// gRPC's threads would keep what the largest messages once took.
+// Once a second reads the tenants file and those of TLS if they changed, tells of logins that were
+// refused, drops expired tensors and regions, and gives freed memory back to the system where no
+// call is under way: the heaps of gRPC's threads would keep what the largest messages once took.
 class Housekeeping {
  public:
   Housekeeping(TensorStore& store, SharedRegions* regions, Authenticator& authenticator,
@@ -154,6 +154,7 @@ class Housekeeping {
             store.CollectExpired();
             if (regions != nullptr) regions->CollectExpired();
             ReadTenants(authenticator);
+            authenticator.refused_logins().TellWhatFollowed();
             ReadCertificates(tls);
             if (gate.total_calls() != trimmed_at && gate.AwaitIdle(absl::Now())) {
               trimmed_at = gate.total_calls();
@@ -292,7 +293,7 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   const Admission admission(gate, **authenticator);
   const GrpcRuntime grpc_runtime;
   absl::StatusOr<std::unique_ptr<ServerTls>> tls =
-      ServerTls::Open({config.tls_cert, config.tls_key, config.tls_client_ca});
+      ServerTls::Open({config.tls_cert, config.tls_key, config.tls_client_ca}, registry);
   if (!tls.ok()) return tls.status();
   const Housekeeping housekeeping(store, shared, **authenticator, **tls, gate);
   AttentionService attention({**backend, store, executor, compute_metrics, admission, shared},

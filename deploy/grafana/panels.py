@@ -162,6 +162,15 @@ SERVICE = [
         "queue, or the server's queue.",
     ),
     Panel(
+        "Refused logins",
+        "reqps",
+        {
+            "{{reason}}": "sum by (reason) "
+            "(rate(theria_refused_logins_total{SELECTED}[$__rate_interval]))"
+        },
+        description="UNAUTHENTICATED: no token or certificate, or one of no tenant.",
+    ),
+    Panel(
         "Memory",
         "bytes",
         {

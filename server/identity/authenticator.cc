@@ -16,6 +16,7 @@ namespace {
 constexpr std::string_view kScheme = "Bearer ";
 constexpr std::size_t kMaxTokenBytes = 4096;
 
+// What the caller is told of a token or certificate that counts for nobody, whatever the reason.
 absl::Status NotKnown() {
   return absl::UnauthenticatedError("the credentials are not those of a tenant, or have expired");
 }
@@ -71,16 +72,26 @@ absl::StatusOr<Account*> Authenticator::Authenticate(const Credentials& credenti
     if (credentials.authorization.size() > 1 || token.size() > kMaxTokenBytes ||
         !absl::StartsWithIgnoreCase({token.data(), token.size()},
                                     {kScheme.data(), kScheme.size()})) {
+      refused_logins_.Add(LoginRefusal::kMalformed, credentials.peer);
       return absl::UnauthenticatedError("the authorization must be one of the form: Bearer TOKEN");
     }
     token.remove_prefix(kScheme.size());
     const absl::StatusOr<Sha256Digest> digest = DigestOf(token);
     if (!digest.ok()) return digest.status();
     const auto found = directory->tokens.find(*digest);
-    if (found == directory->tokens.end() || clock_() >= found->second.expires) return NotKnown();
-    return found->second.account;
+    if (found == directory->tokens.end()) {
+      refused_logins_.Add(LoginRefusal::kUnknownToken, credentials.peer);
+      return NotKnown();
+    }
+    const auto [account, expires] = found->second;
+    if (clock_() >= expires) {
+      refused_logins_.Add(LoginRefusal::kExpiredToken, credentials.peer, account->tenant().name);
+      return NotKnown();
+    }
+    return account;
   }
   if (credentials.certificate.empty()) {
+    refused_logins_.Add(LoginRefusal::kNoCredentials, credentials.peer);
     return absl::UnauthenticatedError(
         "no credentials came: send the metadata authorization: Bearer TOKEN, or a certificate");
   }
@@ -88,6 +99,8 @@ absl::StatusOr<Account*> Authenticator::Authenticate(const Credentials& credenti
     const auto found = directory->certificates.find(std::string(name));
     if (found != directory->certificates.end()) return found->second;
   }
+  refused_logins_.Add(LoginRefusal::kUnknownCertificate, credentials.peer,
+                      credentials.certificate.front());
   return NotKnown();
 }
 

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "server/engine/account.h"
 #include "server/identity/read_file.h"
+#include "server/identity/refused_logins.h"
 
 // Turns what a caller shows into the Account that he acts for. Without a tenants file everyone is
 // the default tenant. Thread-safe.
@@ -24,6 +25,7 @@ namespace theria::server {
 struct Credentials {
   std::vector<std::string_view> authorization;  // values of that header
   std::vector<std::string_view> certificate;    // names in the client's certificate, verified
+  std::string_view peer = {};                   // for the log alone, as gRPC writes it
 };
 
 class Authenticator {
@@ -44,7 +46,8 @@ class Authenticator {
   ~Authenticator();
 
   // A token, where one is shown, decides alone; else the certificate does. The account lives as
-  // long as this. Errors: UNAUTHENTICATED, with the same message for all that is unknown.
+  // long as this. Errors: UNAUTHENTICATED, with the same message for all that is unknown; counted
+  // and told by refused_logins().
   absl::StatusOr<Account*> Authenticate(const Credentials& credentials) const;
 
   // Reads the file again if it changed since the last time: the new tenants, tokens and limits hold
@@ -52,6 +55,8 @@ class Authenticator {
   absl::StatusOr<bool> Refresh();
 
   bool has_tenants() const { return !path_.empty(); }
+
+  RefusedLogins& refused_logins() const { return refused_logins_; }
 
   // Every account that there ever was, by name.
   std::vector<const Account*> accounts() const;
@@ -70,6 +75,8 @@ class Authenticator {
   std::map<std::string, std::unique_ptr<Account>> accounts_;
   std::shared_ptr<const Directory> directory_;  // replaced as a whole
   FileVersion version_;
+
+  mutable RefusedLogins refused_logins_;
 };
 
 }  // namespace theria::server

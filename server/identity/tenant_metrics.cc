@@ -67,6 +67,14 @@ void AddTenantMetrics(MetricRegistry& registry, const Authenticator& authenticat
              Value(account->refusals(refusal))});
       }
     }
+    for (std::size_t refusal = 0; refusal < kLoginRefusals; ++refusal) {
+      const auto reason = static_cast<LoginRefusal>(refusal);
+      samples.push_back({"theria_refused_logins_total",
+                         "Calls refused with UNAUTHENTICATED for their credentials.",
+                         Kind::kCounter,
+                         {{"reason", std::string(LoginRefusalName(reason))}},
+                         Value(authenticator.refused_logins().count(reason))});
+    }
     return samples;
   });
 }

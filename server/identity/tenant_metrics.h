@@ -9,7 +9,8 @@
 // What each tenant uses, at the time of a scrape: theria_tenant_{store_bytes,store_quota_bytes,
 // accepted_requests,accepted_bytes}{tenant}, theria_tenant_requests_total{tenant} and
 // theria_tenant_refusals_total{tenant,reason}. The tenants file names the labels, no client does.
-// Nothing without a tenants file: the server's own metrics say it all.
+// And who is none of them: theria_refused_logins_total{reason}, by LoginRefusalName. Nothing
+// without a tenants file: the server's own metrics say it all.
 
 namespace theria::server {
 

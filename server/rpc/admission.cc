@@ -1,6 +1,7 @@
 #include "server/rpc/admission.h"
 
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "grpc/grpc_security_constants.h"
@@ -13,8 +14,11 @@ namespace {
 
 std::string_view View(const grpc::string_ref& text) { return {text.data(), text.size()}; }
 
-Credentials CredentialsOf(const RequestContext& context, const grpc::AuthContext* peer) {
+// `peer_name` must outlive them.
+Credentials CredentialsOf(const RequestContext& context, const grpc::AuthContext* peer,
+                          const std::string& peer_name) {
   Credentials credentials;
+  credentials.peer = peer_name;
   const auto [first, last] = context.client_metadata().equal_range("authorization");
   for (auto header = first; header != last; ++header) {
     credentials.authorization.push_back(View(header->second));
@@ -45,8 +49,9 @@ absl::StatusOr<Priority> PriorityOf(const RequestContext& context) {
 absl::Status Admission::Admit(RequestContext& context) const {
   if (absl::Status open = gate_.Check(); !open.ok()) return open;
   const std::shared_ptr<const grpc::AuthContext> peer = context.auth_context();
+  const std::string peer_name = context.peer();
   const absl::StatusOr<Account*> account =
-      authenticator_.Authenticate(CredentialsOf(context, peer.get()));
+      authenticator_.Authenticate(CredentialsOf(context, peer.get(), peer_name));
   if (!account.ok()) return account.status();
   context.record()->account = *account;
   const absl::StatusOr<Priority> priority = PriorityOf(context);

@@ -7,6 +7,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
+#include <algorithm>
 #include <ctime>
 #include <string_view>
 #include <utility>
@@ -17,6 +18,7 @@
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
 #include "kernels/api/message.h"
+#include "prometheus/registry.h"
 #include "server/telemetry/log.h"
 
 namespace theria::server {
@@ -102,24 +104,36 @@ std::string Encode(EVP_PKEY* key, const Certificates& certificates) {
   return {data, static_cast<std::size_t>(size_bytes)};
 }
 
-void WarnOfExpiry(const std::string& path, const Certificates& certificates) {
+// When the first of them ends. Warns of each that does soon.
+absl::Time FirstExpiry(const std::string& path, const Certificates& certificates) {
   const absl::Time now = absl::Now();
+  absl::Time first = absl::InfiniteFuture();
   for (const Owned<X509>& certificate : certificates) {
     std::tm end{};
     if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &end) != 1) continue;
     const absl::Time expires = absl::FromTM(end, absl::UTCTimeZone());
+    first = std::min(first, expires);
     if (expires > now + kExpiresSoon) continue;
     LogLine(spdlog::level::warn,
             expires <= now ? "certificate expired" : "certificate expires soon")
         .Add("file", path)
         .Add("expires", absl::FormatTime(absl::RFC3339_sec, expires, absl::UTCTimeZone()));
   }
+  return first;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ServerTls>> ServerTls::Open(const TlsFiles& files) {
-  std::unique_ptr<ServerTls> tls(new ServerTls(files));
+ServerTls::ServerTls(TlsFiles files, MetricRegistry& registry)
+    : files_(std::move(files)),
+      not_after_seconds_(prometheus::BuildGauge()
+                             .Name("theria_tls_certificate_not_after_seconds")
+                             .Help("Unix time at which the first certificate of the file ends.")
+                             .Register(registry.families())) {}
+
+absl::StatusOr<std::unique_ptr<ServerTls>> ServerTls::Open(const TlsFiles& files,
+                                                           MetricRegistry& registry) {
+  std::unique_ptr<ServerTls> tls(new ServerTls(files, registry));
   if (files.certificate.empty()) {
     tls->credentials_ = grpc::InsecureServerCredentials();
     return tls;
@@ -167,8 +181,13 @@ absl::Status ServerTls::Load() {
   absl::Status published = pair_.Publish(Encode(key->get(), *chain));
   if (!client_ca.empty()) published.Update(client_ca_.Publish(Encode(nullptr, client_ca)));
   if (!published.ok()) return published;
-  WarnOfExpiry(files_.certificate, *chain);
-  if (!client_ca.empty()) WarnOfExpiry(files_.client_ca, client_ca);
+  const auto tell_expiry = [this](const char* flag, const std::string& path,
+                                  const Certificates& certificates) {
+    const absl::Time expiry = FirstExpiry(path, certificates);
+    not_after_seconds_.Add({{"flag", flag}}).Set(absl::ToDoubleSeconds(expiry - absl::UnixEpoch()));
+  };
+  tell_expiry("tls-cert", files_.certificate, *chain);
+  if (!client_ca.empty()) tell_expiry("tls-client-ca", files_.client_ca, client_ca);
   return absl::OkStatus();
 }
 

@@ -8,12 +8,20 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "grpcpp/security/server_credentials.h"
+#include "prometheus/family.h"
+#include "prometheus/gauge.h"
 #include "server/identity/read_file.h"
 #include "server/rpc/published_file.h"
+#include "server/telemetry/metric_registry.h"
 
 // TLS of the listeners: 1.2 or newer, from PEM files that are read again when they change. gRPC
 // would take whatever stands in them, also half of a pair, and then refuse every connection; here
 // it sees only what was found good. Not thread-safe.
+//
+//   theria_tls_certificate_not_after_seconds{flag}    gauge, Unix time
+//
+// is when the first certificate of --tls-cert (--tls-client-ca) ends: of what serves, not of what
+// was refused. Nothing in plain text.
 
 namespace theria::server {
 
@@ -25,10 +33,12 @@ struct TlsFiles {
 
 class ServerTls {
  public:
-  // Logs a warning for each certificate that has expired or does so within a week.
-  // Errors: INVALID_ARGUMENT, naming the flag, if a file cannot be read or holds no PEM of its
-  // kind, or the key is another certificate's; INTERNAL if there is no memory to keep them in.
-  static absl::StatusOr<std::unique_ptr<ServerTls>> Open(const TlsFiles& files);
+  // The registry must outlive this. Logs a warning for each certificate that has expired or does so
+  // within a week. Errors: INVALID_ARGUMENT, naming the flag, if a file cannot be read or holds no
+  // PEM of its kind, or the key is another certificate's; INTERNAL if there is no memory to keep
+  // them in.
+  static absl::StatusOr<std::unique_ptr<ServerTls>> Open(const TlsFiles& files,
+                                                         MetricRegistry& registry);
 
   // Of the HOST:PORT listeners.
   const std::shared_ptr<grpc::ServerCredentials>& credentials() const { return credentials_; }
@@ -39,10 +49,11 @@ class ServerTls {
   absl::StatusOr<bool> Refresh();
 
  private:
-  explicit ServerTls(TlsFiles files) : files_(std::move(files)) {}
+  ServerTls(TlsFiles files, MetricRegistry& registry);
   absl::Status Load();
 
   const TlsFiles files_;
+  prometheus::Family<prometheus::Gauge>& not_after_seconds_;
   std::array<FileVersion, 3> versions_;
   PublishedFile pair_;  // key and chain in one file, which are replaced together
   PublishedFile client_ca_;

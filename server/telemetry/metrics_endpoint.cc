@@ -5,8 +5,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <exception>
+#include <stop_token>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -16,18 +19,23 @@
 namespace theria::server {
 namespace {
 
-// What the system says to a listener at HOST:PORT, or nothing if it takes one: the HTTP server does
-// not tell.
-std::string WhyNot(const std::string& address) {
+// getaddrinfo's answer for HOST:PORT; `*found` is the caller's to free if it is 0.
+int Resolve(const std::string& address, addrinfo** found) {
   const std::size_t colon = address.rfind(':');
-  if (colon == std::string::npos) return "";
   std::string host = address.substr(0, colon);
   if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  return getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, found);
+}
+
+// What the system says to a listener at HOST:PORT, or nothing if it takes one: the HTTP server does
+// not tell.
+std::string WhyNot(const std::string& address) {
+  if (address.find(':') == std::string::npos) return "";
   addrinfo* found = nullptr;
-  const int resolved = getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &found);
+  const int resolved = Resolve(address, &found);
   if (resolved != 0) return gai_strerror(resolved);
   const int listener = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const int reuse = 1;
@@ -38,6 +46,29 @@ std::string WhyNot(const std::string& address) {
   freeaddrinfo(found);
   return is_free ? "" : std::generic_category().message(error);
 }
+
+// Connects to HOST:PORT every few milliseconds, until destroyed. civetweb before 1.17 looks whether
+// it is to stop when a connection comes, and else every two seconds
+// (https://github.com/civetweb/civetweb/issues/1163).
+class Waker {
+ public:
+  explicit Waker(const std::string& address)
+      : thread_([address](const std::stop_token& stop) {
+          addrinfo* found = nullptr;
+          if (Resolve(address, &found) != 0) return;
+          while (!stop.stop_requested()) {
+            const int caller = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+            // That it fails once nobody listens is as good.
+            static_cast<void>(connect(caller, found->ai_addr, found->ai_addrlen));
+            if (caller >= 0) close(caller);
+            std::this_thread::sleep_for(std::chrono::milliseconds(5));
+          }
+          freeaddrinfo(found);
+        }) {}
+
+ private:
+  std::jthread thread_;
+};
 
 }  // namespace
 
@@ -63,6 +94,9 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
 MetricsEndpoint::MetricsEndpoint(std::unique_ptr<prometheus::Exposer> exposer, std::string address)
     : exposer_(std::move(exposer)), address_(std::move(address)) {}
 
-MetricsEndpoint::~MetricsEndpoint() = default;
+MetricsEndpoint::~MetricsEndpoint() {
+  const Waker waker(address_);
+  exposer_.reset();
+}
 
 }  // namespace theria::server

@@ -151,15 +151,8 @@ absl::StatusOr<TensorInfo> Client::Unpin(const ResidentTensor& tensor, const Cal
 }
 
 absl::Status Client::Delete(const ResidentTensor& tensor, const CallOptions& call) {
-  v1::DeleteRequest request;
-  request.set_handle(tensor.handle());
-  {
-    absl::MutexLock lock(&tensor.state()->mutex);
-    tensor.state()->source.reset();
-  }
-  v1::DeleteResponse response;
   CallContext context = impl_->Begin(call);
-  return impl_->connection().Delete(request, &response, context);
+  return impl_->Delete(tensor, context);
 }
 
 absl::StatusOr<ServerInfo> Client::GetServerInfo(const CallOptions& call) {

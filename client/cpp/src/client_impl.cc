@@ -145,6 +145,23 @@ absl::StatusOr<Tensor> Client::Impl::Download(const ResidentTensor& tensor,
   return result;
 }
 
+absl::Status Client::Impl::Delete(const ResidentTensor& tensor, CallContext& call) {
+  ResidentTensor::State& state = *tensor.state();
+  // A concurrent call that misses the tensor waits, and then finds no source to upload.
+  absl::MutexLock upload_lock(&state.upload_mutex);
+  v1::DeleteRequest request;
+  request.set_handle(tensor.handle());
+  v1::DeleteResponse response;
+  const absl::Status status = connection_->Delete(request, &response, call);
+  absl::MutexLock lock(&state.mutex);
+  if (!state.source.has_value()) return status;
+  // To others than its owner the tensor is missing also where it lives on, as another tenant's.
+  const bool is_lost =
+      !DetailsOf(status).missing_handles.empty() && state.source->owner.lock() == connection_;
+  if (status.ok() || is_lost) state.source.reset();
+  return status;
+}
+
 absl::StatusOr<SharedRegion> Client::Impl::Share(std::size_t size_bytes, absl::Duration ttl,
                                                  CallContext& call) {
   v1::CreateRegionRequest request;

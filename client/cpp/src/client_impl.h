@@ -44,6 +44,8 @@ class Client::Impl {
   absl::StatusOr<Tensor> Download(const ResidentTensor& tensor, const SharedRegion* region,
                                   CallContext& call);
 
+  absl::Status Delete(const ResidentTensor& tensor, CallContext& call);
+
   absl::StatusOr<SharedRegion> Share(std::size_t size_bytes, absl::Duration ttl, CallContext& call);
   absl::StatusOr<absl::Duration> Renew(SharedRegion::State& region, absl::Duration ttl,
                                        CallContext& call);

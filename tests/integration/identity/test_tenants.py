@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
-from observe import await_gauge, await_that, metrics
+from observe import await_gauge, await_that, gauge, metrics
 from server_process import ServerProcess
 from tenants_file import TenantsFile, digest
 from wall_clock import WallClock
@@ -108,6 +108,46 @@ class TestWhoGetsIn:
         assert not is_admitted(follower)
         token_file.write_text("token-3\n")
         assert is_admitted(follower)
+
+
+class TestRefusedLogins:
+    """What the operator is told of them."""
+
+    def lines(self, server: ServerProcess) -> list[str]:
+        return [line for line in server.log().splitlines() if "level=warning" in line]
+
+    def test_a_client_that_tries_again_and_again_is_told_once(
+        self, shared_server: ServerProcess, connect: Connect
+    ) -> None:
+        for attempt in range(20):  # each on a connection of its own, from another port
+            assert not is_admitted(connect(shared_server.target, token=f"wrong-{attempt}"))
+        (line,) = self.lines(shared_server)
+        assert line.endswith('event="login refused" host=ipv4:127.0.0.1 reason=unknown_token')
+        name = 'theria_refused_logins_total{reason="unknown_token"}'
+        assert gauge(shared_server, name) == 20
+        assert "wrong-" not in shared_server.log()
+
+    def test_each_reason_has_its_count(
+        self, shared_server: ServerProcess, connect: Connect
+    ) -> None:
+        assert is_admitted(connect(shared_server.target, token="token-1"))
+        assert not is_admitted(connect(shared_server.target))
+        basic = (("authorization", "Basic token-1"),)
+        assert not is_admitted(connect(shared_server.target, metadata=basic))
+        counts = {"no_credentials": 1, "malformed": 1, "unknown_token": 0, "expired_token": 0}
+        for reason, count in counts.items():
+            name = f'theria_refused_logins_total{{reason="{reason}"}}'
+            assert gauge(shared_server, name) == count
+
+    def test_an_expired_token_is_told_with_its_tenant(
+        self, shared_server: ServerProcess, tenants: TenantsFile, connect: Connect
+    ) -> None:
+        past = {"sha256": digest("token-3"), "expires": "2020-01-01T00:00:00Z"}
+        tenants.write(one={"tokens": [past]})
+        await_that(lambda: "tenants read" in shared_server.log())
+        assert not is_admitted(connect(shared_server.target, token="token-3"))
+        (line,) = self.lines(shared_server)
+        assert line.endswith("host=ipv4:127.0.0.1 reason=expired_token whose=one")
 
 
 class TestWhatIsSeen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from authority import Authority
-from observe import await_that
+from observe import await_that, gauge, metrics
 from server_process import ServerProcess, server_binary
 from tenants_file import TenantsFile, digest
 from wall_clock import WallClock
@@ -41,6 +42,17 @@ def server(
     return start_server(*files, credentials=ready_with(authority))
 
 
+def not_after(certificate: Path) -> float:
+    """When it ends, in Unix time, as the openssl command says."""
+    run = subprocess.run(
+        ["openssl", "x509", "-noout", "-enddate", "-in", str(certificate)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ssl.cert_time_to_seconds(run.stdout.strip().removeprefix("notAfter="))
+
+
 def reads(server: ServerProcess) -> int:
     """How often the certificates were read again."""
     return server.log().count("certificates read")
@@ -60,6 +72,12 @@ def test_a_client_that_trusts_another_authority_does_not_connect(
 ) -> None:
     with pytest.raises(theria.Unavailable):
         connect(server.target, tls=theria.Tls(ca_file=other_authority.certificate)).info()
+
+
+def test_a_server_in_plain_text_has_no_certificate_to_tell_of(
+    start_server: Callable[..., ServerProcess],
+) -> None:
+    assert "theria_tls_" not in metrics(start_server())
 
 
 def test_a_client_in_plain_text_does_not_connect(server: ServerProcess, connect: Connect) -> None:
@@ -219,6 +237,25 @@ class TestReplacedFiles:
         self.replace_with(folder / "ca.crt", other_authority.certificate.read_bytes())
         await_that(lambda: self.is_trusted(server, connect, authority, other_authority))
 
+    def test_the_metric_tells_when_what_serves_ends(
+        self, server: ServerProcess, authority: Authority, folder: Path
+    ) -> None:
+        def told(flag: str) -> float:
+            return gauge(server, f'theria_tls_certificate_not_after_seconds{{flag="{flag}"}}')
+
+        first = not_after(folder / "tls.crt")
+        assert told("tls-cert") == first
+        assert told("tls-client-ca") == not_after(folder / "ca.crt")
+        # A chain ends with the first of its certificates: here its authority's, of two days.
+        chain = (folder / "tls.crt").read_bytes() + authority.certificate.read_bytes()
+        self.replace_with(folder / "tls.crt", chain)
+        await_that(lambda: told("tls-cert") == not_after(authority.certificate))
+        self.replace_with(folder / "tls.crt", b"junk")
+        await_that(lambda: "certificates refused" in server.log())
+        assert told("tls-cert") == not_after(authority.certificate)
+        self.replace(folder, authority, "tls.key", "tls.crt", days=60)
+        await_that(lambda: told("tls-cert") == not_after(folder / "tls.crt") > first)
+
     def test_certificates_that_expire_soon_are_told(
         self, server: ServerProcess, authority: Authority, folder: Path
     ) -> None:
@@ -301,6 +338,9 @@ class TestMutual:
         with pytest.raises(theria.AccessDenied) as caught:
             connect(server.target, tls=self.tls(authority, *authority.issue("stranger"))).info()
         assert caught.value.code == "UNAUTHENTICATED"
+        (line,) = [line for line in server.log().splitlines() if "login refused" in line]
+        assert "level=warning" in line
+        assert line.endswith("reason=unknown_certificate whose=stranger")
 
     def test_no_certificate_or_another_authoritys_does_not_connect(
         self,

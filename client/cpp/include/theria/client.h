@@ -159,7 +159,9 @@ class Client : public Attention {
                                  const CallOptions& call = {});
   absl::StatusOr<TensorInfo> Unpin(const ResidentTensor& tensor, const CallOptions& call = {});
 
-  // Deletes the tensor and forgets its retained source.
+  // Deletes the tensor and forgets its retained source, which stays if the server did not delete:
+  // for want of an answer, or because the tensor is another tenant's. Errors: FAILED_PRECONDITION
+  // with DetailsOf(status).missing_handles if it is gone already, or another tenant's.
   absl::Status Delete(const ResidentTensor& tensor, const CallOptions& call = {});
 
   absl::StatusOr<ServerInfo> GetServerInfo(const CallOptions& call = {});

@@ -2,9 +2,11 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "client/cpp/src/client_impl.h"
 #include "gmock/gmock.h"
@@ -62,6 +64,16 @@ class ClientTest : public testing::Test {
               return status;
             })
         .RetiresOnSaturation();
+  }
+
+  // Its client finds `tensor`, put as "q1", missing, and uploads it again.
+  void ExpectUploadAnew(const ResidentTensor& tensor) {
+    const InSequence sequence;
+    EXPECT_CALL(*connection_, Download("q1", _)).WillOnce(Return(Missing({"q1"})));
+    ExpectUpload("q2");
+    EXPECT_CALL(*connection_, Download("q2", _)).WillOnce(Return(tensor_));
+    EXPECT_TRUE(client_->Get(tensor).ok());
+    EXPECT_EQ(tensor.handle(), "q2");
   }
 
   const Tensor tensor_ = Tensor::FromValues<float>({1, 2, 3, 4}, {1, 1, 2, 2});
@@ -228,14 +240,7 @@ TEST_F(ClientTest, MissingMasksAreUploadedAgain) {
       client_->Forward({.q = tensor_, .k = tensor_, .v = tensor_, .options = {.mask = mask}}).ok());
 }
 
-TEST_F(ClientTest, GetUploadsAgainToo) {
-  const ResidentTensor q = Put("q1");
-  const InSequence sequence;
-  EXPECT_CALL(*connection_, Download("q1", _)).WillOnce(Return(Missing({"q1"})));
-  ExpectUpload("q2");
-  EXPECT_CALL(*connection_, Download("q2", _)).WillOnce(Return(tensor_));
-  EXPECT_TRUE(client_->Get(q).ok());
-}
+TEST_F(ClientTest, GetUploadsAgainToo) { ExpectUploadAnew(Put("q1")); }
 
 // Its server may be another, or its tenant, who is not to have the elements.
 TEST_F(ClientTest, OnlyTheClientThatPutItUploadsATensorAgain) {
@@ -250,12 +255,7 @@ TEST_F(ClientTest, OnlyTheClientThatPutItUploadsATensorAgain) {
   EXPECT_THAT(DetailsOf(other.Get(q).status()).missing_handles, ElementsAre("q1"));
   EXPECT_EQ(q.handle(), "q1");
 
-  const InSequence sequence;
-  EXPECT_CALL(*connection_, Download("q1", _)).WillOnce(Return(Missing({"q1"})));
-  ExpectUpload("q2");
-  EXPECT_CALL(*connection_, Download("q2", _)).WillOnce(Return(tensor_));
-  EXPECT_TRUE(client_->Get(q).ok());
-  EXPECT_EQ(q.handle(), "q2");
+  ExpectUploadAnew(q);
 }
 
 TEST_F(ClientTest, DeleteForgetsTheSource) {
@@ -264,6 +264,59 @@ TEST_F(ClientTest, DeleteForgetsTheSource) {
   EXPECT_TRUE(client_->Delete(q).ok());
   ExpectForward("q1", "q1", Missing({"q1"}));
   EXPECT_FALSE(client_->Forward({.q = q, .k = q, .v = tensor_}).ok());
+}
+
+TEST_F(ClientTest, DeleteOfWhatIsGoneForgetsTheSourceToo) {
+  const ResidentTensor q = Put("q1");
+  EXPECT_CALL(*connection_, Delete(_, _, _)).WillOnce(Return(Missing({"q1"})));
+  EXPECT_THAT(DetailsOf(client_->Delete(q)).missing_handles, ElementsAre("q1"));
+  EXPECT_CALL(*connection_, Download("q1", _)).WillOnce(Return(Missing({"q1"})));
+  EXPECT_FALSE(client_->Get(q).ok());
+}
+
+TEST_F(ClientTest, TheSourceStaysWhereNobodyKnowsWhetherTheTensorIsDeleted) {
+  const ResidentTensor q = Put("q1");
+  EXPECT_CALL(*connection_, Delete(_, _, _)).WillOnce(Return(absl::UnavailableError("no answer")));
+  EXPECT_TRUE(absl::IsUnavailable(client_->Delete(q)));
+  ExpectUploadAnew(q);
+}
+
+// A server that knows no such tensor of that tenant says so of another tenant's.
+TEST_F(ClientTest, TheSourceStaysWhereAnothersClientIsRefusedTheDeletion) {
+  const ResidentTensor q = Put("q1");
+  auto connection = std::make_unique<testing::StrictMock<MockConnection>>();
+  EXPECT_CALL(*connection, Delete(_, _, _)).WillOnce(Return(Missing({"q1"})));
+  Client other(std::make_unique<Client::Impl>(std::move(connection), absl::Seconds(30)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(other.Delete(q)));
+  ExpectUploadAnew(q);
+}
+
+TEST_F(ClientTest, AnotherClientOfTheTenantDeletesForAll) {
+  const ResidentTensor q = Put("q1");
+  auto connection = std::make_unique<testing::StrictMock<MockConnection>>();
+  EXPECT_CALL(*connection, Delete(_, _, _)).WillOnce(Return(absl::OkStatus()));
+  Client other(std::make_unique<Client::Impl>(std::move(connection), absl::Seconds(30)));
+  EXPECT_TRUE(other.Delete(q).ok());
+  EXPECT_CALL(*connection_, Download("q1", _)).WillOnce(Return(Missing({"q1"})));
+  EXPECT_FALSE(client_->Get(q).ok());
+}
+
+// The call misses the tensor while its deletion is under way: it must not come back.
+TEST_F(ClientTest, WhatIsBeingDeletedIsNotUploadedAgain) {
+  const ResidentTensor q = Put("q1");
+  absl::Notification is_missed;
+  EXPECT_CALL(*connection_, Download("q1", _)).WillOnce([&](auto&&, auto&&) {
+    is_missed.Notify();
+    return Missing({"q1"});
+  });
+  std::thread reader;
+  EXPECT_CALL(*connection_, Delete(_, _, _)).WillOnce([&](auto&&...) {
+    reader = std::thread([&] { EXPECT_FALSE(client_->Get(q).ok()); });
+    is_missed.WaitForNotification();
+    return absl::OkStatus();
+  });
+  EXPECT_TRUE(client_->Delete(q).ok());
+  reader.join();
 }
 
 TEST_F(ClientTest, PutPacksAndAddressesContent) {

@@ -98,6 +98,29 @@ TEST_F(AuthenticatorTest, UnknownAndExpiredLookAlike) {
             unknown);
 }
 
+TEST_F(AuthenticatorTest, TheOperatorIsToldWhatTheCallerIsNot) {
+  WriteToken("one", kSecret);
+  const auto authenticator = Open();
+  const std::vector<std::pair<Credentials, LoginRefusal>> refused = {
+      {{}, LoginRefusal::kNoCredentials},
+      {{.authorization = {"Basic secret"}}, LoginRefusal::kMalformed},
+      {{.authorization = {"Bearer secret", "Bearer secret"}}, LoginRefusal::kMalformed},
+      {{.authorization = {"Bearer x"}, .certificate = {"client"}}, LoginRefusal::kUnknownToken},
+      {{.certificate = {"elsewhere"}}, LoginRefusal::kUnknownCertificate},
+  };
+  const RefusedLogins& logins = authenticator->refused_logins();
+  for (const auto& [credentials, refusal] : refused) {
+    const std::uint64_t before = logins.count(refusal);
+    EXPECT_EQ(TenantOf(*authenticator, credentials), "nobody");
+    EXPECT_EQ(logins.count(refusal), before + 1) << LoginRefusalName(refusal);
+  }
+  EXPECT_EQ(TenantOf(*authenticator, {.authorization = {"Bearer secret"}}), "one");
+  EXPECT_EQ(logins.count(LoginRefusal::kExpiredToken), 0u);
+  now_ = absl::FromUnixSeconds(1'893'456'000);
+  EXPECT_EQ(TenantOf(*authenticator, {.authorization = {"Bearer secret"}}), "nobody");
+  EXPECT_EQ(logins.count(LoginRefusal::kExpiredToken), 1u);
+}
+
 TEST_F(AuthenticatorTest, AChangedFileCountsAndABrokenOneDoesNot) {
   WriteToken("one", kSecret);
   const auto authenticator = Open();

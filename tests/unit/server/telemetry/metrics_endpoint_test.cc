@@ -4,8 +4,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/telemetry/process_metrics.h"
@@ -47,6 +49,21 @@ TEST(MetricsEndpointTest, ServesFamiliesAndSources) {
   EXPECT_THAT(answer, HasSubstr("process_resident_memory_bytes "));
   endpoint->reset();
   EXPECT_EQ(Scrape(address), "");
+}
+
+TEST(MetricsEndpointTest, EndsWithoutWaitingForTheHttpServersPoll) {
+  // One that has just begun to poll would wait for almost two seconds.
+  MetricRegistry registry;
+  absl::Duration longest;
+  for (const char* address : {"127.0.0.1:0", "localhost:0", "0.0.0.0:0", "127.0.0.1:0"}) {
+    auto endpoint = MetricsEndpoint::Start(address, registry);
+    ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+    Scrape((*endpoint)->address());
+    const absl::Time start = absl::Now();
+    endpoint->reset();
+    longest = std::max(longest, absl::Now() - start);
+  }
+  EXPECT_LT(longest, absl::Seconds(1));
 }
 
 TEST(MetricsEndpointTest, TellsThatThePortIsInUse) {
