@@ -265,6 +265,26 @@ class TestRepair:
         np.testing.assert_array_equal(client.get(tensor), Q)
         assert tensor.handle != handle
 
+    def test_a_deleted_tensor_does_not_come_back(self, client: Client, server: FakeServer) -> None:
+        deleted, lost = client.put(Q), client.put(Q)
+        client.delete(deleted)
+        server.lose_all()
+        with pytest.raises(theria.TensorMissing):
+            client.delete(lost)
+        for tensor in (deleted, lost):
+            with pytest.raises(theria.TensorMissing):
+                client.get(tensor)
+        assert server.tensors == {}
+
+    def test_deleting_what_is_anothers_keeps_the_source(
+        self, client: Client, server: FakeServer
+    ) -> None:
+        tensor = client.put(Q)
+        with pytest.raises(theria.TensorMissing):
+            Client(FakeServer()).delete(tensor)
+        server.lose_all()
+        np.testing.assert_array_equal(client.get(tensor), Q)
+
     def test_outputs_and_foreign_handles_have_no_source(
         self, client: Client, server: FakeServer
     ) -> None:

@@ -370,7 +370,11 @@ class Client:
         return self._on_tensor(_store_flows.UNPIN, tensor, timeout)
 
     def delete(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> None:
-        """Deletes a resident tensor. Calls that read it finish."""
+        """Deletes a resident tensor, for good. Calls that read it finish.
+
+        Raises:
+            TensorMissing: It is gone already, or another tenant's.
+        """
         self._run(_store_flows.delete(self._session, self._deadline(timeout), tensor))
 
     def list(self, *, timeout: float | None = None) -> tuple[TensorInfo, ...]:
