@@ -18,6 +18,7 @@ from theria._grpc_channel import ChannelCredentials
 from theria._identity import Metadata, MetadataSource, Priority, Tls, channel_options
 from theria._operations import FORWARD, HVP, JVP, VJP
 from theria._options import CallOptions, Operand, milliseconds
+from theria._process import OfOneProcess
 from theria._put_flow import get, put
 from theria._resident import ResidentTensor, Retain, TensorInfo
 from theria._results import (
@@ -85,12 +86,13 @@ def connect(
     return Client(transport, Session(timeout, retry or RetryPolicy()))
 
 
-class Client:
+class Client(OfOneProcess):
     """Calls a server. Made by `connect`; a context manager that closes it.
 
     Any number of threads may use one client at once; each call blocks its own thread. A client
     belongs to the process that made it: gRPC does not survive a fork, so connect after forking;
-    a call in a forked child raises RuntimeError.
+    a call in a forked child raises RuntimeError, and pickling a client TypeError. `copy.copy` and
+    `copy.deepcopy` give the client itself.
 
     Tensors are numpy arrays of any strides, torch CPU tensors of any strides, `ResidentTensor`s, or
     whatever `numpy.asarray` takes; float64, float32, float16 or bfloat16 (`ml_dtypes`), all of one
@@ -109,9 +111,9 @@ class Client:
     """
 
     def __init__(self, transport: Transport, session: Session | None = None):
+        super().__init__()
         self._transport = transport
         self._session = session or Session()
-        self._process = os.getpid()
 
     def __enter__(self) -> Self:
         return self
@@ -125,8 +127,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection. Calls under way, and later ones, raise Cancelled."""
-        self._transport.close()
+        """Ends the connection. Calls under way, and later ones, raise Cancelled.
+
+        Does nothing in a forked child: the connection is the parent's.
+        """
+        if self._is_of_this_process:
+            self._transport.close()
 
     def forward(
         self, q: Operand, k: Operand, v: Operand, **options: Unpack[CallOptions]
@@ -464,8 +470,7 @@ class Client:
         )
 
     def _run(self, flow: Flow[T]) -> T:
-        if os.getpid() != self._process:
-            raise RuntimeError("this client was made before a fork; connect in the child process")
+        self._check_process()
         return _run_flow(flow, self._transport)
 
 
