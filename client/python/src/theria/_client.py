@@ -55,11 +55,13 @@ def connect(
     server is not there.
 
     Args:
-        target: ``host:port`` or ``unix:PATH``.
+        target: ``host:port`` (``[::1]:50051`` for IPv6) or ``unix:PATH``; gRPC's other names of
+            servers too, such as ``dns:///host:port``. There is no default port.
         timeout: Seconds for each call that names none of its own; None for no limit.
         retry: When to try again what failed with UNAVAILABLE.
         credentials: gRPC's own, for what `tls` cannot say; None for plain text.
-        metadata: Sent with every request.
+        metadata: Sent with every request: pairs of a key (``[a-z0-9_.-]``) and a value, which is
+            printable ASCII, or bytes where the key ends in ``-bin``.
         tls: For an encrypted connection.
         token: Bearer token that proves the tenant: one line of printable ASCII without spaces.
         token_file: File of that token, read again whenever it changes; not with `token`.
@@ -67,8 +69,9 @@ def connect(
 
     Raises:
         InvalidArgument: A file of `tls` cannot be read or holds no PEM of its kind, `token` is no
-            token, `timeout` no number, the port of `target` over 65535, or arguments exclude each
-            other. For `token_file`, each call says so.
+            token, `timeout` no number, `target` without a port or with one over 65535, a key or
+            value of `metadata` cannot be sent, or arguments exclude each other. For `token_file`,
+            each call says so.
 
     Example:
         >>> with theria.connect("localhost:50051") as client:
