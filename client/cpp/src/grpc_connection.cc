@@ -1,14 +1,9 @@
 #include "client/cpp/src/grpc_connection.h"
 
 #include <algorithm>
-#include <charconv>
-#include <cstdint>
 #include <optional>
-#include <system_error>
 #include <utility>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cpp/src/download_codec.h"
@@ -17,6 +12,7 @@
 #include "client/cpp/src/payload.h"
 #include "client/cpp/src/raw_call.h"
 #include "client/cpp/src/status_codec.h"
+#include "client/cpp/src/target.h"
 #include "client/cpp/src/text.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
@@ -87,20 +83,6 @@ grpc::Status DownloadSharedOnce(v1::TensorService::StubInterface& stub,
     return {grpc::StatusCode::INTERNAL, "the server sent elements that were to be shared"};
   }
   return reader->Finish();
-}
-
-// gRPC would take a port modulo 65536. Errors: INVALID_ARGUMENT, field "target".
-absl::Status CheckTarget(const std::string& target) {
-  const std::size_t colon = target.rfind(':');
-  if (colon == std::string::npos || absl::StartsWith(target, "unix")) return absl::OkStatus();
-  const std::string port = target.substr(colon + 1);
-  const bool is_number = std::all_of(port.begin(), port.end(), absl::ascii_isdigit);
-  std::uint16_t value = 0;
-  if (!is_number || port.empty() ||
-      std::from_chars(port.data(), port.data() + port.size(), value).ec == std::errc()) {
-    return absl::OkStatus();
-  }
-  return InvalidField("target", absl::StrCat(target, " has the port ", port, ", over 65535"));
 }
 
 }  // namespace

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from fake_server import FakeServer
+from fake_server import AsyncFakeServer, FakeServer
 
 import theria
 from theria import Client, InvalidArgument, ResidentTensor
@@ -250,11 +252,35 @@ class TestLargeTensors:
 
 
 def test_a_forked_child_is_told_to_connect_itself(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    client: Client, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    with pytest.raises(RuntimeError, match="fork"):
+    with pytest.raises(RuntimeError, match="fork"), client:
         client.info()
+    assert not server.closed, "the connection is the parent's"
+
+
+def test_a_client_is_not_pickled_but_shared(server: FakeServer) -> None:
+    blocking, asynchronous = Client(server), theria.aio.Client(AsyncFakeServer(server))
+    for each in (blocking, asynchronous):
+        with pytest.raises(TypeError, match="pass the target to the other process"):
+            pickle.dumps([each])
+        assert copy.copy(each) is copy.deepcopy(each) is each
+
+
+def test_a_pickled_resident_tensor_names_the_same_without_its_source(
+    client: Client, server: FakeServer
+) -> None:
+    array = np.arange(6.0).reshape(2, 3).astype(ml_dtypes.bfloat16)
+    tensor = client.put(array)
+    twin = pickle.loads(pickle.dumps(tensor))
+    assert repr(twin) == repr(tensor)
+    np.testing.assert_array_equal(Client(server).get(twin), array)
+    assert copy.deepcopy([tensor])[0] is copy.copy(tensor) is tensor
+    server.lose_all()
+    with pytest.raises(theria.TensorMissing):
+        client.get(twin)
+    np.testing.assert_array_equal(client.get(tensor), array)
 
 
 def test_a_context_manager_closes(server: FakeServer) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import theria
+from theria._grpc_channel import checked_target
 from theria._identity import MetadataSource
 
 KEY = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
@@ -84,8 +85,108 @@ def test_ports_have_sixteen_bits(connect: Callable[[str], Any]) -> None:
     for target in ("localhost:65536", "[::1]:99999", "ipv4:127.0.0.1:65537"):
         assert target in refusal("target", partial(connect, target))
     if connect is theria.connect:
-        for target in ("localhost:65535", "localhost", "unix:/tmp/socket:99999"):
+        for target in ("localhost:65535", "unix:/tmp/socket:99999"):
             connect(target).close()
+
+
+@pytest.mark.parametrize("connect", [theria.connect, theria.aio.connect])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "",
+        "localhost",
+        "localhost:",
+        ":50051",
+        "localhost:grpc",
+        "localhost:-1",
+        "10.0.0.1",
+        "::1",
+        "::1:50051",
+        "[::1]",
+        "[::1",
+        "http://localhost:50051",
+        "https://localhost",
+        "dns:localhost",
+        "dns:///theria.example",
+        "dns://8.8.8.8/theria.example",
+        "ipv4:10.0.0.1",
+        "ipv4:10.0.0.1:50051,10.0.0.2",
+        "ipv6:%5B::1%5D",
+    ],
+)
+def test_a_target_has_a_port(target: str, connect: Callable[[str], Any]) -> None:
+    """gRPC would wait at its port 443 until the deadline."""
+    message = refusal("target", partial(connect, target))
+    assert f"target is {target!r}, must be host:port" in message
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "localhost:50051",
+        "10.0.0.1:1",
+        "[::1]:50051",
+        "[fe80::1%eth0]:50051",
+        "dns:theria.example:50051",
+        "dns:///theria.example:50051",
+        "dns://8.8.8.8:53/theria.example:50051",
+        "ipv4:10.0.0.1:50051,10.0.0.2:50051",
+        "ipv6:[::1]:50051",
+        "ipv6:%5B::1%5D:50051",
+        "unix:relative/socket",
+        "unix:///run/theria.sock",
+        "unix-abstract:theria",
+        "vsock:2:50051",
+        "xds:///theria",
+    ],
+)
+def test_names_of_servers(target: str) -> None:
+    assert checked_target(target) is target
+
+
+@pytest.mark.parametrize(
+    ("pair", "shown"),
+    [
+        (("X-Key", "secret"), "metadata[1] has the key 'X-Key'"),
+        (("", "secret"), "metadata[1] has the key ''"),
+        ((":path", "secret"), "metadata[1] has the key ':path'"),
+        (("a key", "secret"), "metadata[1] has the key 'a key'"),
+        ((1, "secret"), "metadata[1] has the key 1"),
+        (("x-key", "secr\u00e9t"), "the value of x-key must be printable ASCII"),
+        (("x-key", "secret\n"), "the value of x-key must be printable ASCII"),
+        (("x-key", "secret\0"), "the value of x-key must be printable ASCII"),
+        (("x-key", b"secret"), "the value of x-key must be printable ASCII"),
+        (("x-key", None), "the value of x-key must be printable ASCII"),
+        (("x-key-bin", "secret"), "the value of x-key-bin must be bytes"),
+    ],
+)
+@pytest.mark.parametrize("connect", [theria.connect, theria.aio.connect])
+def test_metadata_that_cannot_be_sent(
+    connect: Callable[..., Any], pair: tuple[Any, Any], shown: str
+) -> None:
+    metadata = (("authorization", "hidden"), pair)
+    message = refusal("metadata[1]", partial(connect, "localhost:1", metadata=metadata))
+    assert shown in message
+    assert "secr" not in message
+    assert "hidden" not in message
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"ab": "secret"}, "ab", ("ab", "secret"), [("a", "secret", "b")], (("a",),)]
+)
+def test_metadata_are_pairs(metadata: Any) -> None:
+    message = refusal("metadata", partial(MetadataSource, metadata))
+    assert "pairs of a key and a value" in message
+    assert "secret" not in message
+
+
+def test_metadata_that_can_be_sent() -> None:
+    pairs = (("a_key-1.x", " ~"), ("empty", ""), ("x-bin", b"\0\xff"))
+    assert MetadataSource(pairs)() == pairs
+    assert MetadataSource(list(pairs), priority="low")() == (  # type: ignore[arg-type]
+        *pairs,
+        ("theria-priority", "low"),
+    )
 
 
 def test_a_clients_timeout_is_a_number() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from sdpa_cases import (
@@ -119,8 +121,28 @@ def test_default_client_from_the_environment(target: str, monkeypatch: pytest.Mo
     client.close()
 
 
-def test_server_errors_name_the_field(client: theria.Client) -> None:
-    q, k, v = PLAIN.inputs()
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({"key": (4, 5)}, "key.shape[-1]", "must equal query.shape[-1] = 3"),
+        ({"value": (7, 3)}, "value.shape[-2]", "must equal key.shape[-2] = 4"),
+        ({"query": (4, 600), "key": (4, 600)}, "query.shape[-1]", "must be at most"),
+        ({"attn_mask": (2, 4)}, "attn_mask.shape[-2]", "must be 1 or query.shape[-2] = 4"),
+        ({"scale": float("inf")}, "scale", "must be finite"),
+        ({"window": (-1, None)}, "window.left", "must not be negative"),
+        ({"implementation": "v"}, "implementation", "implementation is 'v'"),
+        ({"dtype": torch.int64}, "query.dtype", "query has dtype int64"),
+    ],
+)
+def test_errors_name_the_arguments(
+    changes: dict[str, Any], field: str, message: str, client: theria.Client
+) -> None:
+    arguments: dict[str, Any] = {"query": (4, 3), "key": (4, 3), "value": (4, 3), **changes}
+    dtype = arguments.pop("dtype", torch.float32)
+    for name in ("query", "key", "value", "attn_mask"):
+        if name in arguments:
+            arguments[name] = torch.ones(arguments[name], dtype=dtype)
     with pytest.raises(theria.InvalidArgument) as error:
-        sdpa(q, k[..., 1:], v, client=client)
-    assert error.value.field == "k.shape[3]"
+        sdpa(**arguments, client=client)
+    assert error.value.field == field
+    assert message in error.value.message

@@ -97,8 +97,9 @@ enum class Health : std::uint8_t { kServing, kNotServing, kServiceUnknown };
 // (a token, PEM), and those named in Attention::Run for the server's own reasons.
 class Client : public Attention {
  public:
-  // `target` is host:port or unix:PATH. One whose port is over 65535 is each call's
-  // INVALID_ARGUMENT.
+  // `target` is host:port ([::1]:50051 for IPv6) or unix:PATH, or another of gRPC's names of
+  // servers, such as dns:///host:port. One without a port, or with one over 65535, is each call's
+  // INVALID_ARGUMENT: there is no default.
   explicit Client(const std::string& target, const ClientOptions& options = {});
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;

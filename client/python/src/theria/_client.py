@@ -18,6 +18,7 @@ from theria._grpc_channel import ChannelCredentials
 from theria._identity import Metadata, MetadataSource, Priority, Tls, channel_options
 from theria._operations import FORWARD, HVP, JVP, VJP
 from theria._options import CallOptions, Operand, milliseconds
+from theria._process import OfOneProcess
 from theria._put_flow import get, put
 from theria._resident import ResidentTensor, Retain, TensorInfo
 from theria._results import (
@@ -54,11 +55,13 @@ def connect(
     server is not there.
 
     Args:
-        target: ``host:port`` or ``unix:PATH``.
+        target: ``host:port`` (``[::1]:50051`` for IPv6) or ``unix:PATH``; gRPC's other names of
+            servers too, such as ``dns:///host:port``. There is no default port.
         timeout: Seconds for each call that names none of its own; None for no limit.
         retry: When to try again what failed with UNAVAILABLE.
         credentials: gRPC's own, for what `tls` cannot say; None for plain text.
-        metadata: Sent with every request.
+        metadata: Sent with every request: pairs of a key (``[a-z0-9_.-]``) and a value, which is
+            printable ASCII, or bytes where the key ends in ``-bin``.
         tls: For an encrypted connection.
         token: Bearer token that proves the tenant: one line of printable ASCII without spaces.
         token_file: File of that token, read again whenever it changes; not with `token`.
@@ -66,8 +69,9 @@ def connect(
 
     Raises:
         InvalidArgument: A file of `tls` cannot be read or holds no PEM of its kind, `token` is no
-            token, `timeout` no number, the port of `target` over 65535, or arguments exclude each
-            other. For `token_file`, each call says so.
+            token, `timeout` no number, `target` without a port or with one over 65535, a key or
+            value of `metadata` cannot be sent, or arguments exclude each other. For `token_file`,
+            each call says so.
 
     Example:
         >>> with theria.connect("localhost:50051") as client:
@@ -85,12 +89,13 @@ def connect(
     return Client(transport, Session(timeout, retry or RetryPolicy()))
 
 
-class Client:
+class Client(OfOneProcess):
     """Calls a server. Made by `connect`; a context manager that closes it.
 
     Any number of threads may use one client at once; each call blocks its own thread. A client
     belongs to the process that made it: gRPC does not survive a fork, so connect after forking;
-    a call in a forked child raises RuntimeError.
+    a call in a forked child raises RuntimeError, and pickling a client TypeError. `copy.copy` and
+    `copy.deepcopy` give the client itself.
 
     Tensors are numpy arrays of any strides, torch CPU tensors of any strides, `ResidentTensor`s, or
     whatever `numpy.asarray` takes; float64, float32, float16 or bfloat16 (`ml_dtypes`), all of one
@@ -109,9 +114,9 @@ class Client:
     """
 
     def __init__(self, transport: Transport, session: Session | None = None):
+        super().__init__()
         self._transport = transport
         self._session = session or Session()
-        self._process = os.getpid()
 
     def __enter__(self) -> Self:
         return self
@@ -125,8 +130,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection. Calls under way, and later ones, raise Cancelled."""
-        self._transport.close()
+        """Ends the connection. Calls under way, and later ones, raise Cancelled.
+
+        Does nothing in a forked child: the connection is the parent's.
+        """
+        if self._is_of_this_process:
+            self._transport.close()
 
     def forward(
         self, q: Operand, k: Operand, v: Operand, **options: Unpack[CallOptions]
@@ -468,8 +477,7 @@ class Client:
         )
 
     def _run(self, flow: Flow[T]) -> T:
-        if os.getpid() != self._process:
-            raise RuntimeError("this client was made before a fork; connect in the child process")
+        self._check_process()
         return _run_flow(flow, self._transport)
 
 

@@ -18,7 +18,7 @@ class GrpcTransport:
     """A connection of its own to a server, made at the first call. Implements `Transport`.
 
     Args:
-        target: host:port or unix:PATH.
+        target: As `theria.connect` takes it.
         credentials: For TLS; None for plain text.
         metadata: Gives what is sent with every RPC.
         options: Of the channel, beside those that every client has.

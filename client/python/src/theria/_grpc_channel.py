@@ -42,18 +42,37 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
+# https://github.com/grpc/grpc/blob/master/doc/naming.md
+_SCHEMES = ("dns", "ipv4", "ipv6")
+_SCHEMES_WITHOUT_PORTS = ("unix", "unix-abstract", "vsock", "xds")
+# Colons within the host are those of an IPv6 address, in brackets, in a URI perhaps escaped.
+_HOST_AND_PORT = re.compile(r"([^:]+|\[.+\]|%5[Bb].+%5[Dd]):(?P<port>[0-9]+)")
+
 
 def checked_target(target: str) -> str:
-    """`target` itself; gRPC would take its port modulo 65536.
+    """`target` itself, in which every address has a port.
+
+    gRPC would take 443 for one that is missing and wait there, and a port modulo 65536.
 
     Raises:
-        InvalidArgument: Its port is over 65535.
+        InvalidArgument: A port is missing or over 65535.
     """
-    port = re.search(r":([0-9]+)$", target)
-    if port and not target.startswith("unix") and int(port[1]) > 65535:
-        raise errors.InvalidArgument.of(
-            "target", f"target: {target} has the port {port[1]}, over 65535"
-        )
+    scheme, _, rest = target.partition(":")
+    if scheme in _SCHEMES_WITHOUT_PORTS:
+        return target
+    addresses = re.sub("^//[^/]*/", "", rest).split(",") if scheme in _SCHEMES else [target]
+    for address in addresses:
+        found = _HOST_AND_PORT.fullmatch(address)
+        if not found:
+            raise errors.InvalidArgument.of(
+                "target",
+                f"target is {target!r}, must be host:port such as localhost:50051 or [::1]:50051, "
+                "or unix:PATH",
+            )
+        if int(found["port"]) > 65535:
+            raise errors.InvalidArgument.of(
+                "target", f"target: {target} has the port {found['port']}, over 65535"
+            )
     return target
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -16,7 +17,7 @@ from theria import _errors as errors
 __all__ = ["Metadata", "MetadataSource", "Priority", "Tls", "channel_options"]
 
 Priority: TypeAlias = Literal["high", "normal", "low"]
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
+Metadata: TypeAlias = tuple[tuple[str, "str | bytes"], ...]
 
 _PRIORITY_KEY = "theria-priority"
 
@@ -67,14 +68,15 @@ class MetadataSource:
     """The metadata of each RPC. Thread-safe.
 
     Args:
-        metadata: Sent as it is.
+        metadata: Sent as it is: keys ``[a-z0-9_.-]``, values of printable ASCII, or bytes where the
+            key ends in ``-bin``.
         token: Bearer token.
         token_file: File of the token, read again whenever it changes; not with `token`.
         priority: Rank of the client's calls among those of its tenant.
 
     Raises:
-        InvalidArgument: `token` and `token_file` are both given, `token` is none, or the priority
-            is unknown.
+        InvalidArgument: `metadata` cannot be sent, `token` and `token_file` are both given, `token`
+            is none, or the priority is unknown.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class MetadataSource:
                 "priority", f"priority is {priority!r}, must be high, normal or low"
             )
         ranked = () if priority == "normal" else ((_PRIORITY_KEY, priority),)
-        self._fixed: Metadata = (*metadata, *ranked)
+        self._fixed: Metadata = (*_checked_metadata(metadata), *ranked)
         self._current = self._fixed if token is None else self._with(token, "token", "its value")
         self._token_file = token_file
         self._version: tuple[int, ...] = ()
@@ -122,6 +124,38 @@ class MetadataSource:
 
     def _with(self, text: str, field: str, source: str) -> Metadata:
         return (*self._fixed, ("authorization", f"Bearer {_token(text, field, source)}"))
+
+
+def _checked_metadata(metadata: Iterable[Any]) -> Metadata:
+    """The pairs, which gRPC can send.
+
+    Raises:
+        InvalidArgument: It cannot. The error names the key, and says nothing of the value: it may
+            be a secret, which gRPC's own error would show.
+    """
+    pairs = [pair if isinstance(pair, (tuple, list)) else (pair,) for pair in metadata]
+    if isinstance(metadata, (str, bytes, Mapping)) or any(len(pair) != 2 for pair in pairs):
+        raise errors.InvalidArgument.of(
+            "metadata", 'metadata must be pairs of a key and a value: (("key", "value"),)'
+        )
+    for position, (key, value) in enumerate(pairs):
+        if not isinstance(key, str) or not re.fullmatch("[a-z0-9_.-]+", key):
+            raise errors.InvalidArgument.of(
+                f"metadata[{position}]",
+                f"metadata[{position}] has the key {key!r}, must be of a-z, 0-9, '_', '.' and '-'",
+            )
+        binary = key.endswith("-bin")
+        if not (
+            isinstance(value, bytes)
+            if binary
+            else isinstance(value, str) and re.fullmatch("[ -~]*", value)
+        ):
+            raise errors.InvalidArgument.of(
+                f"metadata[{position}]",
+                f"metadata: the value of {key} must be "
+                + ("bytes" if binary else "printable ASCII; bytes need a key that ends in -bin"),
+            )
+    return tuple((key, value) for key, value in pairs)
 
 
 def _token(text: str, field: str, source: str) -> str:

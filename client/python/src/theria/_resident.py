@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from typing_extensions import Self
 
 from theria._arrays import Framework, HostTensor, host_tensor
 from theria._dtypes import decode_dtype
@@ -111,6 +112,7 @@ class ResidentTensor:
 
     Immutable but for its handle, which changes if a lost tensor is uploaded again. Thread-safe.
     Not freed with this object: the server drops it when its lease ends, or `Client.delete` does.
+    Unpickled, it is without what it was put from; a copy is the object itself.
 
     Attributes:
         dtype: Element type.
@@ -151,6 +153,15 @@ class ResidentTensor:
                 return False
             self._handle = new
             return True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ResidentTensor, (self._handle, self.dtype, self.shape, self.framework)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
 
     def __repr__(self) -> str:
         return f"ResidentTensor({self._handle!r}, {self.dtype}, {list(self.shape)})"

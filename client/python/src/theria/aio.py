@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +27,7 @@ from theria._grpc_channel import ChannelCredentials
 from theria._identity import Metadata, MetadataSource, Priority, Tls, channel_options
 from theria._operations import FORWARD, HVP, JVP, VJP
 from theria._options import CallOptions, Operand, milliseconds
+from theria._process import OfOneProcess
 from theria._put_flow import get, put
 from theria._resident import ResidentTensor, Retain, TensorInfo
 from theria._results import (
@@ -56,7 +58,18 @@ def connect(
     token_file: str | os.PathLike[str] | None = None,
     priority: Priority = "normal",
 ) -> Client:
-    """A client for the running event loop; the arguments are those of `theria.connect`."""
+    """A client for the running event loop; the arguments are those of `theria.connect`.
+
+    Raises:
+        RuntimeError: The process is the forked child of one that had an open client of this kind,
+            which gRPC does not survive.
+        InvalidArgument: As `theria.connect`.
+    """
+    if any(not client._is_of_this_process for client in _open_clients):
+        raise RuntimeError(
+            "this process was forked from one with an open theria.aio client: close it before the "
+            "fork, start the process by 'spawn' or 'forkserver', or use theria.connect"
+        )
     if tls is not None:
         credentials = tls.credentials()
     transport = GrpcAioTransport(
@@ -68,7 +81,7 @@ def connect(
     return Client(transport, Session(timeout, retry or RetryPolicy()))
 
 
-class Client:
+class Client(OfOneProcess):
     """As `theria.Client`, for one asyncio event loop; an asynchronous context manager.
 
     Any number of tasks may use one client at once. Cancelling a task cancels its request; what the
@@ -76,9 +89,10 @@ class Client:
     """
 
     def __init__(self, transport: AsyncTransport, session: Session | None = None):
+        super().__init__()
         self._transport = transport
         self._session = session or Session()
-        self._process = os.getpid()
+        _open_clients.add(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -93,7 +107,9 @@ class Client:
 
     async def close(self) -> None:
         """See `theria.Client.close`."""
-        await self._transport.close()
+        if self._is_of_this_process:
+            await self._transport.close()
+            _open_clients.discard(self)
 
     async def forward(
         self, q: Operand, k: Operand, v: Operand, **options: Unpack[CallOptions]
@@ -313,9 +329,12 @@ class Client:
         )
 
     async def _run(self, flow: Flow[T]) -> T:
-        if os.getpid() != self._process:
-            raise RuntimeError("this client was made before a fork; connect in the child process")
+        self._check_process()
         return await _run_flow(flow, self._transport)
+
+
+# While one is open, gRPC has a thread that a forked child lacks and whose part it cannot take.
+_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 async def _run_flow(flow: Flow[T], transport: AsyncTransport) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -201,6 +202,59 @@ def test_dtypes_that_do_not_fit(client: Any) -> None:
     q, k, v = PLAIN.inputs()
     with pytest.raises(theria.InvalidArgument, match="key is float32, must be float64"):
         dot_product_attention(q, k.astype(jnp.float32), v, client=client)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("bias", jnp.zeros((1, 2, 4, 6))),
+        ("bias", jnp.zeros((1, 1, 2, 4, 5))),
+        ("mask", jnp.ones((3, 1, 1, 1), bool)),
+        ("mask", jnp.ones((5, 4), bool)),
+        ("query_seq_lengths", jnp.ones(3, int)),
+        ("key_value_seq_lengths", jnp.ones((2, 1), int)),
+    ],
+)
+def test_restrictions_that_do_not_broadcast(name: str, array: Any, client: Any) -> None:
+    with pytest.raises(theria.InvalidArgument, match=f"^{name} is .*, must broadcast to") as error:
+        dot_product_attention(*PLAIN.inputs(), client=client, **{name: array})
+    assert error.value.field == f"{name}.shape"
+    assert not client.calls
+
+
+@pytest.mark.parametrize(
+    ("field", "description", "renamed"),
+    [
+        (
+            "q.shape[3]",
+            "is 300, must be at most 256",
+            ("query.shape[-1]", "is 300, must be at most 256"),
+        ),
+        (
+            "k.shape[1]",
+            "is 2, must divide q.shape[1] = 3",
+            ("key.shape[-2]", "is 2, must divide query.shape[-2] = 3"),
+        ),
+        (
+            "v.shape[2]",
+            "is 2, must equal k.shape[2] = 3",
+            ("value.shape[-3]", "is 2, must equal key.shape[-3] = 3"),
+        ),
+        ("options.scale", "is inf, must be finite", ("scale", "is inf, must be finite")),
+        ("options.window.left", "is -1", ("local_window_size.left", "is -1")),
+        ("options.dropout.probability", "is 2", ("dropout_rate", "is 2")),
+    ],
+)
+def test_errors_name_the_arguments(field: str, description: str, renamed: tuple[str, str]) -> None:
+    def forward(**_: Any) -> Any:
+        violation = theria.FieldViolation(field, description)
+        raise theria.InvalidArgument(f"{field}: {description}", violations=(violation,))
+
+    refusing = SimpleNamespace(forward=forward)
+    with pytest.raises(theria.InvalidArgument) as error:
+        dot_product_attention(*PLAIN.inputs(), client=refusing)  # type: ignore[arg-type]
+    assert error.value.violations == (theria.FieldViolation(*renamed),)
+    assert error.value.message == "{}: {}".format(*renamed)
 
 
 def test_a_mask_that_is_not_bool_is_refused(client: Any) -> None:

@@ -319,7 +319,14 @@ def test_compiled_code_behind_it_refuses_double_backward(
         ((2, 2, 4, 3), (3, 2, 4, 3), {}, r"do not broadcast: \(2, 2\), \(3, 2\), \(3, 2\)"),
         ((1, 6, 4, 3), (1, 2, 4, 3), {}, "enable_gqa=True"),
         ((1, 3, 4, 3), (1, 2, 4, 3), {"enable_gqa": True}, "2 heads of key or value"),
+        ((1, 3, 4, 3), (1, 0, 4, 3), {"enable_gqa": True}, "0 heads of key or value"),
         ((4, 3), (4, 3), {"enable_gqa": True}, r"\[heads, seq, dim\]"),
+        (
+            (2, 3, 1, 4, 3),
+            (2, 3, 1, 4, 3),
+            {"attn_mask": torch.ones(3, 2, 1, 4, 4)},
+            r"attn_mask is \(3, 2, 1, 4, 4\), must broadcast to the leading dimensions \(2, 3, 1\)",
+        ),
     ],
 )
 def test_shapes_that_do_not_fit(
@@ -332,6 +339,79 @@ def test_shapes_that_do_not_fit(
     key = torch.zeros(k)
     with pytest.raises(theria.InvalidArgument, match=message):
         sdpa(torch.zeros(q), key, key, client=client, **options)
+
+
+class Refusing(ReferenceClient):
+    """A client whose calls end with one error."""
+
+    def __init__(self, *violations: tuple[str, str]):
+        super().__init__()
+        self.error = theria.InvalidArgument(
+            "; ".join(f"{field}: {description}" for field, description in violations),
+            violations=tuple(theria.FieldViolation(*violation) for violation in violations),
+            request_id="17",
+        )
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("field", "description", "renamed"),
+    [
+        (
+            "k.shape[3]",
+            "is 5, must equal q.shape[3] = 4",
+            ("key.shape[-1]", "is 5, must equal query.shape[-1] = 4"),
+        ),
+        (
+            "v.shape[2]",
+            "is 5, must equal k.shape[2] = 4",
+            ("value.shape[-2]", "is 5, must equal key.shape[-2] = 4"),
+        ),
+        (
+            "v.dtype",
+            "is float32, must be float64, the dtype of q",
+            ("value.dtype", "is float32, must be float64, the dtype of query"),
+        ),
+        (
+            "options.mask.shape[0]",
+            "is 2, must be 1 or q.shape[2] = 4",
+            ("attn_mask.shape[-2]", "is 2, must be 1 or query.shape[-2] = 4"),
+        ),
+        ("options.scale", "is inf, must be finite", ("scale", "is inf, must be finite")),
+        (
+            "options.dropout.seed",
+            "the seed of q_dot, outputs.v and 'v'",
+            ("dropout_seed", "the seed of q_dot, outputs.v and 'v'"),
+        ),
+        (
+            "options.window.left",
+            "is -1, must not be negative",
+            ("window.left", "is -1, must not be negative"),
+        ),
+    ],
+)
+def test_errors_name_the_arguments(field: str, description: str, renamed: tuple[str, str]) -> None:
+    client = Refusing((field, description), ("outputs.lse", "is another matter"))
+    q, k, v = PLAIN.inputs()
+    with pytest.raises(theria.InvalidArgument) as caught:
+        sdpa(q, k, v, torch.ones(4, 5, dtype=torch.bool), client=client)
+    error = caught.value
+    first, second = error.violations
+    assert (first.field, first.description) == renamed
+    assert second == client.error.violations[1]
+    assert error.message == "{}: {}; outputs.lse: is another matter".format(*renamed)
+    assert error.request_id == "17"
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value", "attn_mask"])
+def test_arguments_that_are_no_tensors(name: str, client: ReferenceClient) -> None:
+    arguments: dict[str, Any] = dict(zip(("query", "key", "value"), PLAIN.inputs(), strict=True))
+    arguments[name] = [[True]]
+    with pytest.raises(theria.InvalidArgument, match=f"^{name} is a list") as error:
+        sdpa(**arguments, client=client)
+    assert error.value.field == name
 
 
 @pytest.fixture

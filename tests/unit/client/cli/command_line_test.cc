@@ -151,6 +151,8 @@ TEST(CommandLineTest, WhatIsWrongHereIsNotUnreachable) {
        std::vector<std::vector<const char*>>{{"info", kNobody, "--token-file", file.c_str()},
                                              {"health", kNobody, "--token-file", file.c_str()},
                                              {"info", kNobody, "--tls-ca", file.c_str()},
+                                             {"info", "localhost"},
+                                             {"health", "localhost"},
                                              {"info", "localhost:99999"}}) {
     const Finished run = RunTheria(arguments);
     EXPECT_EQ(run.exit_code, kUnusable);

@@ -129,10 +129,9 @@ TEST_F(ConnectTest, TheDeadlineEndsACall) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(result.status())) << result.status();
 }
 
-TEST(TargetTest, PortsHaveSixteenBits) {
+TEST(ConnectTargetTest, WhatHasNoPortIsRefusedAtOnce) {
   const ClientOptions once = {.retry = {.max_attempts = 1}};
-  for (const char* target :
-       {"localhost:65536", "localhost:99999", "[::1]:65536", "localhost:18446744073709551617"}) {
+  for (const char* target : {"localhost", "localhost:65536"}) {
     const absl::Status status = Client(target, once).GetServerInfo().status();
     ASSERT_TRUE(absl::IsInvalidArgument(status)) << status;
     EXPECT_EQ(DetailsOf(status).field_violations.at(0).field, "target");

@@ -161,6 +161,15 @@ def _mask(
     key_lengths: ArrayLike | None,
 ) -> jax.Array | None:
     """All restrictions and the bias as one array that broadcasts to [B, N, T, S], or None."""
+    scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    for name, given, shape in (
+        ("bias", bias, scores),
+        ("mask", mask, scores),
+        ("query_seq_lengths", query_lengths, scores[:1]),
+        ("key_value_seq_lengths", key_lengths, scores[:1]),
+    ):
+        if given is not None:
+            _check_broadcast(name, jnp.shape(given), shape)
     allowed = []
     if mask is not None:
         array = jnp.asarray(mask)
@@ -171,10 +180,10 @@ def _mask(
         allowed.append(_aligned(array))
     if query_lengths is not None:
         rows = jnp.arange(q.shape[1])[None, None, :, None]
-        allowed.append(rows < jnp.asarray(query_lengths)[:, None, None, None])
+        allowed.append(rows < jnp.reshape(query_lengths, (-1, 1, 1, 1)))
     if key_lengths is not None:
         keys = jnp.arange(k.shape[1])[None, None, None, :]
-        allowed.append(keys < jnp.asarray(key_lengths)[:, None, None, None])
+        allowed.append(keys < jnp.reshape(key_lengths, (-1, 1, 1, 1)))
     combined = None
     for restriction in allowed:
         combined = restriction if combined is None else combined & restriction
@@ -182,6 +191,14 @@ def _mask(
         return combined
     added = _aligned(jnp.asarray(bias))
     return added if combined is None else jnp.where(combined, added, -jnp.inf)
+
+
+def _check_broadcast(name: str, shape: tuple[int, ...], target: tuple[int, ...]) -> None:
+    aligned = (1,) * (len(target) - len(shape)) + shape
+    if len(aligned) > len(target) or any(
+        extent not in (1, wanted) for extent, wanted in zip(aligned, target, strict=True)
+    ):
+        raise InvalidArgument.of(f"{name}.shape", f"{name} is {shape}, must broadcast to {target}")
 
 
 def _aligned(array: jax.Array) -> jax.Array:

@@ -9,11 +9,29 @@ from typing import Any
 import jax
 import numpy as np
 
+from theria._argument_names import ArgumentNames
 from theria._default_client import AttentionClient, chosen_client
 from theria._operations import OPERATIONS
 from theria._options import CallOptions
 
 __all__ = ["Site"]
+
+_NAMES = ArgumentNames(
+    {
+        "q": "query",
+        "k": "key",
+        "v": "value",
+        "options.mask": "mask",
+        "options.is_causal": "is_causal",
+        "options.scale": "scale",
+        "options.window": "local_window_size",
+        "options.dropout.probability": "dropout_rate",
+        "options.dropout.seed": "dropout_key",
+        "options.implementation": "implementation",
+        "options.precision": "precision",
+    },
+    axes=(-4, -2, -3, -1),  # [batch, seq, heads, head_dim]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +63,9 @@ class Site:
             outputs: Names of the symbol table.
             operands: By the names of the operation's arguments, beside ``"mask"`` and ``"seed"``;
                 an absent tangent is zero.
+
+        Raises:
+            theria.Error: The client's, which names arguments of `dot_product_attention`.
         """
         arrays = {name: np.asarray(operand) for name, operand in operands.items()}
         options: dict[str, Any] = dict(self.options)
@@ -56,5 +77,7 @@ class Site:
         if "seed" in arrays:
             high, low = map(int, arrays.pop("seed"))
             options["dropout_seed"] = high << 32 | low
-        result = getattr(chosen_client(self.client), operation)(**arrays, **options)
+        client = chosen_client(self.client)
+        with _NAMES.in_errors():
+            result = getattr(client, operation)(**arrays, **options)
         return tuple(np.asarray(getattr(result, name)) for name in outputs)

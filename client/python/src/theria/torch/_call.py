@@ -8,11 +8,29 @@ from typing import Any
 
 import torch
 
+from theria._argument_names import ArgumentNames
 from theria._default_client import AttentionClient
 from theria._operations import OPERATIONS
 from theria._options import CallOptions
 
 __all__ = ["Call"]
+
+_NAMES = ArgumentNames(
+    {
+        "q": "query",
+        "k": "key",
+        "v": "value",
+        "options.mask": "attn_mask",
+        "options.is_causal": "is_causal",
+        "options.scale": "scale",
+        "options.window": "window",
+        "options.dropout.probability": "dropout_p",
+        "options.dropout.seed": "dropout_seed",
+        "options.dropout.offset": "dropout_offset",
+        "options.implementation": "implementation",
+        "options.precision": "precision",
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +71,9 @@ class Call:
             tensors: The operation's positional arguments, q first; an absent tangent is None.
             o: What the forward of the same q, k and v gave.
             lse: The same.
+
+        Raises:
+            theria.Error: The client's, which names arguments of `sdpa`.
         """
         options: dict[str, Any] = dict(self.options)
         options["outputs"] = {
@@ -64,7 +85,8 @@ class Call:
             options["dropout_seed"] = int(seed) & 0xFFFFFFFFFFFFFFFF
         if o is not None:
             options.update(o=_on_cpu(o), lse=_on_cpu(lse))
-        result = getattr(self.client, operation)(*map(_on_cpu, tensors), **options)
+        with _NAMES.in_errors(0 if mask is None else mask.dim()):
+            result = getattr(self.client, operation)(*map(_on_cpu, tensors), **options)
         query = tensors[0]
         assert query is not None
         return tuple(getattr(result, name).to(query.device) for name in outputs)

@@ -67,14 +67,17 @@ def sdpa(
 
     Raises:
         theria.InvalidArgument: The leading dimensions do not broadcast, grouped heads do not
-            divide, or what the server finds.
+            divide, or what the server finds; `.field` names an argument, such as ``key.shape[-1]``.
         MaskGradientError: `attn_mask` requires a gradient.
         DerivativeOrderError: On differentiating thrice, or forward over forward.
         NoClientError: No client given and no default.
         theria.Error: Any other error of the client or the server.
     """
-    if attn_mask is not None and attn_mask.requires_grad and torch.is_grad_enabled():
-        raise MaskGradientError("attn_mask requires a gradient, but is a constant of attention")
+    _check_tensors(query=query, key=key, value=value)
+    if attn_mask is not None:
+        _check_tensors(attn_mask=attn_mask)
+        if attn_mask.requires_grad and torch.is_grad_enabled():
+            raise MaskGradientError("attn_mask requires a gradient, but is a constant of attention")
     _check_numbers(scale, dropout_p)
     query, key, value = _autocast(query, key, value)
     if min(query.dim(), key.dim(), value.dim()) < 2:
@@ -99,6 +102,14 @@ def sdpa(
     o, _ = Forward.of(call, mask, seed, *map(_four_dimensional, (query, key, value)))
     # No view: torch.compile's guard against double backward does not see through views.
     return torch.ops.aten._unsafe_view(o, [*leading, *o.shape[-2:]])  # type: ignore[no-any-return]
+
+
+def _check_tensors(**arguments: object) -> None:
+    for name, argument in arguments.items():
+        if not isinstance(argument, Tensor):
+            raise InvalidArgument.of(
+                name, f"{name} is a {type(argument).__name__}, must be a torch.Tensor"
+            )
 
 
 def _check_numbers(scale: object, dropout_p: object) -> None:
@@ -161,7 +172,7 @@ def _broadcast_leading(
 
 
 def _group(heads_q: int, heads_kv: int) -> int:
-    if heads_q % heads_kv:
+    if heads_kv == 0 or heads_q % heads_kv:
         raise InvalidArgument.of(
             "key.shape", f"{heads_kv} heads of key or value do not divide {heads_q} of query"
         )
@@ -180,7 +191,14 @@ def _four_dimensional_mask(mask: Tensor, leading: tuple[int, ...]) -> Tensor:
     if mask.dim() <= 4 and len(leading) <= 2:
         return mask
     if mask.dim() > 3 and any(extent != 1 for extent in mask.shape[:-3]):
-        mask = mask.expand(*leading[:-1], *mask.shape[-3:])
+        try:
+            mask = mask.expand(*leading[:-1], *mask.shape[-3:])
+        except RuntimeError as error:
+            raise InvalidArgument.of(
+                "attn_mask.shape",
+                f"attn_mask is {tuple(mask.shape)}, must broadcast to the leading dimensions "
+                f"{leading} of query, key and value",
+            ) from error
         return mask.flatten(0, -4)
     return mask.reshape(mask.shape[-3:])
 
