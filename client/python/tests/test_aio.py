@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 
 import numpy as np
 import pytest
@@ -22,6 +23,23 @@ def test_same_methods_with_the_same_signatures() -> None:
         asynchronous = inspect.signature(getattr(theria.aio.Client, name))
         assert blocking.parameters == asynchronous.parameters
         assert inspect.iscoroutinefunction(getattr(theria.aio.Client, name))
+
+
+def test_a_client_open_at_a_fork_forbids_others_in_the_child(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect_in_a_child() -> None:
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: -1)
+            await theria.aio.connect("127.0.0.1:1").close()
+
+    async def run() -> None:
+        async with theria.aio.Client(AsyncFakeServer(server)):
+            with pytest.raises(RuntimeError, match=r"open theria\.aio client"):
+                await connect_in_a_child()
+        await connect_in_a_child()
+
+    asyncio.run(run())
 
 
 def test_calls_and_store(server: FakeServer) -> None:
