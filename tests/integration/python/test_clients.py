@@ -151,7 +151,7 @@ def test_one_resident_tensor_lost_by_many_threads_at_once(
     expected = client.forward(q, k, v).o
     tensor = client.put(k)
     before = {info.handle for info in client.list()} - {tensor.handle}
-    client.delete(tensor)
+    client.delete(tensor.handle)  # the tensor itself would be without its source then
     results: list[Any] = []
     threads = [
         threading.Thread(target=lambda: results.append(client.forward(q, tensor, v).o))
