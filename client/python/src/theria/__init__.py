@@ -16,7 +16,8 @@ is drawn in `theria._errors`.
 
 from theria import aio
 from theria._arrays import ArrayLike
-from theria._client import Client, connect
+from theria._client import Client
+from theria._connect import connect
 from theria._errors import (
     AccessDenied,
     Cancelled,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from types import TracebackType
 from typing import Any
@@ -13,9 +12,6 @@ from typing_extensions import Self, Unpack
 from theria import _server_flows, _store_flows
 from theria._arrays import ArrayLike
 from theria._attention_flow import attention
-from theria._grpc import GrpcTransport
-from theria._grpc_channel import ChannelCredentials
-from theria._identity import Metadata, MetadataSource, Priority, Tls, channel_options
 from theria._operations import FORWARD, HVP, JVP, VJP
 from theria._options import CallOptions, Operand, milliseconds
 from theria._process import OfOneProcess
@@ -31,62 +27,10 @@ from theria._results import (
 )
 from theria._session import Session
 from theria._shared_memory import SharedRegion, share, unshare
-from theria._steps import Call, Deadline, Download, Flow, RetryPolicy, Sleep, T, Upload
+from theria._steps import Call, Deadline, Download, Flow, Sleep, T, Upload
 from theria._transport import Transport
 
-__all__ = ["Client", "connect"]
-
-
-def connect(
-    target: str,
-    *,
-    timeout: float | None = None,
-    retry: RetryPolicy | None = None,
-    credentials: ChannelCredentials | None = None,
-    metadata: Metadata = (),
-    tls: Tls | None = None,
-    token: str | None = None,
-    token_file: str | os.PathLike[str] | None = None,
-    priority: Priority = "normal",
-) -> Client:
-    """A client of the server at `target`.
-
-    Does not wait for the server: the first call connects, and retries as `retry` says while the
-    server is not there.
-
-    Args:
-        target: ``host:port`` (``[::1]:50051`` for IPv6) or ``unix:PATH``; gRPC's other names of
-            servers too, such as ``dns:///host:port``. There is no default port.
-        timeout: Seconds for each call that names none of its own; None for no limit.
-        retry: When to try again what failed with UNAVAILABLE.
-        credentials: gRPC's own, for what `tls` cannot say; None for plain text.
-        metadata: Sent with every request: pairs of a key (``[a-z0-9_.-]``) and a value, which is
-            printable ASCII, or bytes where the key ends in ``-bin``.
-        tls: For an encrypted connection.
-        token: Bearer token that proves the tenant: one line of printable ASCII without spaces.
-        token_file: File of that token, read again whenever it changes; not with `token`.
-        priority: Rank of this client's calls among those of its tenant that wait.
-
-    Raises:
-        InvalidArgument: A file of `tls` cannot be read or holds no PEM of its kind, `token` is no
-            token, `timeout` no number, `target` without a port or with one over 65535, a key or
-            value of `metadata` cannot be sent, or arguments exclude each other. For `token_file`,
-            each call says so.
-
-    Example:
-        >>> with theria.connect("localhost:50051") as client:
-        ...     r = client.forward(q, k, v, is_causal=True)
-        ...     g = client.vjp(q, k, v, o_bar, o=r.o, lse=r.lse, is_causal=True)
-    """
-    if tls is not None:
-        credentials = tls.credentials()
-    transport = GrpcTransport(
-        target,
-        credentials,
-        MetadataSource(metadata, token, token_file, priority),
-        channel_options(tls),
-    )
-    return Client(transport, Session(timeout, retry or RetryPolicy()))
+__all__ = ["Client"]
 
 
 class Client(OfOneProcess):

@@ -338,15 +338,15 @@ def attach(session: Session, deadline: Deadline, handle: str) -> Flow[ResidentTe
 def delete(session: Session, deadline: Deadline, tensor: ResidentTensor | str) -> Flow[None]:
     """Deletes one tensor, which then has no source: later uses of it do not bring it back."""
     request = pb.DeleteRequest(handle=_handle(tensor))
+    resident = tensor if isinstance(tensor, ResidentTensor) else None
     try:
         yield from retrying(session.retry, deadline, lambda timeout: Call(DELETE, request, timeout))
     except TensorMissing:
         # To others than its owner it is missing also where it lives on, as another tenant's.
-        for resident in _residents(tensor):
-            if resident.source is not None and resident.source.owner is session:
-                resident.source = None
+        if resident and resident.source and resident.source.owner is session:
+            resident.source = None
         raise
-    for resident in _residents(tensor):
+    if resident:
         resident.source = None
 
 
