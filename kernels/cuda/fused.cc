@@ -1,6 +1,7 @@
 #include "kernels/cuda/fused.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "kernels/cuda/attention/launch.h"
 #include "kernels/cuda/attention/params.h"
 #include "kernels/cuda/attention/sm90a/tensor_maps.h"
+#include "kernels/cuda/recompute/recompute.h"
 #include "kernels/cuda/registry.h"
 #include "kernels/cuda/runtime/cuda_check.h"
 #include "kernels/cuda/runtime/staging.h"
@@ -38,10 +40,27 @@ Arithmetic ArithmeticOf(DType dtype, Precision precision) {
   }
 }
 
-// Plain kernels know causal and window limits only and fold the scale into the exponential.
-bool IsGeneral(const AttentionProblem& problem, const AttentionOptions& options) {
+// Whether probabilities are rounded to so few bits that a saved lse can be exact enough for them.
+bool RoundsProbabilities(Arithmetic arithmetic) {
+  return arithmetic != Arithmetic::kFloat32 && arithmetic != Arithmetic::kFloat64;
+}
+
+bool LacksTangent(const AttentionInputs& inputs) {
+  return !inputs.q_dot.has_value() || !inputs.k_dot.has_value() || !inputs.v_dot.has_value();
+}
+
+// Plain kernels know causal and window limits only and fold the scale into the exponential. Those
+// for absent tangents are general, and all kernels of a call are of one kind (params.h).
+bool IsGeneral(const AttentionProblem& problem, const AttentionInputs& inputs) {
+  const AttentionOptions& options = inputs.options;
   return options.mask.has_value() || options.dropout.probability > 0.0 ||
-         !(static_cast<float>(problem.scale) > 1e-30f);
+         !(static_cast<float>(problem.scale) > 1e-30f) ||
+         (problem.operation == Operation::kHvp && LacksTangent(inputs));
+}
+
+// Whether there can be pairs that take no part, which only tensor cores multiply.
+bool ForbidsPairs(const AttentionOptions& options) {
+  return options.is_causal || options.window.has_value() || options.mask.has_value();
 }
 
 std::vector<KernelKind> KindsOf(Operation operation) {
@@ -71,10 +90,11 @@ class FusedRun {
         workspace_(workspace),
         staging_(workspace),
         arithmetic_(ArithmeticOf(problem.dtype, inputs.options.precision)),
-        general_(IsGeneral(problem, inputs.options)) {}
+        general_(IsGeneral(problem, inputs)) {}
 
   absl::StatusOr<std::string> Enqueue() {
     THERIA_RETURN_IF_ERROR(BindProblem());
+    if (ForbidsPairs(inputs_.options)) THERIA_RETURN_IF_ERROR(ProvideNanFlags());
     switch (problem_.operation) {
       case Operation::kForward:
         THERIA_RETURN_IF_ERROR(Forward());
@@ -89,6 +109,7 @@ class FusedRun {
         THERIA_RETURN_IF_ERROR(Hvp());
         break;
     }
+    THERIA_RETURN_IF_ERROR(Recompute());
     THERIA_RETURN_IF_ERROR(staging_.Finish());
     return names_;
   }
@@ -106,6 +127,7 @@ class FusedRun {
         static_cast<std::int32_t>(PaddedColumns(problem_.head_dim_v, problem_.dtype));
     params_.scale = problem_.scale;
     params_.score_mod = MakeScoreMod(problem_, inputs_.options);
+    params_.general = general_;
     THERIA_RETURN_IF_ERROR(Bind(inputs_.q, &params_.q));
     THERIA_RETURN_IF_ERROR(Bind(inputs_.k, &params_.k));
     THERIA_RETURN_IF_ERROR(Bind(inputs_.v, &params_.v));
@@ -148,15 +170,14 @@ class FusedRun {
     return buffer;
   }
 
-  // The variant that serves this problem; null if there is none.
-  const KernelVariant* Find(KernelKind kind) const {
+  // // The variant that serves this problem; null if there is none. `may_map`: false for one that
+  // needs no tensor maps.
+  const KernelVariant* Find(KernelKind kind, bool may_map = true) const {
     KernelKey key = {kind, arithmetic_,
                      static_cast<int>(std::max(params_.head_dim, params_.head_dim_v)), general_,
                      TangentSet::kAll};
     if (HasTangents(kind)) {
-      const bool inputs_move =
-          inputs_.q_dot.has_value() && inputs_.k_dot.has_value() && inputs_.v_dot.has_value();
-      if (general_ || !inputs_move) {
+      if (general_ || LacksTangent(inputs_)) {
         key.general = true;
         key.tangents = TangentSet::kSome;
       } else if (kind != KernelKind::kJvp && !inputs_.o_bar_dot.has_value()) {
@@ -165,142 +186,202 @@ class FusedRun {
     }
     return kernels_.Find(key, {.length = std::max(problem_.seq_q, problem_.seq_kv),
                                .is_causal = inputs_.options.is_causal,
-                               .mapped = sm90a::CanMap(params_)});
+                               .mapped = may_map && sm90a::CanMap(params_)});
   }
 
-  absl::Status Launch(KernelKind kind) {
-    const KernelVariant* variant = Find(kind);
-    if (variant == nullptr) return absl::InternalError("a kernel that was announced is missing");
-    if (!names_.empty()) names_ += '+';
-    names_ += variant->name;
-    return CudaStatus(LaunchKernel(*variant, params_, workspace_->stream()), variant->name);
-  }
+  // absl::Status Launch(KernelKind kind) {
+  const KernelVariant* variant = Find(kind);
+  if (variant != nullptr) params_.nan_flags = NextNanFlags(variant->key_rows);
+  return Launch(variant);
+}
 
-  absl::Status Forward() {
-    THERIA_RETURN_IF_ERROR(Bind(outputs_.o, &params_.o_out));
-    THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse, &params_.lse));
-    return Launch(KernelKind::kForward);
-  }
+absl::Status
+Launch(const KernelVariant* variant) {
+  if (variant == nullptr) return absl::InternalError("a kernel that was announced is missing");
+  if (!names_.empty()) names_ += '+';
+  names_ += variant->name;
+  return CudaStatus(LaunchKernel(*variant, params_, workspace_->stream()), variant->name);
+}
 
-  absl::Status Jvp() {
-    THERIA_RETURN_IF_ERROR(Bind(outputs_.o, &params_.o_out));
-    THERIA_RETURN_IF_ERROR(Bind(outputs_.o_dot, &params_.o_dot_out));
-    THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse, &params_.lse));
-    THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse_dot, &params_.lse_dot));
-    return Launch(KernelKind::kJvp);
-  }
+// The row sums alone, of the rows whose saved lse is not exact enough. Most blocks find no such row
+// and return at once, which costs least where several share a multiprocessor: hence no tensor
+// maps. Both generations sum products alike, bit for bit (docs/decisions/0009).
+absl::Status LaunchRowSums() {
+  params_.nan_flags = nullptr;
+  return Launch(Find(KernelKind::kForward, /*may_map=*/false));
+}
 
-  // The earlier forward's o and lse where given, its results else.
-  absl::Status ProvideForward() {
-    if (!inputs_.o.has_value()) {
-      const absl::StatusOr<MutableTensorView> o = OutputOrBuffer(outputs_.o, "o");
-      if (!o.ok()) return o.status();
-      const absl::StatusOr<MutableTensorView> lse = OutputOrBuffer(outputs_.lse, "lse");
-      if (!lse.ok()) return lse.status();
-      THERIA_RETURN_IF_ERROR(Bind(*o, &params_.o_out));
-      THERIA_RETURN_IF_ERROR(BindStatistics(*lse, &params_.lse));
-      THERIA_RETURN_IF_ERROR(Launch(KernelKind::kForward));
-      Reread(params_.o_out, &params_.o);
-      return absl::OkStatus();
-    }
-    THERIA_RETURN_IF_ERROR(Bind(inputs_.o, &params_.o));
-    const absl::StatusOr<void*> lse = staging_.InputStatistics(*inputs_.lse);
-    if (!lse.ok()) return lse.status();
-    params_.lse = *lse;
-    if (outputs_.o.has_value()) {
-      THERIA_CUDA_RETURN_IF_ERROR(CopyStrided(*outputs_.o, *inputs_.o, workspace_->stream()));
-    }
-    if (outputs_.lse.has_value()) {
-      THERIA_CUDA_RETURN_IF_ERROR(CopyStrided(*outputs_.lse, *inputs_.lse, workspace_->stream()));
-    }
-    return absl::OkStatus();
-  }
+// Room for the flags of two kernels of queries and two of keys, the most that a call launches
+// with outputs that may be spoiled.
+absl::Status ProvideNanFlags() {
+  const std::int64_t of_queries = problem_.batch * problem_.heads_q * NanGroups(problem_.seq_q);
+  const std::int64_t of_keys = problem_.batch * problem_.heads_kv * NanGroups(problem_.seq_kv);
+  const absl::StatusOr<void*> flags = workspace_->Allocate(
+      static_cast<std::size_t>(2 * (of_queries + of_keys)) * sizeof(std::uint32_t));
+  if (!flags.ok()) return flags.status();
+  auto* words = static_cast<std::uint32_t*>(*flags);
+  nan_flags_ = {words, words + of_queries, words + 2 * of_queries,
+                words + 2 * of_queries + of_keys};
+  return absl::OkStatus();
+}
 
-  // o, lse and their tangents: one JVP gives all four.
-  absl::Status ProvideJvp() {
+// Where the next kernel notes NaN; null where none can be false.
+std::uint32_t* NextNanFlags(bool key_rows) {
+  if (nan_flags_[0] == nullptr) return nullptr;
+  const std::uint32_t** used = key_rows ? recompute_.key_flags : recompute_.query_flags;
+  const int index = used[0] == nullptr ? 0 : 1;
+  std::uint32_t* flags = nan_flags_[(key_rows ? 2 : 0) + index];
+  used[index] = flags;
+  return flags;
+}
+
+absl::Status Recompute() {
+  if (nan_flags_[0] == nullptr) return absl::OkStatus();
+  recompute_.attention = params_;
+  return CudaStatus(LaunchRecompute(recompute_, problem_.dtype, workspace_->stream()),
+                    "recomputation");
+}
+
+absl::Status Forward() {
+  THERIA_RETURN_IF_ERROR(Bind(outputs_.o, &params_.o_out));
+  THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse, &params_.lse));
+  return Launch(KernelKind::kForward);
+}
+
+absl::Status Jvp() {
+  THERIA_RETURN_IF_ERROR(Bind(outputs_.o, &params_.o_out));
+  THERIA_RETURN_IF_ERROR(Bind(outputs_.o_dot, &params_.o_dot_out));
+  THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse, &params_.lse));
+  THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse_dot, &params_.lse_dot));
+  return Launch(KernelKind::kJvp);
+}
+
+absl::Status ProvideRowSums() {
+  const auto rows = static_cast<std::size_t>(problem_.batch * problem_.heads_q * problem_.seq_q);
+  const absl::StatusOr<void*> sums =
+      workspace_->Allocate(2 * rows * ItemSizeBytes(StatisticsDType(problem_.dtype)));
+  if (sums.ok()) params_.row_sums = *sums;
+  return sums.status();
+}
+
+// o and the row sums. An earlier forward's o is used where given, and its lse for the rows where
+// that is exact enough; the row sums of the others are computed again.
+absl::Status ProvideForward() {
+  THERIA_RETURN_IF_ERROR(ProvideRowSums());
+  if (!inputs_.o.has_value()) {
     const absl::StatusOr<MutableTensorView> o = OutputOrBuffer(outputs_.o, "o");
     if (!o.ok()) return o.status();
-    const absl::StatusOr<MutableTensorView> o_dot = OutputOrBuffer(outputs_.o_dot, "o_dot");
-    if (!o_dot.ok()) return o_dot.status();
-    const absl::StatusOr<MutableTensorView> lse = OutputOrBuffer(outputs_.lse, "lse");
-    if (!lse.ok()) return lse.status();
-    const absl::StatusOr<MutableTensorView> lse_dot = OutputOrBuffer(outputs_.lse_dot, "lse_dot");
-    if (!lse_dot.ok()) return lse_dot.status();
     THERIA_RETURN_IF_ERROR(Bind(*o, &params_.o_out));
-    THERIA_RETURN_IF_ERROR(Bind(*o_dot, &params_.o_dot_out));
-    THERIA_RETURN_IF_ERROR(BindStatistics(*lse, &params_.lse));
-    THERIA_RETURN_IF_ERROR(BindStatistics(*lse_dot, &params_.lse_dot));
-    THERIA_RETURN_IF_ERROR(Launch(KernelKind::kJvp));
+    THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse, &params_.lse));
+    THERIA_RETURN_IF_ERROR(Launch(KernelKind::kForward));
     Reread(params_.o_out, &params_.o);
-    Reread(params_.o_dot_out, &params_.o_dot);
     return absl::OkStatus();
   }
-
-  static void Reread(const OutputRows& written, InputRows* rows) {
-    *rows = {written.data, written.batch_stride, written.head_stride, written.row_stride};
+  if (RoundsProbabilities(arithmetic_)) {
+    const absl::StatusOr<void*> lse = staging_.InputStatistics(*inputs_.lse);
+    if (!lse.ok()) return lse.status();
+    params_.saved_lse = *lse;
   }
-
-  absl::Status ProvideStatistics() {
-    const std::size_t accumulator_bytes = ItemSizeBytes(StatisticsDType(problem_.dtype));
-    const auto rows = static_cast<std::size_t>(problem_.batch * problem_.heads_q *
-                                               StatisticsRows(problem_.seq_q));
-    const absl::StatusOr<void*> statistics = workspace_->Allocate(rows * 4 * accumulator_bytes);
-    if (!statistics.ok()) return statistics.status();
-    params_.statistics = *statistics;
-    return CudaStatus(LaunchStatistics(arithmetic_, params_, workspace_->stream()),
-                      "row statistics");
+  THERIA_RETURN_IF_ERROR(LaunchRowSums());
+  THERIA_RETURN_IF_ERROR(Bind(inputs_.o, &params_.o));
+  if (outputs_.o.has_value()) {
+    THERIA_CUDA_RETURN_IF_ERROR(CopyStrided(*outputs_.o, *inputs_.o, workspace_->stream()));
   }
-
-  absl::Status BindGradients() {
-    THERIA_RETURN_IF_ERROR(Bind(outputs_.q_bar, &params_.q_bar));
-    THERIA_RETURN_IF_ERROR(Bind(outputs_.k_bar, &params_.k_bar));
-    return Bind(outputs_.v_bar, &params_.v_bar);
+  if (outputs_.lse.has_value()) {
+    THERIA_CUDA_RETURN_IF_ERROR(CopyStrided(*outputs_.lse, *inputs_.lse, workspace_->stream()));
   }
+  return absl::OkStatus();
+}
 
-  absl::Status Vjp() {
-    const bool wants_keys = outputs_.k_bar.has_value() || outputs_.v_bar.has_value();
-    THERIA_RETURN_IF_ERROR(ProvideForward());
-    THERIA_RETURN_IF_ERROR(BindGradients());
-    if (!wants_keys && !outputs_.q_bar.has_value()) return absl::OkStatus();
-    THERIA_RETURN_IF_ERROR(ProvideStatistics());
-    if (outputs_.q_bar.has_value()) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpQueries));
-    if (wants_keys) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpKeys));
-    return absl::OkStatus();
+// o, the row sums and their tangents: one JVP gives them all.
+absl::Status ProvideJvp() {
+  THERIA_RETURN_IF_ERROR(ProvideRowSums());
+  const absl::StatusOr<MutableTensorView> o = OutputOrBuffer(outputs_.o, "o");
+  if (!o.ok()) return o.status();
+  const absl::StatusOr<MutableTensorView> o_dot = OutputOrBuffer(outputs_.o_dot, "o_dot");
+  if (!o_dot.ok()) return o_dot.status();
+  const absl::StatusOr<MutableTensorView> lse_dot = OutputOrBuffer(outputs_.lse_dot, "lse_dot");
+  if (!lse_dot.ok()) return lse_dot.status();
+  THERIA_RETURN_IF_ERROR(Bind(*o, &params_.o_out));
+  THERIA_RETURN_IF_ERROR(Bind(*o_dot, &params_.o_dot_out));
+  THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse, &params_.lse));
+  THERIA_RETURN_IF_ERROR(BindStatistics(*lse_dot, &params_.lse_dot));
+  THERIA_RETURN_IF_ERROR(Launch(KernelKind::kJvp));
+  Reread(params_.o_out, &params_.o);
+  Reread(params_.o_dot_out, &params_.o_dot);
+  return absl::OkStatus();
+}
+
+static void Reread(const OutputRows& written, InputRows* rows) {
+  *rows = {written.data, written.batch_stride, written.head_stride, written.row_stride};
+}
+
+absl::Status ProvideStatistics() {
+  const std::size_t accumulator_bytes = ItemSizeBytes(StatisticsDType(problem_.dtype));
+  const auto rows =
+      static_cast<std::size_t>(problem_.batch * problem_.heads_q * StatisticsRows(problem_.seq_q));
+  const absl::StatusOr<void*> statistics =
+      workspace_->Allocate(rows * 5 * accumulator_bytes + rows / kStatisticsRowsPerBlock);
+  if (!statistics.ok()) return statistics.status();
+  auto* bytes = static_cast<std::uint8_t*>(*statistics);
+  params_.statistics = bytes;
+  params_.inverse_sums = bytes + rows * 4 * accumulator_bytes;
+  params_.unfolded = bytes + rows * 5 * accumulator_bytes;
+  return CudaStatus(LaunchStatistics(arithmetic_, params_, workspace_->stream()), "row statistics");
+}
+
+absl::Status BindGradients() {
+  THERIA_RETURN_IF_ERROR(Bind(outputs_.q_bar, &params_.q_bar));
+  THERIA_RETURN_IF_ERROR(Bind(outputs_.k_bar, &params_.k_bar));
+  return Bind(outputs_.v_bar, &params_.v_bar);
+}
+
+absl::Status Vjp() {
+  const bool wants_keys = outputs_.k_bar.has_value() || outputs_.v_bar.has_value();
+  THERIA_RETURN_IF_ERROR(ProvideForward());
+  THERIA_RETURN_IF_ERROR(BindGradients());
+  if (!wants_keys && !outputs_.q_bar.has_value()) return absl::OkStatus();
+  THERIA_RETURN_IF_ERROR(ProvideStatistics());
+  if (outputs_.q_bar.has_value()) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpQueries));
+  if (wants_keys) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpKeys));
+  return absl::OkStatus();
+}
+
+absl::Status Hvp() {
+  const bool wants_keys = outputs_.k_bar.has_value() || outputs_.v_bar.has_value();
+  const bool wants_keys_dot = outputs_.k_bar_dot.has_value() || outputs_.v_bar_dot.has_value();
+  THERIA_RETURN_IF_ERROR(ProvideJvp());
+  THERIA_RETURN_IF_ERROR(BindGradients());
+  THERIA_RETURN_IF_ERROR(Bind(outputs_.q_bar_dot, &params_.q_bar_dot));
+  THERIA_RETURN_IF_ERROR(Bind(outputs_.k_bar_dot, &params_.k_bar_dot));
+  THERIA_RETURN_IF_ERROR(Bind(outputs_.v_bar_dot, &params_.v_bar_dot));
+  THERIA_RETURN_IF_ERROR(ProvideStatistics());
+  if (outputs_.q_bar_dot.has_value()) {
+    THERIA_RETURN_IF_ERROR(Launch(KernelKind::kHvpQueries));  // gives q_bar too
+  } else if (outputs_.q_bar.has_value()) {
+    THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpQueries));
   }
+  if (wants_keys_dot) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kHvpKeys));
+  const KernelVariant* hvp_keys = Find(KernelKind::kHvpKeys);
+  const bool keys_done =
+      wants_keys_dot && hvp_keys != nullptr &&
+      HvpKeysHasPrimal(static_cast<int>(ItemSizeBytes(problem_.dtype)), hvp_keys->key.dim);
+  if (wants_keys && !keys_done) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpKeys));
+  return absl::OkStatus();
+}
 
-  absl::Status Hvp() {
-    const bool wants_keys = outputs_.k_bar.has_value() || outputs_.v_bar.has_value();
-    const bool wants_keys_dot = outputs_.k_bar_dot.has_value() || outputs_.v_bar_dot.has_value();
-    THERIA_RETURN_IF_ERROR(ProvideJvp());
-    THERIA_RETURN_IF_ERROR(BindGradients());
-    THERIA_RETURN_IF_ERROR(Bind(outputs_.q_bar_dot, &params_.q_bar_dot));
-    THERIA_RETURN_IF_ERROR(Bind(outputs_.k_bar_dot, &params_.k_bar_dot));
-    THERIA_RETURN_IF_ERROR(Bind(outputs_.v_bar_dot, &params_.v_bar_dot));
-    THERIA_RETURN_IF_ERROR(ProvideStatistics());
-    if (outputs_.q_bar_dot.has_value()) {
-      THERIA_RETURN_IF_ERROR(Launch(KernelKind::kHvpQueries));  // gives q_bar too
-    } else if (outputs_.q_bar.has_value()) {
-      THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpQueries));
-    }
-    if (wants_keys_dot) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kHvpKeys));
-    const KernelVariant* hvp_keys = Find(KernelKind::kHvpKeys);
-    const bool keys_done =
-        wants_keys_dot && hvp_keys != nullptr &&
-        HvpKeysHasPrimal(static_cast<int>(ItemSizeBytes(problem_.dtype)), hvp_keys->key.dim);
-    if (wants_keys && !keys_done) THERIA_RETURN_IF_ERROR(Launch(KernelKind::kVjpKeys));
-    return absl::OkStatus();
-  }
-
-  const AttentionProblem& problem_;
-  const AttentionInputs& inputs_;
-  const AttentionOutputs& outputs_;
-  const KernelChooser& kernels_;
-  Workspace* workspace_;
-  Staging staging_;
-  Arithmetic arithmetic_;
-  bool general_;
-  AttentionParams params_ = {};
-  std::string names_;
+const AttentionProblem& problem_;
+const AttentionInputs& inputs_;
+const AttentionOutputs& outputs_;
+const KernelChooser& kernels_;
+Workspace* workspace_;
+Staging staging_;
+Arithmetic arithmetic_;
+bool general_;
+AttentionParams params_ = {};
+std::array<std::uint32_t*, 4> nan_flags_ = {};
+RecomputeParams recompute_ = {};
+std::string names_;
 };
 
 }  // namespace

@@ -90,12 +90,20 @@ class Tf32Products(TorchDispatchMode):
 
 
 class ExplicitAttention:
-    """o and lse as a function of q, k, v, with the options bound."""
+    """o and lse as a function of q, k, v, with the options bound.
 
-    def __init__(self, q: torch.Tensor, k: torch.Tensor, options: Options) -> None:
+    `forbidden` is [batch, heads_q, seq_q, seq_kv]; `bias` (added where not forbidden) and `zeros`
+    (Z of the operator contract) broadcast to it, or are None.
+    """
+
+    def __init__(
+        self, q: torch.Tensor, k: torch.Tensor, options: Options, scaled: str = "q"
+    ) -> None:
+        """`scaled`: what the scale multiplies, "q", "k" or "scores"; it rounds differently."""
+        self._scaled = scaled
         rows, columns = q.shape[2], k.shape[2]
-        self._group = q.shape[1] // k.shape[1]
-        self._scale = q.shape[3] ** -0.5 if options.scale is None else options.scale
+        self.group = q.shape[1] // k.shape[1]
+        self.scale = q.shape[3] ** -0.5 if options.scale is None else options.scale
         i = torch.arange(rows, device="cuda").view(rows, 1)
         j = torch.arange(columns, device="cuda").view(1, columns)
         allowed = torch.ones(rows, columns, dtype=torch.bool, device="cuda")
@@ -108,31 +116,36 @@ class ExplicitAttention:
             allowed &= j <= i + right
         shape = (q.shape[0], q.shape[1], rows, columns)
         allowed = allowed.expand(shape)
-        self._bias: torch.Tensor | None = None
+        self.bias: torch.Tensor | None = None
         if options.mask is not None:
-            if options.mask.dtype == torch.bool:
+            if options.mask.dtype is torch.bool:
                 allowed = allowed & options.mask
             else:
                 allowed = allowed & (options.mask != -torch.inf)
-                self._bias = options.mask.masked_fill(options.mask == -torch.inf, 0.0)
-        self._forbidden = ~allowed
+                self.bias = options.mask.masked_fill(options.mask == -torch.inf, 0.0)
+        self.forbidden = ~allowed
         self._dead = ~allowed.any(-1, keepdim=True)
-        self._zeros = dropout_matrix(shape, options)
+        self.zeros = dropout_matrix(shape, options)
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """[.., seq_q, head_dim_v] and [.., seq_q], in the dtype of q."""
-        k = k.repeat_interleave(self._group, dim=1)
-        v = v.repeat_interleave(self._group, dim=1)
-        s = (q * self._scale) @ k.transpose(-1, -2)
-        if self._bias is not None:
-            s = s + self._bias.to(s.dtype)
-        s = s.masked_fill(self._forbidden, -torch.inf).masked_fill(self._dead, 0.0)
+        k = k.repeat_interleave(self.group, dim=1)
+        v = v.repeat_interleave(self.group, dim=1)
+        if self._scaled == "q":
+            s = (q * self.scale) @ k.mT
+        elif self._scaled == "k":
+            s = q @ (k * self.scale).mT
+        else:
+            s = (q @ k.mT) * self.scale
+        if self.bias is not None:
+            s = s + self.bias.to(s.dtype)
+        s = s.masked_fill(self.forbidden, -torch.inf).masked_fill(self._dead, 0.0)
         p = torch.softmax(s, dim=-1).masked_fill(self._dead, 0.0)
         lse = torch.logsumexp(s, dim=-1).masked_fill(self._dead[..., 0], -torch.inf)
-        if self._zeros is not None:
-            p = p * self._zeros.to(p.dtype)
+        if self.zeros is not None:
+            p = p * self.zeros.to(p.dtype)
         return p @ v, lse
 
 
@@ -141,13 +154,17 @@ def explicit_outputs(
     inputs: Mapping[str, torch.Tensor | None],
     options: Options,
     dtype: torch.dtype,
+    scaled: str = "q",
 ) -> dict[str, torch.Tensor]:
-    """All outputs of `operation`, computed and differentiated in `dtype`; absent tangents are 0."""
+    """All outputs of `operation`, computed and differentiated in `dtype`; absent tangents are 0.
+
+    `scaled`: as for `ExplicitAttention`.
+    """
     given = {name: None if x is None else x.to(dtype) for name, x in inputs.items()}
     primals = tuple(given[name] for name in ("q", "k", "v"))
     q, k, v = primals
     assert q is not None and k is not None and v is not None
-    attention = ExplicitAttention(q, k, options)
+    attention = ExplicitAttention(q, k, options, scaled)
 
     def or_zero(name: str, like: torch.Tensor) -> torch.Tensor:
         x = given.get(name)

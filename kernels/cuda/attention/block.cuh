@@ -151,6 +151,38 @@ __device__ __forceinline__ void StoreRows(
   }
 }
 
+// Notes for each group of rows of a warp whether any accumulator is NaN. `plane`: batch and head of
+// the tensor whose rows these are, as one number; `slice` of `slices`: the columns. All lanes call
+// it.
+template <int kRowTiles, int kBlocks, typename Accumulator, typename... Tiles>
+__device__ __forceinline__ void NoteNans(std::uint32_t* flags, std::int64_t plane, int row,
+                                         int row_end, int slice, int slices,
+                                         const Accumulator (&c)[kRowTiles][kBlocks][4],
+                                         const Tiles&... others) {
+  if (flags == nullptr) return;
+#pragma unroll
+  for (int tile = 0; tile < kRowTiles; ++tile) {
+    bool seen = false;
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        seen |= c[tile][block][e] != c[tile][block][e];
+        ((seen |= others[tile][block][e] != others[tile][block][e]), ...);
+      }
+    }
+    seen = __any_sync(0xffffffffu, seen);
+    const int at = row + tile * 16;
+    if (threadIdx.x % 32 != 0 || at >= row_end) continue;
+    auto* bytes =
+        reinterpret_cast<std::uint8_t*>(flags + plane * NanGroups(row_end) + at / kNanGroupRows);
+    bytes[slice] = seen;
+    for (int unused = slice == 0 ? slices : kNanSlices; unused < kNanSlices; ++unused) {
+      bytes[unused] = 0;
+    }
+  }
+}
+
 // Writes value(tile, half), the same in the four lanes that share a row, to rows row.. below seq_q
 // of one head of [batch, heads_q, seq_q] statistics. Nothing if `data` is null.
 template <typename Accumulator, int kRowTiles, typename Value>

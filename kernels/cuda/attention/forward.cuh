@@ -4,6 +4,7 @@
 #include "kernels/cuda/attention/block.cuh"
 #include "kernels/cuda/attention/online_softmax.cuh"
 #include "kernels/cuda/attention/products.cuh"
+#include "kernels/cuda/attention/saved_lse.cuh"
 #include "kernels/cuda/attention/tile_config.h"
 
 namespace theria::cuda {
@@ -15,7 +16,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   using Mma = typename Tiling::Mma;
   using Accumulator = typename Tiling::Accumulator;
   constexpr int kBytes = sizeof(typename Tiling::Element);
-  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
 
   extern __shared__ __align__(16) unsigned char shared_memory[];
   const std::uint32_t q_tile = sm80::SharedAddress(shared_memory);
@@ -25,6 +25,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const BlockWork work = FindWork<true>(params.heads_q, Tiling::kSlices, tiles);
   const int head_kv = work.head / params.group;
   const int row = work.tile * Tiling::kRows;
+  if (!NeedsRows<Mma>(params, work.batch, work.head, row, Tiling::kRows)) return;
   const int warp_row = threadIdx.x / 32 * Tiling::kWarpRows;
   const KeySpan keys = KeysOfQueries(params, row, min(row + Tiling::kRows, params.seq_q) - 1);
   const int first = keys.begin / Tiling::kColumns * Tiling::kColumns;
@@ -37,8 +38,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
 
   Accumulator o[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
   Clear(o);
-  OnlineSoftmax<Mma, Tiling::kRowTiles> softmax(
-      Tiling::kGeneral ? Accumulator(1) : static_cast<Accumulator>(params.scale) * kLog2E);
+  OnlineSoftmax<Mma, Tiling::kRowTiles, Tiling::kGeneral> softmax(
+      Log2Scale<Tiling::kGeneral>(static_cast<Accumulator>(params.scale)));
 
   StreamTiles<Tiling>(
       stages, steps, IsIdle<Tiling>(row + warp_row, params.seq_q),
@@ -66,6 +67,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
             o[tile][block][2 * half + 1] *= factor;
           }
         });
+        if (params.o_out.data == nullptr) return;
         if (dropout) {
           KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
           kept.template Draw<false>(params, position);
@@ -76,6 +78,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
       });
 
   softmax.Finish();
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_q + work.head, row + warp_row,
+           params.seq_q, work.slice, Tiling::kSlices, o);
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
   if (params.o_out.data != nullptr) {
     StoreRows<Mma>(params.o_out, work.batch, work.head, row + warp_row, params.seq_q,
@@ -86,6 +90,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
     StoreRowValues<Accumulator, Tiling::kRowTiles>(
         params.lse, params, work.batch, work.head, row + warp_row,
         [&](int tile, int half) { return softmax.LogSumExp(tile, half); });
+    StoreRowValues<SoftmaxSum<Accumulator>, Tiling::kRowTiles>(
+        params.row_sums, params, work.batch, work.head, row + warp_row,
+        [&](int tile, int half) { return softmax.Sum(tile, half); });
   }
 }
 

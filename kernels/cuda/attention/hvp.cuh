@@ -22,7 +22,9 @@ __device__ __forceinline__ void AddProductAndTangent(
     typename Tiling::Accumulator (&c)[kRowTiles][kBlocks][4],
     typename Tiling::Accumulator (&c_dot)[kRowTiles][kBlocks][4], std::uint32_t a, std::uint32_t b,
     std::uint32_t a_dot, std::uint32_t b_dot, bool has_a_dot, bool has_b_dot) {
-  using Mma = typename Tiling::Mma;
+  // The same sums as where rows are queries, bit for bit: P is rebuilt from row sums of theirs.
+  using Mma =
+      std::conditional_t<Tiling::kKeyRows, typename Tiling::Mma::Transposed, typename Tiling::Mma>;
   if constexpr (kKnown) {
     AddRowsByRowsWithTangent<Mma, Tiling::kTileDim, Tiling::kStride, kHasADot, kHasBDot>(
         c, c_dot, a, b, a_dot, b_dot);
@@ -43,7 +45,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   constexpr int kTile = Tiling::kColumnTileBytes;
   constexpr int kOutputTile = Tiling::kChunked ? Tiling::kOutputTileBytes : kTile;
   constexpr bool kKnown = kTangents != TangentSet::kSome;
-  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
 
   extern __shared__ __align__(16) unsigned char shared_memory[];
   const std::uint32_t q_tile = sm80::SharedAddress(shared_memory);
@@ -67,7 +68,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const bool wants_primal = params.q_bar.data != nullptr;
   const Accumulator scale = static_cast<Accumulator>(params.scale);
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
-  const Accumulator log2_scale = Tiling::kGeneral ? Accumulator(1) : scale * kLog2E;
+  const Accumulator log2_scale = Log2Scale<Tiling::kGeneral>(scale);
 
   const auto load_rows = [&](int from) {
     const auto load = [&](int index, const InputRows& rows, int columns) {
@@ -168,10 +169,10 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
           for (int block = 0; block < Tiling::kColumnBlocks; ++block) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-              const auto score = Differentiate<Mma>(s[tile][block][e], s_dot[tile][block][e],
-                                                    p_bar[tile][block][e] * kept_scale,
-                                                    p_bar_dot[tile][block][e] * kept_scale,
-                                                    log2_scale, scale, statistics[tile][e / 2]);
+              const auto score = Differentiate<Mma, Tiling::kGeneral>(
+                  s[tile][block][e], s_dot[tile][block][e], p_bar[tile][block][e] * kept_scale,
+                  p_bar_dot[tile][block][e] * kept_scale, log2_scale, scale,
+                  statistics[tile][e / 2]);
               s[tile][block][e] = score.s_bar;
               s_dot[tile][block][e] = score.s_bar_dot;
             }
@@ -187,11 +188,16 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         }
       });
 
+  Accumulator inverse_sums[Tiling::kRowTiles][2];
+  ReadInverseSums(params, work.batch, work.head, row + warp_row, inverse_sums);
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_q + work.head, row + warp_row,
+           params.seq_q, work.slice, Tiling::kSlices, q_bar, q_bar_dot);
   const auto store = [&](const OutputRows& rows, const auto& x) {
     if (rows.data == nullptr) return;
     StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_q,
-                   work.slice * Tiling::kSlice, params.head_dim, x,
-                   [&](int, int) { return scale; });
+                   work.slice * Tiling::kSlice, params.head_dim, x, [&](int tile, int half) {
+                     return scale * FactorOfDerivatives(inverse_sums[tile][half]);
+                   });
   };
   store(params.q_bar, q_bar);
   store(params.q_bar_dot, q_bar_dot);
@@ -211,7 +217,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   constexpr int kOutputTile = Tiling::kChunked ? Tiling::kOutputTileBytes : kTile;
   constexpr bool kKnown = kTangents != TangentSet::kSome;
   constexpr bool kPrimal = HvpKeysHasPrimal(kBytes, Tiling::kDim);
-  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
 
   extern __shared__ __align__(16) unsigned char shared_memory[];
   const std::uint32_t k_tile = sm80::SharedAddress(shared_memory);
@@ -235,7 +240,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
       kPrimal && (params.k_bar.data != nullptr || params.v_bar.data != nullptr);
   const Accumulator scale = static_cast<Accumulator>(params.scale);
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
-  const Accumulator log2_scale = Tiling::kGeneral ? Accumulator(1) : scale * kLog2E;
+  const Accumulator log2_scale = Log2Scale<Tiling::kGeneral>(scale);
 
   const auto load_rows = [&](int from) {
     const auto load = [&](int index, const InputRows& rows, int columns) {
@@ -259,6 +264,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   };
   if constexpr (!Tiling::kChunked) load_rows(0);
 
+  const bool unfolded = HasUnfoldedRows(params, work.batch, work.head);
   constexpr int kPrimalTiles = kPrimal ? Tiling::kRowTiles : 1;
   constexpr int kPrimalBlocks = kPrimal ? Tiling::kSliceBlocks : 1;
   Accumulator k_bar[kPrimalTiles][kPrimalBlocks][4];
@@ -348,7 +354,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
               for (int tile = 0; tile < Tiling::kRowTiles; ++tile) {
 #pragma unroll
                 for (int e = side; e < 4; e += 2) {
-                  const auto score = Differentiate<Mma>(
+                  const auto score = Differentiate<Mma, Tiling::kGeneral>(
                       s[tile][block][e], s_dot[tile][block][e], p_bar[tile][block][e] * kept_scale,
                       p_bar_dot[tile][block][e] * kept_scale, log2_scale, scale, of_row);
                   s[tile][block][e] = score.p;
@@ -358,6 +364,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
                 }
               }
             });
+        if (unfolded) {
+          const Accumulator* sums =
+              InverseSumsOfHead<Accumulator>(params, work.batch, head) + column;
+          ScaleProbabilities(sums, s);
+          ScaleDerivatives(sums, s_dot, p_bar, p_bar_dot);
+        }
         if (dropout) {
           kept.Apply(s);
           kept.Apply(s_dot);
@@ -383,6 +395,14 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         }
       });
 
+  const std::int64_t plane = std::int64_t{work.batch} * params.heads_kv + work.head;
+  if constexpr (kPrimal) {
+    NoteNans(params.nan_flags, plane, row + warp_row, params.seq_kv, work.slice, Tiling::kSlices,
+             k_bar_dot, v_bar_dot, k_bar, v_bar);
+  } else {
+    NoteNans(params.nan_flags, plane, row + warp_row, params.seq_kv, work.slice, Tiling::kSlices,
+             k_bar_dot, v_bar_dot);
+  }
   const auto store = [&](const OutputRows& rows, int columns, const auto& x, Accumulator factor) {
     if (rows.data == nullptr) return;
     StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_kv,

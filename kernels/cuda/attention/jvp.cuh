@@ -4,6 +4,7 @@
 #include "kernels/cuda/attention/block.cuh"
 #include "kernels/cuda/attention/online_softmax.cuh"
 #include "kernels/cuda/attention/products.cuh"
+#include "kernels/cuda/attention/tangent_mean.cuh"
 #include "kernels/cuda/attention/tangents.h"
 #include "kernels/cuda/attention/tile_config.h"
 
@@ -17,7 +18,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   using Mma = typename Tiling::Mma;
   using Accumulator = typename Tiling::Accumulator;
   constexpr int kBytes = sizeof(typename Tiling::Element);
-  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
 
   extern __shared__ __align__(16) unsigned char shared_memory[];
   const std::uint32_t q_tile = sm80::SharedAddress(shared_memory);
@@ -59,10 +59,11 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
 
   Accumulator o[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
   Accumulator o_dot[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
-  Accumulator mu[Tiling::kRowTiles][2] = {};
+  TangentMean<Accumulator, Tiling::kRowTiles> mean;
   Clear(o);
   Clear(o_dot);
-  OnlineSoftmax<Mma, Tiling::kRowTiles> softmax(Tiling::kGeneral ? Accumulator(1) : scale * kLog2E);
+  OnlineSoftmax<Mma, Tiling::kRowTiles, Tiling::kGeneral> softmax(
+      Log2Scale<Tiling::kGeneral>(scale));
 
   StreamTiles<Tiling>(
       stages, steps, IsIdle<Tiling>(row + warp_row, params.seq_q),
@@ -133,27 +134,22 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         if (Tiling::kGeneral || !whole) {
           ClearBeside(-static_cast<Accumulator>(INFINITY), s, s_dot);
         }
-        softmax.template Add<(Tiling::kDim > 64)>(s, [&](int tile, int half, Accumulator factor) {
+        const bool outweighs = softmax.template Add<(Tiling::kDim > 64)>(
+            s, [&](int tile, int half, Accumulator factor) {
 #pragma unroll
-          for (int block = 0; block < Tiling::kSliceBlocks; ++block) {
-            o[tile][block][2 * half] *= factor;
-            o[tile][block][2 * half + 1] *= factor;
-            o_dot[tile][block][2 * half] *= factor;
-            o_dot[tile][block][2 * half + 1] *= factor;
-          }
-          mu[tile][half] *= factor;
-        });
-#pragma unroll
-        for (int tile = 0; tile < Tiling::kRowTiles; ++tile) {
-#pragma unroll
-          for (int block = 0; block < Tiling::kColumnBlocks; ++block) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              s_dot[tile][block][e] *= s[tile][block][e] * scale;
-              mu[tile][e / 2] += s_dot[tile][block][e];
-            }
-          }
+              for (int block = 0; block < Tiling::kSliceBlocks; ++block) {
+                o[tile][block][2 * half] *= factor;
+                o[tile][block][2 * half + 1] *= factor;
+                o_dot[tile][block][2 * half] *= factor;
+                o_dot[tile][block][2 * half + 1] *= factor;
+              }
+              mean.Rescale(tile, half, factor);
+            });
+        if (outweighs) {
+          const auto lane_sum = [&](int tile, int half) { return softmax.LaneSum(tile, half); };
+          mean.Recentre(s, s_dot, scale, lane_sum, o, o_dot);
         }
+        mean.Add(s, scale, s_dot);
         if (dropout) {
           KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
           kept.template Draw<false>(params, position);
@@ -170,31 +166,37 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
 
   softmax.Finish();
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
+  Accumulator mu[Tiling::kRowTiles][2];
 #pragma unroll
   for (int tile = 0; tile < Tiling::kRowTiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Accumulator inverse = softmax.InverseSum(tile, half);
-      mu[tile][half] = RowSum(mu[tile][half]) * inverse;
+      const Accumulator deviation = mean.Deviation(tile, half, inverse);
+      mu[tile][half] = mean.Centre(tile, half) + deviation;
 #pragma unroll
       for (int block = 0; block < Tiling::kSliceBlocks; ++block) {
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
           o[tile][block][e] *= inverse * keep_scale;
           o_dot[tile][block][e] =
-              o_dot[tile][block][e] * (inverse * keep_scale) - mu[tile][half] * o[tile][block][e];
+              o_dot[tile][block][e] * (inverse * keep_scale) - deviation * o[tile][block][e];
         }
       }
     }
   }
   if (work.slice == 0) {
     const auto store_values = [&](void* data, const auto& value) {
-      StoreRowValues<Accumulator, Tiling::kRowTiles>(data, params, work.batch, work.head,
-                                                     row + warp_row, value);
+      using Value = decltype(value(0, 0));
+      StoreRowValues<Value, Tiling::kRowTiles>(data, params, work.batch, work.head, row + warp_row,
+                                               value);
     };
+    store_values(params.row_sums, [&](int tile, int half) { return softmax.Sum(tile, half); });
     store_values(params.lse, [&](int tile, int half) { return softmax.LogSumExp(tile, half); });
     store_values(params.lse_dot, [&](int tile, int half) { return mu[tile][half]; });
   }
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_q + work.head, row + warp_row,
+           params.seq_q, work.slice, Tiling::kSlices, o, o_dot);
   const auto store = [&](const OutputRows& rows, const auto& x) {
     if (rows.data == nullptr) return;
     StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_q,

@@ -14,8 +14,9 @@ namespace theria::cuda {
 cudaError_t LaunchKernel(const KernelVariant& variant, const AttentionParams& params,
                          cudaStream_t stream);
 
-// Enqueues the pass that fills params.statistics from o, o_bar, lse and, where present, o_dot,
-// o_bar_dot and lse_dot. Asynchronous on `stream`, does not synchronise.
+// Enqueues the pass that fills params.statistics, inverse_sums and unfolded from o, o_bar, row_sums
+// and, where present, saved_lse, o_dot, o_bar_dot and lse_dot. Asynchronous on `stream`, does not
+// synchronise.
 cudaError_t LaunchStatistics(Arithmetic arithmetic, const AttentionParams& params,
                              cudaStream_t stream);
 

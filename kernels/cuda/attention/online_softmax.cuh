@@ -2,6 +2,7 @@
 #define THERIA_KERNELS_CUDA_ATTENTION_ONLINE_SOFTMAX_CUH_
 
 #include "kernels/cuda/attention/block.cuh"
+#include "kernels/cuda/attention/exponent.cuh"
 
 // Softmax over rows whose columns arrive tile by tile (M. Milakov and N. Gimelshein, "Online
 // normalizer calculation for softmax", 2018): a running maximum, a running sum, and the factor by
@@ -9,16 +10,12 @@
 
 namespace theria::cuda {
 
-// x * y, rounded: never fused with the addition that follows.
-__device__ __forceinline__ float RoundedProduct(float x, float y) { return __fmul_rn(x, y); }
-__device__ __forceinline__ double RoundedProduct(double x, double y) { return __dmul_rn(x, y); }
-
-template <typename Mma, int kRowTiles>
+template <typename Mma, int kRowTiles, bool kGeneral = false>
 class OnlineSoftmax {
  public:
   using Accumulator = typename Mma::Accumulator;
 
-  // `log2_scale`: score times log2_scale is in units of log 2.
+  // `log2_scale`: as for Exponent of exponent.cuh.
   __device__ __forceinline__ explicit OnlineSoftmax(Accumulator log2_scale)
       : log2_scale_(log2_scale) {
 #pragma unroll
@@ -51,11 +48,12 @@ class OnlineSoftmax {
         // A row without any key so far keeps every exponent at -inf.
         const Accumulator base = maximum == -static_cast<Accumulator>(INFINITY)
                                      ? Accumulator(0)
-                                     : RoundedProduct(maximum, log2_scale_);
-        // The base of what was summed before, as it was rounded then: where the maximum stays the
-        // factor is exactly 1. A fused product would leave base's rounding error in the exponent,
-        // and one such factor for every tile in the sum.
-        factor[tile][half] = Mma::Exp2(RoundedProduct(maximum_[tile][half], log2_scale_) - base);
+                                     : ShiftOf<kGeneral>(maximum, log2_scale_);
+        // Both bases are rounded alike: where the maximum stays the factor is exactly 1. A fused
+        // product would leave the rounding error of `base` in the exponent, and one such factor for
+        // every tile in the sum.
+        factor[tile][half] = Mma::Exp2(ExponentOfShift<kGeneral>(
+            ShiftOf<kGeneral>(maximum_[tile][half], log2_scale_), log2_scale_, base));
         grew |= maximum != maximum_[tile][half];
         maximum_[tile][half] = maximum;
         Accumulator sum = Accumulator(0);
@@ -63,7 +61,7 @@ class OnlineSoftmax {
         for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
           for (int e = 2 * half; e < 2 * half + 2; ++e) {
-            s[tile][block][e] = Mma::Exp2(s[tile][block][e] * log2_scale_ - base);
+            s[tile][block][e] = Mma::Exp2(Exponent<kGeneral>(s[tile][block][e], log2_scale_, base));
             sum += s[tile][block][e];
           }
         }
@@ -74,17 +72,40 @@ class OnlineSoftmax {
   }
 
   // Exponentiate, and rescale(tile, half, factor) for every row; with kLazily only where needed,
-  // which pays where there is much to rescale.
+  // which pays where there is much to rescale. Returns Outweighs.
   template <bool kLazily, int kBlocks, typename Rescale>
-  __device__ __forceinline__ void Add(Accumulator (&s)[kRowTiles][kBlocks][4],
+  __device__ __forceinline__ bool Add(Accumulator (&s)[kRowTiles][kBlocks][4],
                                       const Rescale& rescale) {
     Accumulator factor[kRowTiles][2];
-    if (!Exponentiate(s, factor) && kLazily) return;
+    const bool grew = Exponentiate(s, factor);
+    if (!grew && kLazily) return false;
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) rescale(tile, half, factor[tile][half]);
     }
+    return grew && Outweighs(factor);
+  }
+
+  // Whether in any row of the warp a tile of large scores outweighs all tiles before it, `factor`
+  // being what Exponentiate gave for the tile.
+  __device__ __forceinline__ bool Outweighs(const Accumulator (&factor)[kRowTiles][2]) const {
+    bool any = false;
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Accumulator base = ShiftOf<kGeneral>(maximum_[tile][half], log2_scale_);
+        any |= factor[tile][half] < Accumulator(1) / 256 &&
+               (base > kLargestFoldedLse || base < -kLargestFoldedLse);
+      }
+    }
+    return __any_sync(0xffffffffu, any);
+  }
+
+  // The lane's part of a row's sum so far.
+  __device__ __forceinline__ Accumulator LaneSum(int tile, int half) const {
+    return sum_[tile][half];
   }
 
   // Sums over all columns; call once, after the last Add.
@@ -105,10 +126,19 @@ class OnlineSoftmax {
   // Natural log of the sum of exponentials; -inf for a row without any key.
   __device__ __forceinline__ Accumulator LogSumExp(int tile, int half) const {
     constexpr Accumulator kLn2 = static_cast<Accumulator>(0.69314718055994530942);
+    if (sum_[tile][half] == Accumulator(0)) return -static_cast<Accumulator>(INFINITY);
+    const Accumulator base = ShiftOf<kGeneral>(maximum_[tile][half], log2_scale_);
+    return (kGeneral ? base : base * kLn2) + Mma::Log(sum_[tile][half]);
+  }
+
+  // What the gradients rebuild the row's probabilities from.
+  __device__ __forceinline__ SoftmaxSum<Accumulator> Sum(int tile, int half) const {
+    const Accumulator base = ShiftOf<kGeneral>(maximum_[tile][half], log2_scale_);
+    // Not always 1: the base is a rounded product.
+    const Accumulator largest =
+        Mma::Exp2(Exponent<kGeneral>(maximum_[tile][half], log2_scale_, base));
     const Accumulator sum = sum_[tile][half];
-    return sum == Accumulator(0)
-               ? -static_cast<Accumulator>(INFINITY)
-               : RoundedProduct(maximum_[tile][half], log2_scale_) * kLn2 + Mma::Log(sum);
+    return {base, sum == largest ? -sum : sum};
   }
 
  private:

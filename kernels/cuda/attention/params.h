@@ -22,16 +22,32 @@ struct Rows {
 using InputRows = Rows<const void>;
 using OutputRows = Rows<void>;
 
-// The row statistics that the gradients need, in the accumulator's type. A row that takes no part
-// (no key left by the mask, or past seq_q) has log2_normalizer +inf, so that its probabilities are
-// 0.
+// What the softmax of a row leaves behind, in the accumulator's type. `base` is the row's largest
+// score, in the units of the kernel that wrote it: natural for general kernels, log 2 for the
+// others. `sum` adds exp(score - base) and is 0 for a row without any key. It is negative where one
+// key is all of it, because the terms of the others are lost to rounding.
+template <typename Accumulator>
+struct SoftmaxSum {
+  Accumulator base;
+  Accumulator sum;
+};
+
+// The row statistics that the gradients need, in the accumulator's type. P = exp(S - shift) times
+// the row's inverse sum. Where the scores are small, `shift` is lse and the inverse sum is 1; where
+// lse would round the sum away, they are apart (docs/decisions/0009-row-statistics.md). A row that
+// takes no part (no key left by the mask, or past seq_q) has a shift of +inf, so that its
+// probabilities are 0.
 template <typename Accumulator>
 struct alignas(16) RowStatistics {
-  Accumulator log2_normalizer;  // lse in units of log 2
-  Accumulator delta;            // rowsum(o_bar o)
-  Accumulator mu;               // tangent of lse
-  Accumulator delta_dot;        // tangent of delta
+  Accumulator shift;      // in the units of SoftmaxSum::base
+  Accumulator delta;      // rowsum(o_bar o)
+  Accumulator mu;         // tangent of lse
+  Accumulator delta_dot;  // tangent of delta
 };
+
+// A float32 lse of at most this size, in natural units, keeps the sum to 2^-19: enough for
+// probabilities that are rounded to 11 bits or fewer anyway.
+inline constexpr float kLargestFoldedLse = 44.0f;
 
 // Rows of statistics are padded to a multiple of this, so that kernels read whole tiles.
 inline constexpr int kStatisticsRowMultiple = 128;
@@ -39,6 +55,11 @@ inline constexpr int kStatisticsRowMultiple = 128;
 // Threads of a block of the statistics pass, and how many of them share a row.
 inline constexpr int kStatisticsThreads = 256;
 inline constexpr int kStatisticsThreadsPerRow = 8;
+inline constexpr int kStatisticsRowsPerBlock = kStatisticsThreads / kStatisticsThreadsPerRow;
+
+// Rows that share a flag, and slices of the columns that each have a byte of it.
+inline constexpr int kNanGroupRows = 16;
+inline constexpr int kNanSlices = 4;
 
 struct AttentionParams {
   std::int32_t batch, heads_q, heads_kv, group;  // group = heads_q / heads_kv
@@ -55,10 +76,31 @@ struct AttentionParams {
   OutputRows q_bar, k_bar, v_bar;              // nullable
   OutputRows q_bar_dot, k_bar_dot, v_bar_dot;  // nullable
 
-  void* lse;         // [batch, heads_q, seq_q], accumulator's type, nullable in forward and JVP
-  void* lse_dot;     // the same
-  void* statistics;  // RowStatistics [batch, heads_q, StatisticsRows(seq_q)]
+  // Whether scores are in natural units and may be masked, see score_tile.cuh. The kernels of one
+  // call agree on it: row sums of one kind mean nothing to the other.
+  bool general;
+
+  void* lse;       // [batch, heads_q, seq_q], accumulator's type, nullable; written
+  void* lse_dot;   // the same
+  void* row_sums;  // SoftmaxSum [batch, heads_q, seq_q], nullable; written by forward and JVP
+  // An earlier forward's lse, nullable. Rows where it is exact enough are not computed again.
+  const void* saved_lse;
+
+  // Nullable: where kernels note NaN among their outputs, see recompute/recompute.h. A word for
+  // each kNanGroupRows rows of each head, a byte for each slice of the columns.
+  std::uint32_t* nan_flags;
+
+  // Written by the statistics pass, [batch, heads_q, StatisticsRows(seq_q)].
+  void* statistics;  // RowStatistics
+  // Accumulator's type. Negative where one key is all of the sum: then the derivatives of the row's
+  // probabilities are differences of equal numbers, which would not vanish by themselves.
+  void* inverse_sums;
+  std::uint8_t* unfolded;  // of kStatisticsRowsPerBlock rows each: whether an inverse sum is not 1
 };
+
+constexpr std::int64_t NanGroups(std::int64_t rows) {
+  return (rows + kNanGroupRows - 1) / kNanGroupRows;
+}
 
 constexpr std::int64_t StatisticsRows(std::int64_t seq_q) {
   return (seq_q + kStatisticsRowMultiple - 1) / kStatisticsRowMultiple * kStatisticsRowMultiple;

@@ -4,9 +4,11 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cfloat>
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cuda/attention/exponent.cuh"
 #include "kernels/cuda/attention/params.h"
 
 // ScoreMod on a warp's tile of scores. A tile's rows are queries and its columns keys, or the other
@@ -53,8 +55,12 @@ struct TilePosition {
 template <typename Accumulator>
 __device__ __forceinline__ Accumulator MaskValue(const ScoreMod& mod, std::int64_t index) {
   switch (mod.mask_dtype) {
-    case DType::kFloat64:
-      return static_cast<Accumulator>(static_cast<const double*>(mod.mask)[index]);
+    case DType::kFloat64: {
+      // A finite value stays finite in float32 too: it does not forbid its key.
+      constexpr double kMost = std::is_same_v<Accumulator, float> ? FLT_MAX : DBL_MAX;
+      const double value = static_cast<const double*>(mod.mask)[index];
+      return static_cast<Accumulator>(isfinite(value) ? fmin(fmax(value, -kMost), kMost) : value);
+    }
     case DType::kFloat32:
       return static_cast<Accumulator>(static_cast<const float*>(mod.mask)[index]);
     case DType::kFloat16:
@@ -88,9 +94,9 @@ __device__ __forceinline__ void ForEach(Accumulator (&c)[kRowTiles][kBlocks][4],
   }
 }
 
-// Raw products become scores: -inf where a key takes no part. General kernels get scores in units
-// of log 2, scaled and masked; the others keep the raw product (their scale is positive). `whole`:
-// the tile lies within seq_q, seq_kv, causal and window limits.
+// Raw products become scores: -inf where a key takes no part. General kernels get scores in natural
+// units, scaled and masked; the others keep the raw product (their scale is positive). `whole`: the
+// tile lies within seq_q, seq_kv, causal and window limits.
 template <bool kGeneral, bool kKeyRows, typename Accumulator, int kRowTiles, int kBlocks>
 __device__ __forceinline__ void ModifyScores(const AttentionParams& params,
                                              const TilePosition& position, bool whole,
@@ -102,9 +108,8 @@ __device__ __forceinline__ void ModifyScores(const AttentionParams& params,
   };
   constexpr Accumulator kNone = -static_cast<Accumulator>(INFINITY);
   if constexpr (kGeneral) {
-    constexpr double kLog2E = 1.4426950408889634074;
     const ScoreMod& mod = params.score_mod;
-    const Accumulator scale = static_cast<Accumulator>(params.scale * kLog2E);
+    const Accumulator scale = static_cast<Accumulator>(params.scale);
     const std::int64_t plane =
         position.batch * mod.mask_strides[0] + position.head * mod.mask_strides[1];
     ForEach(s, position, [&](Accumulator& score, int row, int column) {
@@ -114,12 +119,13 @@ __device__ __forceinline__ void ModifyScores(const AttentionParams& params,
         score = kNone;
         return;
       }
-      score *= scale;
-      if (mod.mask != nullptr) {
-        const Accumulator value =
-            MaskValue<Accumulator>(mod, plane + i * mod.mask_strides[2] + j * mod.mask_strides[3]);
-        score = value == kNone ? kNone : score + static_cast<Accumulator>(kLog2E) * value;
+      if (mod.mask == nullptr) {
+        score = RoundedProduct(score, scale);
+        return;
       }
+      const Accumulator value =
+          MaskValue<Accumulator>(mod, plane + i * mod.mask_strides[2] + j * mod.mask_strides[3]);
+      score = value == kNone ? kNone : FusedProduct(score, scale, value);
     });
   } else {
     if (whole) return;

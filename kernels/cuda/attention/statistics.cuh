@@ -5,8 +5,37 @@
 
 #include "kernels/cuda/attention/block.cuh"
 #include "kernels/cuda/attention/params.h"
+#include "kernels/cuda/attention/saved_lse.cuh"
 
 namespace theria::cuda {
+
+// The shift and the inverse sum of a row, see RowStatistics.
+template <typename Accumulator>
+struct RowNormalizer {
+  Accumulator shift, inverse_sum;
+};
+
+template <typename Mma>
+__device__ __forceinline__ RowNormalizer<typename Mma::Accumulator> NormalizerOfRow(
+    const AttentionParams& params, std::int64_t row) {
+  using Accumulator = typename Mma::Accumulator;
+  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
+  constexpr Accumulator kInfinity = static_cast<Accumulator>(INFINITY);
+  if (params.saved_lse != nullptr) {
+    const Accumulator lse = static_cast<const Accumulator*>(params.saved_lse)[row];
+    if (IsExactEnough<Mma>(lse)) {
+      return {lse == -kInfinity ? kInfinity : params.general ? lse : lse * kLog2E, Accumulator(1)};
+    }
+  }
+  const auto [base, sum] = static_cast<const SoftmaxSum<Accumulator>*>(params.row_sums)[row];
+  if (sum == Accumulator(0)) return {kInfinity, Accumulator(1)};
+  const Accumulator log_sum = Mma::Log(sum < Accumulator(0) ? -sum : sum);
+  const Accumulator lse = (params.general ? base : base / kLog2E) + log_sum;
+  if (IsExactEnough<Mma>(lse)) {
+    return {params.general ? lse : base + log_sum * kLog2E, Accumulator(1)};
+  }
+  return {base, Accumulator(1) / sum};
+}
 
 // The row statistics of params.h for every row, the padding included; blocks never straddle heads.
 //   delta = rowsum(o_bar o),  delta_dot = rowsum(o_bar_dot o + o_bar o_dot)
@@ -15,20 +44,20 @@ __global__ void __launch_bounds__(kStatisticsThreads)
     StatisticsKernel(const __grid_constant__ AttentionParams params) {
   using Element = typename Mma::Element;
   using Accumulator = typename Mma::Accumulator;
-  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
   constexpr int kVector = 16 / sizeof(Element);
   struct alignas(16) Vector {
     Element x[kVector];
   };
 
   constexpr int kLanes = kStatisticsThreadsPerRow;
-  constexpr int kRows = kStatisticsThreads / kLanes;
+  constexpr int kRows = kStatisticsRowsPerBlock;
   const auto blocks_per_head = static_cast<unsigned>(StatisticsRows(params.seq_q) / kRows);
   const unsigned plane = blockIdx.x / blocks_per_head;
   const int row = static_cast<int>(blockIdx.x % blocks_per_head) * kRows + threadIdx.x / kLanes;
   const int lane = threadIdx.x % kLanes;
 
   RowStatistics<Accumulator> statistics = {static_cast<Accumulator>(INFINITY), 0, 0, 0};
+  Accumulator inverse_sum = Accumulator(1);
   if (row < params.seq_q) {
     const int batch = static_cast<int>(plane / params.heads_q);
     const int head = static_cast<int>(plane % params.heads_q);
@@ -54,8 +83,9 @@ __global__ void __launch_bounds__(kStatisticsThreads)
       }
     }
     const std::int64_t at = std::int64_t{plane} * params.seq_q + row;
-    const Accumulator lse = static_cast<const Accumulator*>(params.lse)[at];
-    if (lse != -static_cast<Accumulator>(INFINITY)) statistics.log2_normalizer = lse * kLog2E;
+    const RowNormalizer<Accumulator> normalizer = NormalizerOfRow<Mma>(params, at);
+    statistics.shift = normalizer.shift;
+    inverse_sum = normalizer.inverse_sum;
     if (params.lse_dot != nullptr) {
       statistics.mu = static_cast<const Accumulator*>(params.lse_dot)[at];
     }
@@ -65,10 +95,13 @@ __global__ void __launch_bounds__(kStatisticsThreads)
     statistics.delta += __shfl_xor_sync(0xffffffffu, statistics.delta, distance);
     statistics.delta_dot += __shfl_xor_sync(0xffffffffu, statistics.delta_dot, distance);
   }
+  const std::int64_t to = plane * StatisticsRows(params.seq_q) + row;
   if (lane == 0) {
-    static_cast<RowStatistics<Accumulator>*>(
-        params.statistics)[plane * StatisticsRows(params.seq_q) + row] = statistics;
+    static_cast<RowStatistics<Accumulator>*>(params.statistics)[to] = statistics;
+    static_cast<Accumulator*>(params.inverse_sums)[to] = inverse_sum;
   }
+  const int unfolded = __syncthreads_or(inverse_sum != Accumulator(1));
+  if (threadIdx.x == 0) params.unfolded[to / kRows] = unfolded != 0;
 }
 
 }  // namespace theria::cuda

@@ -20,7 +20,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   using Mma = typename Tiling::Mma;
   using Accumulator = typename Tiling::Accumulator;
   constexpr int kBytes = sizeof(typename Tiling::Element);
-  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
 
   extern __shared__ __align__(16) unsigned char shared_memory[];
   const std::uint32_t q_tile = sm80::SharedAddress(shared_memory);
@@ -38,7 +37,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const bool dropout = Tiling::kGeneral && params.score_mod.dropout.enabled();
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
   const Accumulator log2_scale =
-      Tiling::kGeneral ? Accumulator(1) : static_cast<Accumulator>(params.scale) * kLog2E;
+      Log2Scale<Tiling::kGeneral>(static_cast<Accumulator>(params.scale));
 
   const auto load_rows = [&](int from) {
     LoadTile<Tiling, Tiling::kRows>(q_tile, params.q, work.batch, work.head, row, params.seq_q,
@@ -134,8 +133,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
 #pragma unroll
               for (int e = 0; e < 4; ++e) {
                 const auto& of_row = statistics[tile][e / 2];
-                const Accumulator p =
-                    Mma::Exp2(s[tile][block][e] * log2_scale - of_row.log2_normalizer);
+                const Accumulator p = Mma::Exp2(
+                    Exponent<Tiling::kGeneral>(s[tile][block][e], log2_scale, of_row.shift));
                 const Accumulator gradient =
                     Tiling::kGeneral ? p_bar[tile][block][e] * keep_scale : p_bar[tile][block][e];
                 s[tile][block][e] = p * (gradient - of_row.delta);  // S_bar
@@ -148,9 +147,14 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
       });
 
   const Accumulator scale = static_cast<Accumulator>(params.scale);
+  Accumulator inverse_sums[Tiling::kRowTiles][2];
+  ReadInverseSums(params, work.batch, work.head, row + warp_row, inverse_sums);
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_q + work.head, row + warp_row,
+           params.seq_q, work.slice, Tiling::kSlices, q_bar);
   StoreRows<Mma>(params.q_bar, work.batch, work.head, row + warp_row, params.seq_q,
-                 work.slice * Tiling::kSlice, params.head_dim, q_bar,
-                 [&](int, int) { return scale; });
+                 work.slice * Tiling::kSlice, params.head_dim, q_bar, [&](int tile, int half) {
+                   return scale * FactorOfDerivatives(inverse_sums[tile][half]);
+                 });
 }
 
 // k_bar = scale * S_bar^T q and v_bar = (P Z)^T o_bar of one tile of keys; the queries of all the
@@ -161,7 +165,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   using Mma = typename Tiling::Mma;
   using Accumulator = typename Tiling::Accumulator;
   constexpr int kBytes = sizeof(typename Tiling::Element);
-  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
 
   extern __shared__ __align__(16) unsigned char shared_memory[];
   const std::uint32_t k_tile = sm80::SharedAddress(shared_memory);
@@ -178,7 +181,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const bool dropout = Tiling::kGeneral && params.score_mod.dropout.enabled();
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
   const Accumulator log2_scale =
-      Tiling::kGeneral ? Accumulator(1) : static_cast<Accumulator>(params.scale) * kLog2E;
+      Log2Scale<Tiling::kGeneral>(static_cast<Accumulator>(params.scale));
 
   const auto load_rows = [&](int from) {
     LoadTile<Tiling, Tiling::kRows>(k_tile, params.k, work.batch, work.head, row, params.seq_kv,
@@ -195,6 +198,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   };
   if constexpr (!Tiling::kChunked) load_rows(0);
 
+  const bool unfolded = HasUnfoldedRows(params, work.batch, work.head);
   Accumulator k_bar[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
   Accumulator v_bar[Tiling::kRowTiles][Tiling::kSliceBlocks][4];
   Clear(k_bar);
@@ -239,11 +243,11 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
           Clear(s);
           Clear(p_bar);
           if constexpr (Tiling::kResident) {
-            AddFragmentsByRows<Mma, Tiling::kStride>(s, k_rows, q);
+            AddFragmentsByRows<typename Mma::Transposed, Tiling::kStride>(s, k_rows, q);
             AddFragmentsByRows<Mma, Tiling::kStride>(p_bar, v_rows, o_bar);
           } else {
             const auto multiply = [&] {
-              AddRowsByRows<Mma, Tiling::kTileDim, Tiling::kStride>(s, k, q);
+              AddRowsByRows<typename Mma::Transposed, Tiling::kTileDim, Tiling::kStride>(s, k, q);
               AddRowsByRows<Mma, Tiling::kTileDim, Tiling::kStride>(p_bar, v, o_bar);
             };
             if constexpr (Tiling::kChunked) {
@@ -284,8 +288,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
                 for (int tile = 0; tile < Tiling::kRowTiles; ++tile) {
 #pragma unroll
                   for (int e = side; e < 4; e += 2) {
-                    const Accumulator p =
-                        Mma::Exp2(s[tile][block][e] * log2_scale - of_row.log2_normalizer);
+                    const Accumulator p = Mma::Exp2(
+                        Exponent<Tiling::kGeneral>(s[tile][block][e], log2_scale, of_row.shift));
                     const Accumulator gradient = Tiling::kGeneral
                                                      ? p_bar[tile][block][e] * keep_scale
                                                      : p_bar[tile][block][e];
@@ -294,6 +298,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
                   }
                 }
               });
+          if (unfolded) {
+            const Accumulator* sums =
+                InverseSumsOfHead<Accumulator>(params, work.batch, head) + column;
+            ScaleProbabilities(sums, s);
+            ScaleDerivatives(sums, p_bar);
+          }
           if (dropout) kept.Apply(s);
           const std::uint32_t slice = work.slice * Tiling::kSlice * kBytes;
           const std::uint32_t q_slice = Tiling::kChunked ? k_tile : q + slice;
@@ -305,6 +315,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
       });
 
   const Accumulator scale = static_cast<Accumulator>(params.scale);
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_kv + work.head, row + warp_row,
+           params.seq_kv, work.slice, Tiling::kSlices, k_bar, v_bar);
   const auto store = [&](const OutputRows& rows, int columns, const auto& x, Accumulator factor) {
     if (rows.data == nullptr) return;
     StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_kv,

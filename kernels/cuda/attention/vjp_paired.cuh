@@ -30,7 +30,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   constexpr int kOutputs = Tiling::kDim / 2;   // columns of the results that a warp computes
   constexpr int kFragmentBytes = 32 * sizeof(typename Mma::A);
   constexpr int kWarpBytes = 2 * kSteps * kRowTiles * kFragmentBytes;
-  constexpr Accumulator kLog2E = static_cast<Accumulator>(1.4426950408889634074);
   static_assert(sizeof(typename Mma::A) == 16);
   static_assert(kWarpBytes * Tiling::kConfig.warps == Tiling::kExchangeBytes);
 
@@ -55,13 +54,14 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const bool dropout = Tiling::kGeneral && params.score_mod.dropout.enabled();
   const Accumulator keep_scale = static_cast<Accumulator>(params.score_mod.dropout.keep_scale);
   const Accumulator log2_scale =
-      Tiling::kGeneral ? Accumulator(1) : static_cast<Accumulator>(params.scale) * kLog2E;
+      Log2Scale<Tiling::kGeneral>(static_cast<Accumulator>(params.scale));
 
   LoadTile<Tiling, Tiling::kRows>(k_tile, params.k, work.batch, work.head, row, params.seq_kv,
                                   params.head_dim);
   LoadTile<Tiling, Tiling::kRows>(k_tile + Tiling::kRowTileBytes, params.v, work.batch, work.head,
                                   row, params.seq_kv, params.head_dim_v);
 
+  const bool unfolded = HasUnfoldedRows(params, work.batch, work.head);
   Accumulator k_bar[kRowTiles][kOutputs / 8][4];
   Accumulator v_bar[kRowTiles][kOutputs / 8][4];
   Clear(k_bar);
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         Accumulator gradients[kRowTiles][kHalf / 8][4];
         Clear(scores);
         Clear(gradients);
-        AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(scores, k, q);
+        AddRowsByRows<typename Mma::Transposed, Tiling::kDim, Tiling::kStride>(scores, k, q);
         AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(gradients, k + Tiling::kRowTileBytes,
                                                           q + Tiling::kColumnTileBytes);
         ModifyScores<Tiling::kGeneral, true>(params, position, whole, scores);
@@ -115,8 +115,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
               for (int tile = 0; tile < kRowTiles; ++tile) {
 #pragma unroll
                 for (int e = offset; e < 4; e += 2) {
-                  const Accumulator probability =
-                      Mma::Exp2(scores[tile][block][e] * log2_scale - of_row.log2_normalizer);
+                  const Accumulator probability = Mma::Exp2(
+                      Exponent<Tiling::kGeneral>(scores[tile][block][e], log2_scale, of_row.shift));
                   const Accumulator gradient = Tiling::kGeneral
                                                    ? gradients[tile][block][e] * keep_scale
                                                    : gradients[tile][block][e];
@@ -125,6 +125,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
                 }
               }
             });
+        if (unfolded) {
+          const Accumulator* sums =
+              InverseSumsOfHead<Accumulator>(params, work.batch, head) + column;
+          ScaleProbabilities(sums, scores);
+          ScaleDerivatives(sums, gradients);
+        }
         if (dropout) kept.Apply(scores);
 
         // P and S_bar: the own half first, the other warp's after the exchange.
@@ -164,6 +170,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
       });
 
   const Accumulator scale = static_cast<Accumulator>(params.scale);
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_kv + work.head, row + warp_row,
+           params.seq_kv, side, 2, k_bar, v_bar);
   const auto store = [&](const OutputRows& rows, int columns, const auto& x, Accumulator factor) {
     if (rows.data == nullptr) return;
     StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_kv, side * kOutputs,

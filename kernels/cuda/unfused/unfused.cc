@@ -10,6 +10,7 @@
 #include "kernels/cuda/runtime/cuda_check.h"
 #include "kernels/cuda/unfused/convert.h"
 #include "kernels/cuda/unfused/row_derivatives.h"
+#include "kernels/cuda/unfused/skip_forbidden.h"
 
 #define THERIA_RETURN_IF_ERROR(expression)     \
   do {                                         \
@@ -178,6 +179,29 @@ class UnfusedRun {
                       "row derivatives");
   }
 
+  absl::Status SkipForbidden(std::initializer_list<Pair> pairs, bool of_keys, double alpha,
+                             const Matrices& result) {
+    WeightedSumParams params = {};
+    int count = 0;
+    for (const Pair& pair : pairs) {
+      if (!pair.a || !pair.b) continue;
+      params.a[count] = pair.a.data;
+      params.b[count++] = pair.b.data;
+    }
+    params.c = result.data;
+    params.of_keys = of_keys;
+    params.alpha = alpha;
+    params.batch = problem_.batch;
+    params.heads_kv = problem_.heads_kv;
+    params.group = problem_.group();
+    params.seq_q = problem_.seq_q;
+    params.seq_kv = problem_.seq_kv;
+    params.columns = result.columns;
+    params.score_mod = MakeScoreMod(problem_, inputs_.options);
+    return CudaStatus(LaunchSkipForbidden(params, dtype_, workspace_->stream()),
+                      "sums over visible pairs");
+  }
+
   // Writes a result, zero where no product contributes to it.
   absl::Status Write(const std::optional<MutableTensorView>& view,
                      std::initializer_list<Pair> pairs, bool transpose_a, double alpha,
@@ -190,6 +214,8 @@ class UnfusedRun {
       if (!zero.ok()) return zero.status();
       result = *zero;
       THERIA_RETURN_IF_ERROR(Clear(result));
+    } else {
+      THERIA_RETURN_IF_ERROR(SkipForbidden(pairs, transpose_a, alpha, result));
     }
     return Write(view, result);
   }

@@ -4,6 +4,7 @@
 #include "kernels/cuda/attention/block.cuh"
 #include "kernels/cuda/attention/online_softmax.cuh"
 #include "kernels/cuda/attention/products.cuh"
+#include "kernels/cuda/attention/saved_lse.cuh"
 #include "kernels/cuda/attention/sm90a/products.cuh"
 #include "kernels/cuda/attention/sm90a/ring.cuh"
 #include "kernels/cuda/attention/sm90a/tiling.h"
@@ -18,15 +19,16 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     ForwardKernel(const __grid_constant__ Params all) {
   using Mma = typename Tiling::Mma;
   constexpr int kBlocks = Tiling::kColumns / 8;
-  constexpr float kLog2E = 1.4426950408889634f;
   const AttentionParams& params = all.attention;
-
-  extern __shared__ unsigned char shared_memory[];
-  auto tiles = SharedTiles<Tiling>::Make(shared_memory);
 
   const int row_tiles = (params.seq_q + Tiling::kRows - 1) / Tiling::kRows;
   const BlockWork work = FindWork<true>(params.heads_q, 1, row_tiles);
   const int row = work.tile * Tiling::kRows;
+  if (!NeedsRows<Mma>(params, work.batch, work.head, row, Tiling::kRows)) return;
+
+  extern __shared__ unsigned char shared_memory[];
+  auto tiles = SharedTiles<Tiling>::Make(shared_memory);
+
   const KeySpan keys = KeysOfQueries(params, row, min(row + Tiling::kRows, params.seq_q) - 1);
   const int first = keys.begin / Tiling::kColumns * Tiling::kColumns;
   const int steps = max(keys.end - first + Tiling::kColumns - 1, 0) / Tiling::kColumns;
@@ -60,7 +62,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   Clear(o);
   float s[1][kBlocks][4];
   typename Mma::A p[kBlocks / 2];
-  OnlineSoftmax<Mma, 1> softmax(static_cast<float>(params.scale) * kLog2E);
+  OnlineSoftmax<Mma, 1> softmax(Log2Scale<false>(static_cast<float>(params.scale)));
 
   const auto start_scores = [&] {
     tiles.scores.WaitUntilFull();
@@ -124,6 +126,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   }
 
   softmax.Finish();
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_q + work.head, row + warp_row,
+           params.seq_q, 0, 1, o);
   if (params.o_out.data != nullptr) {
     StoreRows<Mma>(params.o_out, work.batch, work.head, row + warp_row, params.seq_q, 0,
                    params.head_dim_v, o,
@@ -131,6 +135,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   }
   StoreRowValues<float, 1>(params.lse, params, work.batch, work.head, row + warp_row,
                            [&](int tile, int half) { return softmax.LogSumExp(tile, half); });
+  StoreRowValues<SoftmaxSum<float>, 1>(params.row_sums, params, work.batch, work.head,
+                                       row + warp_row,
+                                       [&](int tile, int half) { return softmax.Sum(tile, half); });
 }
 
 }  // namespace theria::cuda::sm90a

@@ -24,7 +24,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   constexpr bool kHasOBarDot = kTangents == TangentSet::kAll;
   constexpr int kBlocks = Tiling::kColumns / 8;
   constexpr int kTangent = Tiling::kTensorBytes;  // from a moving tile to its tangent
-  constexpr float kLog2E = 1.4426950408889634f;
   const AttentionParams& params = all.attention;
 
   extern __shared__ unsigned char shared_memory[];
@@ -74,7 +73,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   const bool whole_rows = row + Tiling::kRows <= params.seq_q;
   const bool wants_primal = params.q_bar.data != nullptr;
   const float scale = static_cast<float>(params.scale);
-  const float log2_scale = scale * kLog2E;
+  const float log2_scale = Log2Scale<false>(scale);
   RowStatistics<float> statistics[1][2];
   ReadRowStatistics(params, work.batch, work.head, row + warp_row, statistics);
 
@@ -115,9 +114,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const auto score =
-            Differentiate<Mma>(s[0][block][e], s_dot[0][block][e], p_bar[0][block][e],
-                               p_bar_dot[0][block][e], log2_scale, scale, statistics[0][e / 2]);
+        const auto score = Differentiate<Mma, false>(s[0][block][e], s_dot[0][block][e],
+                                                     p_bar[0][block][e], p_bar_dot[0][block][e],
+                                                     log2_scale, scale, statistics[0][e / 2]);
         s[0][block][e] = score.s_bar;
         s_dot[0][block][e] = score.s_bar_dot;
       }
@@ -136,10 +135,15 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     tiles.scores.Advance();
   }
 
+  float inverse_sums[1][2];
+  ReadInverseSums(params, work.batch, work.head, row + warp_row, inverse_sums);
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_q + work.head, row + warp_row,
+           params.seq_q, 0, 1, q_bar, q_bar_dot);
   const auto store = [&](const OutputRows& rows, const auto& x) {
     if (rows.data == nullptr) return;
-    StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_q, 0, params.head_dim, x,
-                   [&](int, int) { return scale; });
+    StoreRows<Mma>(
+        rows, work.batch, work.head, row + warp_row, params.seq_q, 0, params.head_dim, x,
+        [&](int tile, int half) { return scale * FactorOfDerivatives(inverse_sums[tile][half]); });
   };
   store(params.q_bar, q_bar);
   store(params.q_bar_dot, q_bar_dot);
@@ -157,7 +161,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   constexpr bool kPrimal = HvpKeysHasPrimal(sizeof(typename Tiling::Element), Tiling::kDim);
   constexpr int kBlocks = Tiling::kColumns / 8;
   constexpr int kTangent = Tiling::kTensorBytes;  // from a moving tile to its tangent
-  constexpr float kLog2E = 1.4426950408889634f;
   const AttentionParams& params = all.attention;
 
   extern __shared__ unsigned char shared_memory[];
@@ -212,8 +215,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   const std::uint32_t v_dot = k + 3 * Tiling::kRowTileBytes;
   const bool whole_rows = row + Tiling::kRows <= params.seq_kv;
   const float scale = static_cast<float>(params.scale);
-  const float log2_scale = scale * kLog2E;
+  const float log2_scale = Log2Scale<false>(scale);
   const int steps = steps_per_head * params.group;
+  const bool unfolded = HasUnfoldedRows(params, work.batch, work.head);
 
   constexpr int kPrimalBlocks = kPrimal ? Tiling::kDim / 8 : 1;
   float k_bar[1][kPrimalBlocks][4];
@@ -251,13 +255,11 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
         whole_rows && column >= queries.full_begin && column + Tiling::kColumns <= queries.full_end;
     ModifyScores<false, true>(params, {work.batch, 0, row + warp_row, column}, whole, s);
     if (!whole) ClearBeside(-INFINITY, s, s_dot, p_bar, p_bar_dot);
-    column += Tiling::kColumns;
-    if (column >= queries.end) column = first;
     ForEachColumn<true, kBlocks>(q + Tiling::kStatisticsOffset, 0.0f,
                                  [&](int block, int side, const RowStatistics<float>& of_row) {
 #pragma unroll
                                    for (int e = side; e < 4; e += 2) {
-                                     const auto score = Differentiate<Mma>(
+                                     const auto score = Differentiate<Mma, false>(
                                          s[0][block][e], s_dot[0][block][e], p_bar[0][block][e],
                                          p_bar_dot[0][block][e], log2_scale, scale, of_row);
                                      s[0][block][e] = score.p;
@@ -266,6 +268,14 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
                                      p_bar_dot[0][block][e] = score.s_bar_dot;
                                    }
                                  });
+    if (unfolded) {
+      const int head = work.head * params.group + step / steps_per_head;
+      const float* sums = InverseSumsOfHead<float>(params, work.batch, head) + column;
+      ScaleProbabilities(sums, s);
+      ScaleDerivatives(sums, s_dot, p_bar, p_bar_dot);
+    }
+    column += Tiling::kColumns;
+    if (column >= queries.end) column = first;
     typename Mma::A p[kBlocks / 2];
     typename Mma::A p_dot[kBlocks / 2];
     typename Mma::A s_bar[kBlocks / 2];
@@ -294,6 +304,13 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     tiles.values.Advance();
   }
 
+  const std::int64_t plane = std::int64_t{work.batch} * params.heads_kv + work.head;
+  if constexpr (kPrimal) {
+    NoteNans(params.nan_flags, plane, row + warp_row, params.seq_kv, 0, 1, k_bar_dot, v_bar_dot,
+             k_bar, v_bar);
+  } else {
+    NoteNans(params.nan_flags, plane, row + warp_row, params.seq_kv, 0, 1, k_bar_dot, v_bar_dot);
+  }
   const auto store = [&](const OutputRows& rows, int columns, const auto& x, float factor) {
     if (rows.data == nullptr) return;
     StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_kv, 0, columns, x,

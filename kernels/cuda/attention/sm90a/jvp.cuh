@@ -7,6 +7,7 @@
 #include "kernels/cuda/attention/sm90a/products.cuh"
 #include "kernels/cuda/attention/sm90a/ring.cuh"
 #include "kernels/cuda/attention/sm90a/tiling.h"
+#include "kernels/cuda/attention/tangent_mean.cuh"
 
 namespace theria::cuda::sm90a {
 
@@ -17,7 +18,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     JvpKernel(const __grid_constant__ Params all) {
   using Mma = typename Tiling::Mma;
   constexpr int kBlocks = Tiling::kColumns / 8;
-  constexpr float kLog2E = 1.4426950408889634f;
   const AttentionParams& params = all.attention;
 
   extern __shared__ unsigned char shared_memory[];
@@ -63,10 +63,10 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
 
   float o[1][Tiling::kDim / 8][4];
   float o_dot[1][Tiling::kDim / 8][4];
-  float mu[1][2] = {};
+  TangentMean<float, 1> mean;
   Clear(o);
   Clear(o_dot);
-  OnlineSoftmax<Mma, 1> softmax(scale * kLog2E);
+  OnlineSoftmax<Mma, 1> softmax(Log2Scale<false>(scale));
 
   WaitForPhase(tiles.rows_full, 0);
 #pragma unroll 1
@@ -88,7 +88,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
         whole_rows && column >= keys.full_begin && column + Tiling::kColumns <= keys.full_end;
     ModifyScores<false, false>(params, {work.batch, work.head, row + warp_row, column}, whole, s);
     float factor[1][2];
-    if (softmax.Exponentiate(s, factor)) {
+    const bool grew = softmax.Exponentiate(s, factor);
+    if (grew) {
 #pragma unroll
       for (int block = 0; block < Tiling::kDim / 8; ++block) {
 #pragma unroll
@@ -97,21 +98,18 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
           o_dot[0][block][e] *= factor[0][e / 2];
         }
       }
-      mu[0][0] *= factor[0][0];
-      mu[0][1] *= factor[0][1];
+      mean.Rescale(0, 0, factor[0][0]);
+      mean.Rescale(0, 1, factor[0][1]);
     }
     WaitFor<0>(s_dot);
     if (!whole) ClearBeside(0.0f, s, s_dot);
     tiles.scores.Release(tiles.scores.index());
     tiles.scores.Advance();
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        s_dot[0][block][e] *= s[0][block][e] * scale;
-        mu[0][e / 2] += s_dot[0][block][e];
-      }
+    if (grew && softmax.Outweighs(factor)) {
+      const auto lane_sum = [&](int tile, int half) { return softmax.LaneSum(tile, half); };
+      mean.Recentre(s, s_dot, scale, lane_sum, o, o_dot);
     }
+    mean.Add(s, scale, s_dot);
     typename Mma::A p[kBlocks / 2];
     typename Mma::A p_dot[kBlocks / 2];
     MakeFragments<Mma>(p, s);
@@ -131,24 +129,30 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   }
 
   softmax.Finish();
+  float mu[1][2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float inverse = softmax.InverseSum(0, half);
-    mu[0][half] = RowSum(mu[0][half]) * inverse;
+    const float deviation = mean.Deviation(0, half, inverse);
+    mu[0][half] = mean.Centre(0, half) + deviation;
 #pragma unroll
     for (int block = 0; block < Tiling::kDim / 8; ++block) {
 #pragma unroll
       for (int e = 2 * half; e < 2 * half + 2; ++e) {
         o[0][block][e] *= inverse;
-        o_dot[0][block][e] = o_dot[0][block][e] * inverse - mu[0][half] * o[0][block][e];
+        o_dot[0][block][e] = o_dot[0][block][e] * inverse - deviation * o[0][block][e];
       }
     }
   }
   const auto store_values = [&](void* data, const auto& value) {
-    StoreRowValues<float, 1>(data, params, work.batch, work.head, row + warp_row, value);
+    using Value = decltype(value(0, 0));
+    StoreRowValues<Value, 1>(data, params, work.batch, work.head, row + warp_row, value);
   };
+  store_values(params.row_sums, [&](int tile, int half) { return softmax.Sum(tile, half); });
   store_values(params.lse, [&](int tile, int half) { return softmax.LogSumExp(tile, half); });
   store_values(params.lse_dot, [&](int tile, int half) { return mu[tile][half]; });
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_q + work.head, row + warp_row,
+           params.seq_q, 0, 1, o, o_dot);
   const auto store = [&](const OutputRows& rows, const auto& x) {
     if (rows.data == nullptr) return;
     StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_q, 0, params.head_dim_v,

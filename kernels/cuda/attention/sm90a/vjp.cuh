@@ -19,7 +19,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     VjpQueriesKernel(const __grid_constant__ Params all) {
   using Mma = typename Tiling::Mma;
   constexpr int kBlocks = Tiling::kColumns / 8;
-  constexpr float kLog2E = 1.4426950408889634f;
   const AttentionParams& params = all.attention;
 
   extern __shared__ unsigned char shared_memory[];
@@ -60,7 +59,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   const std::uint32_t o_bar = q + Tiling::kRowTileBytes;
   const bool whole_rows = row + Tiling::kRows <= params.seq_q;
   const float scale = static_cast<float>(params.scale);
-  const float log2_scale = scale * kLog2E;
+  const float log2_scale = Log2Scale<false>(scale);
   RowStatistics<float> statistics[1][2];
   ReadRowStatistics(params, work.batch, work.head, row + warp_row, statistics);
 
@@ -98,7 +97,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         s[0][block][e] =
-            Mma::Exp2(s[0][block][e] * log2_scale - statistics[0][e / 2].log2_normalizer);
+            Mma::Exp2(Exponent<false>(s[0][block][e], log2_scale, statistics[0][e / 2].shift));
       }
     }
     WaitFor<kHasOutput ? 1 : 0>(p_bar);
@@ -132,8 +131,13 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     WaitFor<0>(q_bar);
   }
 
-  StoreRows<Mma>(params.q_bar, work.batch, work.head, row + warp_row, params.seq_q, 0,
-                 params.head_dim, q_bar, [&](int, int) { return scale; });
+  float inverse_sums[1][2];
+  ReadInverseSums(params, work.batch, work.head, row + warp_row, inverse_sums);
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_q + work.head, row + warp_row,
+           params.seq_q, 0, 1, q_bar);
+  StoreRows<Mma>(
+      params.q_bar, work.batch, work.head, row + warp_row, params.seq_q, 0, params.head_dim, q_bar,
+      [&](int tile, int half) { return scale * FactorOfDerivatives(inverse_sums[tile][half]); });
 }
 
 // k_bar = scale * S_bar^T q and v_bar = P^T o_bar of one tile of keys; the queries of all the heads
@@ -143,7 +147,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     VjpKeysKernel(const __grid_constant__ Params all) {
   using Mma = typename Tiling::Mma;
   constexpr int kBlocks = Tiling::kColumns / 8;
-  constexpr float kLog2E = 1.4426950408889634f;
   const AttentionParams& params = all.attention;
 
   extern __shared__ unsigned char shared_memory[];
@@ -189,8 +192,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   const std::uint32_t v = k + Tiling::kRowTileBytes;
   const bool whole_rows = row + Tiling::kRows <= params.seq_kv;
   const float scale = static_cast<float>(params.scale);
-  const float log2_scale = scale * kLog2E;
+  const float log2_scale = Log2Scale<false>(scale);
   const int steps = steps_per_head * params.group;
+  const bool unfolded = HasUnfoldedRows(params, work.batch, work.head);
 
   float k_bar[1][Tiling::kDim / 8][4];
   float v_bar[1][Tiling::kDim / 8][4];
@@ -228,16 +232,22 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     const bool whole =
         whole_rows && column >= queries.full_begin && column + Tiling::kColumns <= queries.full_end;
     ModifyScores<false, true>(params, {work.batch, 0, row + warp_row, column}, whole, s);
-    column += Tiling::kColumns;
-    if (column >= queries.end) column = first;
     ForEachColumn<false, kBlocks>(
         q + Tiling::kStatisticsOffset, 0.0f,
         [&](int block, int side, const RowStatistics<float>& of_row) {
 #pragma unroll
           for (int e = side; e < 4; e += 2) {
-            s[0][block][e] = Mma::Exp2(s[0][block][e] * log2_scale - of_row.log2_normalizer);
+            s[0][block][e] = Mma::Exp2(Exponent<false>(s[0][block][e], log2_scale, of_row.shift));
           }
         });
+    const float* sums =
+        unfolded ? InverseSumsOfHead<float>(params, work.batch,
+                                            work.head * params.group + step / steps_per_head) +
+                       column
+                 : nullptr;
+    if (unfolded) ScaleProbabilities(sums, s);
+    column += Tiling::kColumns;
+    if (column >= queries.end) column = first;
     MakeFragments<Mma>(p, s);
     FenceProducts();
     AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(v_bar, p, o_bar);
@@ -251,6 +261,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
                                       s[0][block][e] *= p_bar[0][block][e] - of_row.delta;
                                     }
                                   });
+    if (unfolded) ClearOneHot(sums, s);
     MakeFragments<Mma>(s_bar, s);
     FenceProducts();
     AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(k_bar, s_bar, q);
@@ -259,6 +270,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   }
   WaitFor<0>(k_bar, v_bar);
 
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_kv + work.head, row + warp_row,
+           params.seq_kv, 0, 1, k_bar, v_bar);
   const auto store = [&](const OutputRows& rows, int columns, const auto& x, float factor) {
     if (rows.data == nullptr) return;
     StoreRows<Mma>(rows, work.batch, work.head, row + warp_row, params.seq_kv, 0, columns, x,

@@ -16,6 +16,7 @@ struct MmaFloat64 {
   static constexpr int kDepth = 8;
   static constexpr int kPadding = 4;
   static constexpr bool kSumsTiles = false;
+  using Transposed = MmaFloat64;
 
   struct Fragment {
     double x[2][2];  // [half of the rows or columns][four of the inner indices]

@@ -22,6 +22,7 @@
 //   LoadB<stride>(address)    B[k][n] = tile[n][k]
 //   LoadBTransposed<stride>   B[k][n] = tile[k][n], for an A that comes from MakeA
 //   MakeA(blocks)             the A whose columns are kDepth / 8 accumulator blocks
+//   Transposed                the arithmetic that gives a b^T the bits that this one gives b a^T
 //   Multiply(left, right, a, b)   adds a * b to the 16 x 8 blocks of its left and right columns
 //   Exp2, Log, Store2
 //
@@ -37,6 +38,8 @@ struct MmaHalf {
   static constexpr int kDepth = 16;
   static constexpr int kPadding = 8;
   static constexpr bool kSumsTiles = false;
+
+  using Transposed = MmaHalf;
 
   struct A {
     std::uint32_t x[4];

@@ -45,13 +45,14 @@ __device__ __forceinline__ void MultiplyBlock(float (&c)[4], const std::uint32_t
 
 }  // namespace tf32
 
-template <bool kSplit>
+template <bool kSplit, bool kTransposed = false>
 struct MmaTf32Base {
   using Element = float;
   using Accumulator = float;
   static constexpr int kDepth = 8;
   static constexpr int kPadding = 4;
   static constexpr bool kSumsTiles = kSplit;
+  using Transposed = MmaTf32Base<kSplit, !kTransposed>;
 
   using A = tf32::Fragment<4, kSplit>;
   using B = tf32::Fragment<4, kSplit>;
@@ -123,8 +124,9 @@ struct MmaTf32Base {
   static __device__ __forceinline__ void Block(float (&c)[4], const A& a, const B& b, int n) {
     if constexpr (kSplit) {
       float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-      tf32::MultiplyBlock(sum, a.low, b.high[n], b.high[n + 1]);
+      if constexpr (!kTransposed) tf32::MultiplyBlock(sum, a.low, b.high[n], b.high[n + 1]);
       tf32::MultiplyBlock(sum, a.high, b.low[n], b.low[n + 1]);
+      if constexpr (kTransposed) tf32::MultiplyBlock(sum, a.low, b.high[n], b.high[n + 1]);
       tf32::MultiplyBlock(sum, a.high, b.high[n], b.high[n + 1]);
 #pragma unroll
       for (int index = 0; index < 4; ++index) c[index] += sum[index];
