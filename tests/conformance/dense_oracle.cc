@@ -77,8 +77,8 @@ Matrix<Number> MinusColumn(const Matrix<Number>& a, const Matrix<Number>& column
   return result;
 }
 
-// Which pairs of a row and a key take part. The sums over score-shaped matrices leave the others
-// out, so that those may hold anything there.
+// Which pairs of a row and a key take part. Sums over score-shaped matrices skip all other pairs,
+// so the matrices may hold anything there.
 struct Pairs {
   std::int64_t rows;
   std::int64_t keys;

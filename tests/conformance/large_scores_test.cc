@@ -47,7 +47,7 @@ class LargeScoresTest : public TargetTest {
     const DType dtype = problem.dtype;
     const bool in_float64 = target().arithmetic == Arithmetic::kFloat64;
     const DType arithmetic = in_float64 ? DType::kFloat64 : dtype;
-    // What cancels where P is 0 or 1 is as large as the inputs, and leaves its rounding errors.
+    // Where P is 0 or 1, terms as large as the inputs cancel and leave their rounding errors.
     double largest = 1.0;
     for (const auto& [name, array] : problem.Values()) largest = std::max(largest, MaxAbs(array));
     const double cancelled = 8 * HalfUlp(StatisticsDType(arithmetic)) * largest;
@@ -93,7 +93,8 @@ TEST_P(LargeScoresTest, LargeInputs) {
   }
 }
 
-// What users write for -inf. A row in which every key has it is a row like any other.
+// Finite values that users write instead of -inf. A row in which every key has one is an ordinary
+// row.
 class FiniteMaskTest : public LargeScoresTest {
  protected:
   template <typename Forbids>
@@ -141,8 +142,8 @@ TEST_P(FiniteMaskTest, HalfOfTheKeys) {
   ExpectExact([](const ProblemCase& c, std::int64_t, std::int64_t j) { return j >= c.seq_kv / 2; });
 }
 
-// A causal mask over padding on the left, which is how most decoders batch: the first rows see
-// nothing but the mask's value.
+// A causal mask with padding on the left, as most decoders batch prompts. Every key of the first
+// rows has the mask's value.
 TEST_P(FiniteMaskTest, LeftPadding) {
   ExpectExact([](const ProblemCase& c, std::int64_t i, std::int64_t j) {
     return j > i || j < c.seq_q / 3;

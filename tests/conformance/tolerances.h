@@ -61,8 +61,9 @@ constexpr Tolerance AgainstOracle(Arithmetic arithmetic, DType dtype) {
   }
 }
 
-// At most twice the error of explicit math in the same arithmetic, which is relative to the largest
-// element, and a few units in the last place for luck: explicit math may meet no rounding at all.
+// At most twice the error of explicit math in the same arithmetic (relative to the largest
+// element), plus a few units in the last place, because explicit math may happen to make no
+// rounding error.
 constexpr Tolerance TwiceExplicit(double explicit_error, DType arithmetic, DType output) {
   return {HalfUlp(output), 2 * explicit_error + 8 * HalfUlp(arithmetic)};
 }
