@@ -66,7 +66,8 @@ struct AttentionOptions {
 
 // What an operation reads. q, k and v are always required; kVjp requires o_bar, kHvp o_bar too. An
 // absent tangent is zero. o and lse, if given (both or neither), are the results of an earlier
-// forward of the same q, k, v and options, and save its work.
+// forward of the same q, k, v and options. They are a hint that may save work: P is never rebuilt
+// from lse alone where that loses accuracy.
 struct AttentionInputs {
   std::optional<TensorView> q, k, v;
   std::optional<TensorView> o, lse;

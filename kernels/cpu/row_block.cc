@@ -6,7 +6,6 @@
 
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/score_tile.h"
-#include "kernels/cpu/tile_product.h"
 
 namespace theria::cpu {
 namespace {
@@ -17,6 +16,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 RowBlock::RowBlock(const RunContext& context, const Needs& needs)
     : context_(context), inputs_(context.inputs), blocking_(context.blocking), needs_(needs) {
+  has_bias_.resize(static_cast<std::size_t>(blocking_.block_tiles));
   const std::int64_t queries = blocking_.block_queries;
   const std::int64_t keys = blocking_.tile_keys;
   const std::int64_t dim = blocking_.head_dim;
@@ -48,7 +48,7 @@ RowBlock::RowBlock(const RunContext& context, const Needs& needs)
   reserve(needs_.o_dot, &o_dot, queries, dim_v);
   reserve(needs_.q_bar, &q_bar, queries, dim);
   reserve(needs_.q_bar_dot, &q_bar_dot, queries, dim);
-  for (double** statistic : {&row_max_, &row_sum_, &shift_, &lse_, &mu_, &delta_, &delta_dot_}) {
+  for (double** statistic : {&row_max_, &row_sum_, &lse_, &mu_, &delta_, &delta_dot_}) {
     arena_.Reserve(statistic, queries);
   }
 }
@@ -134,6 +134,7 @@ void RowBlock::ScoreTile(std::int64_t tile) {
   multiply(K(tile), dim, inner, q.columns, Into::kOverwrite, p);
   const bool has_bias = MakeBiasTile(context_.mod, block_, context_.problem.seq_kv,
                                      tile * blocking_.tile_keys, size, bias_);
+  has_bias_[tile - block_.first_tile] = has_bias;
   ScaleScores(size, context_.problem.scale, has_bias ? bias_ : nullptr, p + offset, row_max_);
   if (s_dot != nullptr) {
     multiply(K(tile), dim, inner, q_dot.columns, Into::kOverwrite, s_dot);
@@ -161,39 +162,27 @@ bool RowBlock::ScorePass(RunState& state) {
 bool RowBlock::Softmax(RunState& state) {
   const std::int64_t queries = blocking_.block_queries;
   const double scale = context_.problem.scale;
-  const bool has_lse = inputs_.lse.has_value();
-  if (has_lse) {
-    ReadTile(*inputs_.lse, {block_.batch, block_.head, block_.first_query, block_.queries}, queries,
-             1, lse_);
-  }
-  for (std::int64_t query = 0; query < queries; ++query) {
-    const double shift = has_lse ? lse_[query] : row_max_[query];
-    shift_[query] = shift == -kInfinity ? 0.0 : shift;  // a row without keys has P = exp(-inf)
-    row_sum_[query] = mu_[query] = delta_[query] = delta_dot_[query] = 0.0;
-  }
+  for (double* sum : {row_sum_, mu_, delta_, delta_dot_}) std::fill_n(sum, queries, 0.0);
   for (std::int64_t tile = block_.first_tile; tile < block_.end_tile; ++tile) {
     if (!state.Continue()) return false;
     const TileSize size = Size(tile);
     const std::int64_t offset = Offset(tile);
-    ExponentiateScores(size, shift_, p + offset, row_sum_);
+    ExponentiateScores(size, row_max_, p + offset, row_sum_);
     if (s_dot != nullptr) AddWeightedSum(size, p + offset, s_dot + offset, mu_);
     if (p_bar != nullptr) AddWeightedSum(size, p + offset, p_bar + offset, delta_);
   }
-  double* const row_factor = row_max_;  // no longer needed
+  double* const row_factor = row_sum_;
   for (std::int64_t query = 0; query < queries; ++query) {
-    if (has_lse) {
-      row_factor[query] = 1.0;
-    } else {
-      lse_[query] = row_max_[query] + std::log(row_sum_[query]);
-      row_factor[query] = row_sum_[query] == 0.0 ? 0.0 : 1.0 / row_sum_[query];
-    }
+    lse_[query] = row_max_[query] + std::log(row_sum_[query]);
+    // The largest score of a row adds 1 to the sum, so that a sum of 0 means a row without keys.
+    row_factor[query] = row_sum_[query] == 0.0 ? 0.0 : 1.0 / row_sum_[query];
     mu_[query] *= scale * row_factor[query];
     delta_[query] *= row_factor[query];
   }
   for (std::int64_t tile = block_.first_tile; tile < block_.end_tile; ++tile) {
     const TileSize size = Size(tile);
     const std::int64_t offset = Offset(tile);
-    if (!has_lse) ScaleRows(size, row_factor, p + offset);
+    ScaleRows(size, row_factor, p + offset);
     if (p_bar_dot != nullptr) {
       AddDeltaDot(size, p + offset, scale, s_dot + offset, mu_, p_bar + offset, p_bar_dot + offset,
                   delta_dot_);
@@ -235,16 +224,28 @@ void RowBlock::AddToRows(const double* weights, std::int64_t tile, const double*
                          std::int64_t dim, double* result) const {
   if (weights == nullptr || keys == nullptr) return;
   const std::int64_t queries = blocking_.block_queries;
-  MultiplyTransposed(queries, dim, Size(tile).keys, {weights + Offset(tile), queries}, {keys, dim},
-                     Into::kAdd, {result, dim});
+  const std::int64_t count = Size(tile).keys;
+  const ConstTile a = {weights + Offset(tile), queries};
+  if (MustSkipForbidden(tile, count, dim, keys)) {
+    AddVisibleTransposed(queries, dim, count, a, {p + Offset(tile), queries}, {keys, dim},
+                         {result, dim});
+    return;
+  }
+  MultiplyTransposed(queries, dim, count, a, {keys, dim}, Into::kAdd, {result, dim});
 }
 
 void RowBlock::AddToKeys(const double* weights, std::int64_t tile, const double* rows,
                          std::int64_t dim, double* sums) const {
   if (weights == nullptr || rows == nullptr) return;
   const std::int64_t queries = blocking_.block_queries;
-  Multiply(Size(tile).keys, dim, block_.queries, {weights + Offset(tile), queries}, {rows, dim},
-           Into::kAdd, {sums, dim});
+  const std::int64_t count = Size(tile).keys;
+  const ConstTile a = {weights + Offset(tile), queries};
+  if (MustSkipForbidden(tile, queries, dim, rows)) {
+    AddVisible(count, dim, block_.queries, a, {p + Offset(tile), queries}, {rows, dim},
+               {sums, dim});
+    return;
+  }
+  Multiply(count, dim, block_.queries, a, {rows, dim}, Into::kAdd, {sums, dim});
 }
 
 void RowBlock::CopySavedOutput() {
@@ -267,6 +268,9 @@ void RowBlock::WriteRows() {
     if (rows != nullptr && view.has_value()) WriteTile(rows, dim, factor, place, *view);
   };
   if (inputs_.o.has_value() && out.o.has_value()) CopySavedOutput();
+  if (inputs_.lse.has_value() && out.lse.has_value()) {
+    ReadTile(*inputs_.lse, place, blocking_.block_queries, 1, lse_);
+  }
   write(o, blocking_.head_dim_v, 1.0, out.o);
   write(o_dot, blocking_.head_dim_v, 1.0, out.o_dot);
   write(q_bar, blocking_.head_dim, scale, out.q_bar);

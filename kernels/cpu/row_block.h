@@ -3,12 +3,14 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "kernels/api/attention.h"
 #include "kernels/cpu/arena.h"
 #include "kernels/cpu/blocking.h"
 #include "kernels/cpu/run_state.h"
 #include "kernels/cpu/tile_math.h"
+#include "kernels/cpu/tile_product.h"
 
 // One thread's work on one query block at a time, in float64.
 //
@@ -85,21 +87,22 @@ class RowBlock {
   const double* KDot(std::int64_t tile) { return ReadKeys(inputs_.k_dot, tile, k_dot_); }
   const double* VDot(std::int64_t tile) { return ReadKeys(inputs_.v_dot, tile, v_dot_); }
 
-  // result[queries, dim] += weights^T keys over a tile of a score matrix; `dim` is padded. No
-  // `weights` or no `keys` is zero.
+  // result[queries, dim] += weights^T keys over the visible pairs of a tile of a score matrix;
+  // `dim` is padded. No `weights` or no `keys` is zero.
   void AddToRows(const double* weights, std::int64_t tile, const double* keys, std::int64_t dim,
                  double* result) const;
 
-  // sums[keys, dim] += weights rows over a tile of a score matrix. No `weights` or no `rows` is
-  // zero.
+  // sums[keys, dim] += weights rows over the visible pairs of a tile of a score matrix. No
+  // `weights` or no `rows` is zero.
   void AddToKeys(const double* weights, std::int64_t tile, const double* rows, std::int64_t dim,
                  double* sums) const;
 
   TileSize Size(std::int64_t tile) const;
   const QueryBlock& block() const { return block_; }
 
-  // Score matrices [keys of the block's tiles, queries], null where not needed; scores before their
-  // exponentials, probabilities after the score pass.
+  // Score matrices [keys of the block's tiles, queries], null where not needed. p holds scores
+  // first and probabilities after the score pass; its sign bits mark forbidden pairs
+  // (kernels/cpu/tile_math.h), where the other matrices hold anything until Differentiate.
   double* p = nullptr;
   double* s_dot = nullptr;  // before `scale`
   double* p_bar = nullptr;
@@ -117,6 +120,13 @@ class RowBlock {
   bool Softmax(RunState& state);
   void CopySavedOutput();
 
+  // Whether the products of a tile with `operand` must leave out the forbidden pairs one by one. A
+  // weight of 0 leaves them out at full speed, unless the operand holds a NaN or an infinity.
+  bool MustSkipForbidden(std::int64_t tile, std::int64_t rows, std::int64_t dim,
+                         const double* operand) const {
+    return has_bias_[tile - block_.first_tile] && !AllFinite(rows * dim, operand);
+  }
+
   // Where a tile starts in a score matrix.
   std::int64_t Offset(std::int64_t tile) const {
     return (tile - block_.first_tile) * blocking_.tile_keys * blocking_.block_queries;
@@ -130,12 +140,12 @@ class RowBlock {
   QueryBlock block_;
   KeyTile k_, v_, k_dot_, v_dot_;
   double* bias_ = nullptr;
+  std::vector<bool> has_bias_;  // by tile of the block; without a bias no pair is forbidden
   double* keep_ = nullptr;
   std::int64_t keep_tile_ = -1;
   // Row statistics [queries].
   double* row_max_ = nullptr;
   double* row_sum_ = nullptr;
-  double* shift_ = nullptr;
   double* lse_ = nullptr;
   double* mu_ = nullptr;
   double* delta_ = nullptr;

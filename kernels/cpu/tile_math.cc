@@ -37,37 +37,50 @@ HWY_INLINE void ForEach(TileSize size, Body body) {
   }
 }
 
-HWY_INLINE Vector UnlessZero(Vector p, Vector value) {
-  return hn::IfThenElseZero(hn::Ne(p, hn::Zero(Double())), value);
+// `value` where the pair takes part, 0 where it is forbidden.
+HWY_INLINE Vector UnlessForbidden(Vector p, Vector value) {
+  return hn::IfNegativeThenElse(p, hn::Zero(Double()), value);
+}
+
+// The sign of a NaN is free to mark forbidden pairs.
+HWY_INLINE Vector WithoutSignOfNan(Vector score) {
+  return hn::IfThenElse(hn::IsNaN(score), hn::Abs(score), score);
 }
 
 void ScaleScoresImpl(TileSize size, double scale, const double* bias, double* s, double* row_max) {
   const Double d;
   const Vector factor = hn::Set(d, scale);
-  const Vector forbidden = hn::Set(d, -std::numeric_limits<double>::infinity());
   if (bias == nullptr) {
     ForEach(size, [&](std::int64_t at, std::int64_t query) HWY_ATTR {
       const Vector score = hn::Mul(factor, LoadAt(s, at));
-      StoreAt(score, s, at);
+      StoreAt(WithoutSignOfNan(score), s, at);
       StoreAt(hn::Max(LoadAt(row_max, query), score), row_max, query);
     });
     return;
   }
+  const Vector lowest = hn::Set(d, -std::numeric_limits<double>::infinity());
+  const Vector mark = hn::Set(d, -std::numeric_limits<double>::quiet_NaN());
   ForEach(size, [&](std::int64_t at, std::int64_t query) HWY_ATTR {
     const Vector added = LoadAt(bias, at);
-    const Vector score = hn::IfThenElse(hn::Eq(added, forbidden), forbidden,
-                                        hn::MulAdd(factor, LoadAt(s, at), added));
-    StoreAt(score, s, at);
-    StoreAt(hn::Max(LoadAt(row_max, query), score), row_max, query);
+    const auto forbidden = hn::Eq(added, lowest);
+    const Vector score = hn::MulAdd(factor, LoadAt(s, at), added);
+    StoreAt(hn::IfThenElse(forbidden, mark, WithoutSignOfNan(score)), s, at);
+    const Vector candidate = hn::IfThenElse(forbidden, lowest, score);
+    StoreAt(hn::Max(LoadAt(row_max, query), candidate), row_max, query);
   });
 }
 
-void ExponentiateScoresImpl(TileSize size, const double* shift, double* s, double* row_sum) {
+void ExponentiateScoresImpl(TileSize size, const double* row_max, double* s, double* row_sum) {
   const Double d;
+  const Vector mark = hn::Set(d, -0.0);
   ForEach(size, [&](std::int64_t at, std::int64_t query) HWY_ATTR {
-    const Vector exponent = hn::Sub(LoadAt(s, at), LoadAt(shift, query));
-    // Exp takes NaN for a very negative number; here it has to come through.
-    const Vector p = hn::IfThenElse(hn::IsNaN(exponent), exponent, hn::Exp(d, exponent));
+    const Vector score = LoadAt(s, at);
+    const Vector exponent = hn::Sub(score, LoadAt(row_max, query));
+    // Exp maps NaN to 0, so NaN bypasses it.
+    const Vector visible =
+        hn::IfThenElse(hn::IsNaN(exponent), hn::Abs(exponent), hn::Exp(d, exponent));
+    const Vector nan_or_mark = hn::IfNegativeThenElse(score, mark, visible);
+    const Vector p = hn::IfThenElse(hn::IsNaN(score), nan_or_mark, visible);
     StoreAt(p, s, at);
     StoreAt(hn::Add(LoadAt(row_sum, query), p), row_sum, query);
   });
@@ -76,7 +89,7 @@ void ExponentiateScoresImpl(TileSize size, const double* shift, double* s, doubl
 void AddWeightedSumImpl(TileSize size, const double* p, const double* x, double* row_sum) {
   ForEach(size, [&](std::int64_t at, std::int64_t query) HWY_ATTR {
     const Vector weight = LoadAt(p, at);
-    const Vector term = UnlessZero(weight, hn::Mul(weight, LoadAt(x, at)));
+    const Vector term = UnlessForbidden(weight, hn::Mul(weight, LoadAt(x, at)));
     StoreAt(hn::Add(LoadAt(row_sum, query), term), row_sum, query);
   });
 }
@@ -88,7 +101,9 @@ void MultiplyElementsImpl(TileSize size, const double* factor, double* x) {
 
 void ScaleRowsImpl(TileSize size, const double* row_factor, double* p) {
   ForEach(size, [&](std::int64_t at, std::int64_t query) HWY_ATTR {
-    StoreAt(hn::Mul(LoadAt(p, at), LoadAt(row_factor, query)), p, at);
+    const Vector element = LoadAt(p, at);
+    const Vector scaled = hn::Mul(element, LoadAt(row_factor, query));
+    StoreAt(hn::IfNegativeThenElse(element, element, scaled), p, at);
   });
 }
 
@@ -98,7 +113,7 @@ void CenterAndWeightImpl(TileSize size, const double* p, double scale, const dou
   ForEach(size, [&](std::int64_t at, std::int64_t query) HWY_ATTR {
     const Vector weight = LoadAt(p, at);
     const Vector centered = hn::MulSub(factor, LoadAt(x, at), LoadAt(center, query));
-    StoreAt(UnlessZero(weight, hn::Mul(weight, centered)), x, at);
+    StoreAt(UnlessForbidden(weight, hn::Mul(weight, centered)), x, at);
   });
 }
 
@@ -110,7 +125,7 @@ void AddDeltaDotImpl(TileSize size, const double* p, double scale, const double*
     const Vector weight = LoadAt(p, at);
     const Vector centered = hn::MulSub(factor, LoadAt(s_dot, at), LoadAt(mu, query));
     const Vector sum = hn::MulAdd(centered, LoadAt(p_bar, at), LoadAt(p_bar_dot, at));
-    const Vector term = UnlessZero(weight, hn::Mul(weight, sum));
+    const Vector term = UnlessForbidden(weight, hn::Mul(weight, sum));
     StoreAt(hn::Add(LoadAt(row_sum, query), term), row_sum, query);
   });
 }
@@ -124,9 +139,10 @@ void TangentStepImpl(TileSize size, const double* p, double scale,
     const Vector centered = hn::MulSub(factor, LoadAt(s_dot, at), LoadAt(statistics.mu, query));
     const Vector bar = hn::Sub(LoadAt(p_bar, at), LoadAt(statistics.delta, query));
     const Vector bar_dot = hn::Sub(LoadAt(p_bar_dot, at), LoadAt(statistics.delta_dot, query));
-    StoreAt(UnlessZero(weight, hn::Mul(weight, centered)), s_dot, at);
-    StoreAt(UnlessZero(weight, hn::Mul(weight, bar)), p_bar, at);
-    StoreAt(UnlessZero(weight, hn::Mul(weight, hn::MulAdd(bar, centered, bar_dot))), p_bar_dot, at);
+    StoreAt(UnlessForbidden(weight, hn::Mul(weight, centered)), s_dot, at);
+    StoreAt(UnlessForbidden(weight, hn::Mul(weight, bar)), p_bar, at);
+    StoreAt(UnlessForbidden(weight, hn::Mul(weight, hn::MulAdd(bar, centered, bar_dot))), p_bar_dot,
+            at);
   });
 }
 
@@ -149,8 +165,8 @@ void ScaleScores(TileSize size, double scale, const double* bias, double* s, dou
   HWY_DYNAMIC_DISPATCH(ScaleScoresImpl)(size, scale, bias, s, row_max);
 }
 
-void ExponentiateScores(TileSize size, const double* shift, double* s, double* row_sum) {
-  HWY_DYNAMIC_DISPATCH(ExponentiateScoresImpl)(size, shift, s, row_sum);
+void ExponentiateScores(TileSize size, const double* row_max, double* s, double* row_sum) {
+  HWY_DYNAMIC_DISPATCH(ExponentiateScoresImpl)(size, row_max, s, row_sum);
 }
 
 void AddWeightedSum(TileSize size, const double* p, const double* x, double* row_sum) {

@@ -10,8 +10,10 @@
 // scores is one lane of a vector and no sum runs across lanes. `queries` is a multiple of kTileUnit
 // and all arrays are 64-byte aligned. Statistics are arrays [queries].
 //
-// A probability of exactly 0 is a forbidden or a vanishing key: whatever it would multiply, even an
-// infinity or a NaN, it contributes 0.
+// The sign bit of a probability marks a forbidden pair: P is -0.0 there, and the pair contributes 0
+// whatever it would multiply, a NaN or an infinity included. A visible pair never has the sign bit
+// set, not even in a NaN. Its P may underflow to +0.0, and +0.0 times NaN is NaN as in explicit
+// math. Among the scores, a NaN with its sign bit set is the mark.
 
 namespace theria::cpu {
 
@@ -22,20 +24,21 @@ struct TileSize {
   std::int64_t count() const { return keys * queries; }
 };
 
-// s = scale * s + bias, and -inf where bias is -inf whatever s; row_max = max(row_max, s). No
-// `bias` is zero.
+// s = scale * s + bias, or the mark of a forbidden pair where bias is -inf; row_max = max(row_max,
+// s) over the visible pairs, unspecified in a row with a NaN. No `bias` is zero.
 void ScaleScores(TileSize size, double scale, const double* bias, double* s, double* row_max);
 
-// s = exp(s - shift), within about one unit in the last place; row_sum += s.
-void ExponentiateScores(TileSize size, const double* shift, double* s, double* row_sum);
+// s = exp(s - row_max), within about one unit in the last place, and -0.0 for a forbidden pair;
+// row_sum += s.
+void ExponentiateScores(TileSize size, const double* row_max, double* s, double* row_sum);
 
 // row_sum += sum over the keys of p∘x.
 void AddWeightedSum(TileSize size, const double* p, const double* x, double* row_sum);
 
-// x = x∘factor.
+// x = x∘factor. A factor >= 0 keeps the marks of P.
 void MultiplyElements(TileSize size, const double* factor, double* x);
 
-// p = p * row_factor.
+// p = p * row_factor, which keeps the marks.
 void ScaleRows(TileSize size, const double* row_factor, double* p);
 
 // x = p∘(scale * x - center): S_bar from P_bar and delta, P_dot from S_dot and mu.

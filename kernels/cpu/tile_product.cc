@@ -1,5 +1,7 @@
 #include "kernels/cpu/tile_product.h"
 
+#include <cmath>
+
 // Register blocks are arrays of vectors, which scalable vector types cannot form.
 #define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
@@ -94,6 +96,44 @@ void MultiplyWithTransposed(std::int64_t rows, std::int64_t columns, std::int64_
   Product<true>(rows, columns, inner, a, b, into, c);
 }
 
+// One row of c at a time, one term at a time: slow, for tiles with a NaN or an infinity only.
+template <bool kTransposed>
+HWY_INLINE void VisibleTerms(std::int64_t rows, std::int64_t columns, std::int64_t inner,
+                             ConstTile a, ConstTile p, ConstTile b, Tile c) {
+  const Double d;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t i = 0; i < inner; ++i) {
+      if (std::signbit(Element<kTransposed>(p, row, i))) continue;
+      const Vector element = hn::Set(d, Element<kTransposed>(a, row, i));
+      for (std::int64_t column = 0; column < columns; column += kLanes) {
+        double* const sum = c.data + row * c.stride + column;
+        const Vector factor = hn::Load(d, b.data + i * b.stride + column);
+        hn::Store(hn::MulAdd(element, factor, hn::Load(d, sum)), d, sum);
+      }
+    }
+  }
+}
+
+void AddVisiblePlain(std::int64_t rows, std::int64_t columns, std::int64_t inner, ConstTile a,
+                     ConstTile p, ConstTile b, Tile c) {
+  VisibleTerms<false>(rows, columns, inner, a, p, b, c);
+}
+
+void AddVisibleWithTransposed(std::int64_t rows, std::int64_t columns, std::int64_t inner,
+                              ConstTile a, ConstTile p, ConstTile b, Tile c) {
+  VisibleTerms<true>(rows, columns, inner, a, p, b, c);
+}
+
+bool AllFiniteImpl(std::int64_t count, const double* x) {
+  const Double d;
+  Vector bits = hn::Zero(d);
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const Vector element = hn::Load(d, x + i);
+    bits = hn::Or(bits, hn::Sub(element, element));  // 0 if finite, else NaN
+  }
+  return hn::AllTrue(d, hn::Eq(bits, hn::Zero(d)));
+}
+
 }  // namespace theria::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -102,6 +142,9 @@ namespace theria::cpu {
 
 HWY_EXPORT(MultiplyPlain);
 HWY_EXPORT(MultiplyWithTransposed);
+HWY_EXPORT(AddVisiblePlain);
+HWY_EXPORT(AddVisibleWithTransposed);
+HWY_EXPORT(AllFiniteImpl);
 
 void Multiply(std::int64_t rows, std::int64_t columns, std::int64_t inner, ConstTile a, ConstTile b,
               Into into, Tile c) {
@@ -111,6 +154,20 @@ void Multiply(std::int64_t rows, std::int64_t columns, std::int64_t inner, Const
 void MultiplyTransposed(std::int64_t rows, std::int64_t columns, std::int64_t inner, ConstTile a,
                         ConstTile b, Into into, Tile c) {
   HWY_DYNAMIC_DISPATCH(MultiplyWithTransposed)(rows, columns, inner, a, b, into, c);
+}
+
+void AddVisible(std::int64_t rows, std::int64_t columns, std::int64_t inner, ConstTile a,
+                ConstTile p, ConstTile b, Tile c) {
+  HWY_DYNAMIC_DISPATCH(AddVisiblePlain)(rows, columns, inner, a, p, b, c);
+}
+
+void AddVisibleTransposed(std::int64_t rows, std::int64_t columns, std::int64_t inner, ConstTile a,
+                          ConstTile p, ConstTile b, Tile c) {
+  HWY_DYNAMIC_DISPATCH(AddVisibleWithTransposed)(rows, columns, inner, a, p, b, c);
+}
+
+bool AllFinite(std::int64_t count, const double* x) {
+  return HWY_DYNAMIC_DISPATCH(AllFiniteImpl)(count, x);
 }
 
 }  // namespace theria::cpu

@@ -39,6 +39,21 @@ void Multiply(std::int64_t rows, std::int64_t columns, std::int64_t inner, Const
 void MultiplyTransposed(std::int64_t rows, std::int64_t columns, std::int64_t inner, ConstTile a,
                         ConstTile b, Into into, Tile c);
 
+// c += a b without the terms of forbidden pairs, which are those whose element of p[rows, inner]
+// has its sign bit set (kernels/cpu/tile_math.h). Multiply gives the same bits where b is finite
+// and a is 0 at the forbidden pairs, but there 0 times NaN or infinity would be NaN.
+// REQUIRES: as Multiply.
+void AddVisible(std::int64_t rows, std::int64_t columns, std::int64_t inner, ConstTile a,
+                ConstTile p, ConstTile b, Tile c);
+
+// The same with a[inner, rows]^T and p[inner, rows]^T.
+void AddVisibleTransposed(std::int64_t rows, std::int64_t columns, std::int64_t inner, ConstTile a,
+                          ConstTile p, ConstTile b, Tile c);
+
+// Whether x[0..count) holds no NaN and no infinity. REQUIRES: `count` is a multiple of kTileUnit, x
+// is 64-byte aligned.
+bool AllFinite(std::int64_t count, const double* x);
+
 }  // namespace theria::cpu
 
 #endif  // THERIA_KERNELS_CPU_TILE_PRODUCT_H_

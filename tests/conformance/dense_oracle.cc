@@ -1,5 +1,6 @@
 #include "tests/conformance/dense_oracle.h"
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -11,53 +12,55 @@
 namespace theria::conformance {
 namespace {
 
-using Number = long double;
-
+template <typename Number>
 struct Matrix {
   std::int64_t rows = 0;
   std::int64_t columns = 0;
   std::vector<Number> elements;
 
-  Matrix(std::int64_t r, std::int64_t c) : rows(r), columns(c), elements(r * c, 0.0L) {}
+  Matrix(std::int64_t r, std::int64_t c) : rows(r), columns(c), elements(r * c, Number{0}) {}
   Number& operator()(std::int64_t r, std::int64_t c) { return elements[r * columns + c]; }
   Number operator()(std::int64_t r, std::int64_t c) const { return elements[r * columns + c]; }
 };
 
-Matrix Each(const Matrix& a, const Matrix& b, const std::function<Number(Number, Number)>& f) {
-  Matrix result(a.rows, a.columns);
+template <typename Number, typename Function>
+Matrix<Number> Each(const Matrix<Number>& a, const Matrix<Number>& b, Function f) {
+  Matrix<Number> result(a.rows, a.columns);
   for (std::size_t i = 0; i < a.elements.size(); ++i) {
     result.elements[i] = f(a.elements[i], b.elements[i]);
   }
   return result;
 }
 
-Matrix operator+(const Matrix& a, const Matrix& b) { return Each(a, b, std::plus<>()); }
-Matrix operator%(const Matrix& a, const Matrix& b) { return Each(a, b, std::multiplies<>()); }
-Matrix operator*(Number factor, const Matrix& a) {
+template <typename Number>
+Matrix<Number> operator+(const Matrix<Number>& a, const Matrix<Number>& b) {
+  return Each(a, b, std::plus<>());
+}
+template <typename Number>
+Matrix<Number> operator%(const Matrix<Number>& a, const Matrix<Number>& b) {
+  return Each(a, b, std::multiplies<>());
+}
+template <typename Number>
+Matrix<Number> Times(Number factor, const Matrix<Number>& a) {
   return Each(a, a, [&](Number x, Number) { return factor * x; });
 }
 
-Matrix Transpose(const Matrix& a) {
-  Matrix result(a.columns, a.rows);
+// a b^T: every pair's inner product.
+template <typename Number>
+Matrix<Number> OfPairs(const Matrix<Number>& a, const Matrix<Number>& b) {
+  Matrix<Number> result(a.rows, b.rows);
   for (std::int64_t r = 0; r < a.rows; ++r) {
-    for (std::int64_t c = 0; c < a.columns; ++c) result(c, r) = a(r, c);
-  }
-  return result;
-}
-
-Matrix operator*(const Matrix& a, const Matrix& b) {
-  Matrix result(a.rows, b.columns);
-  for (std::int64_t r = 0; r < a.rows; ++r) {
-    for (std::int64_t p = 0; p < a.columns; ++p) {
-      for (std::int64_t c = 0; c < b.columns; ++c) result(r, c) += a(r, p) * b(p, c);
+    for (std::int64_t c = 0; c < b.rows; ++c) {
+      for (std::int64_t p = 0; p < a.columns; ++p) result(r, c) += a(r, p) * b(c, p);
     }
   }
   return result;
 }
 
 // [rows, 1]
-Matrix RowSum(const Matrix& a) {
-  Matrix result(a.rows, 1);
+template <typename Number>
+Matrix<Number> RowSum(const Matrix<Number>& a) {
+  Matrix<Number> result(a.rows, 1);
   for (std::int64_t r = 0; r < a.rows; ++r) {
     for (std::int64_t c = 0; c < a.columns; ++c) result(r, 0) += a(r, c);
   }
@@ -65,41 +68,103 @@ Matrix RowSum(const Matrix& a) {
 }
 
 // a - column, the column repeated
-Matrix MinusColumn(const Matrix& a, const Matrix& column) {
-  Matrix result = a;
+template <typename Number>
+Matrix<Number> MinusColumn(const Matrix<Number>& a, const Matrix<Number>& column) {
+  Matrix<Number> result = a;
   for (std::int64_t r = 0; r < a.rows; ++r) {
     for (std::int64_t c = 0; c < a.columns; ++c) result(r, c) -= column(r, 0);
   }
   return result;
 }
 
-Matrix Plane(const Array& array, std::int64_t batch, std::int64_t head) {
+// Which pairs of a row and a key take part. Sums over score-shaped matrices skip all other pairs,
+// so the matrices may hold anything there.
+struct Pairs {
+  std::int64_t rows;
+  std::int64_t keys;
+  std::vector<bool> take_part;
+
+  Pairs(std::int64_t r, std::int64_t k) : rows(r), keys(k), take_part(r * k) {}
+  template <typename Visit>
+  void ForEach(Visit visit) const {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t j = 0; j < keys; ++j) {
+        if (take_part[i * keys + j]) visit(i, j);
+      }
+    }
+  }
+
+  // weights x: for each row a sum over its keys
+  template <typename Number>
+  Matrix<Number> ToRows(const Matrix<Number>& weights, const Matrix<Number>& x) const {
+    Matrix<Number> result(rows, x.columns);
+    ForEach([&](std::int64_t i, std::int64_t j) {
+      for (std::int64_t c = 0; c < x.columns; ++c) result(i, c) += weights(i, j) * x(j, c);
+    });
+    return result;
+  }
+  // weights^T x: for each key a sum over its rows
+  template <typename Number>
+  Matrix<Number> ToKeys(const Matrix<Number>& weights, const Matrix<Number>& x) const {
+    Matrix<Number> result(keys, x.columns);
+    ForEach([&](std::int64_t i, std::int64_t j) {
+      for (std::int64_t c = 0; c < x.columns; ++c) result(j, c) += weights(i, j) * x(i, c);
+    });
+    return result;
+  }
+  // [rows, 1]
+  template <typename Number>
+  Matrix<Number> SumOfRow(const Matrix<Number>& a) const {
+    Matrix<Number> result(rows, 1);
+    ForEach([&](std::int64_t i, std::int64_t j) { result(i, 0) += a(i, j); });
+    return result;
+  }
+};
+
+template <typename Number>
+Matrix<Number> Plane(const Array& array, std::int64_t batch, std::int64_t head) {
   const std::int64_t rows = array.shape[2];
   const std::int64_t columns = array.shape[3];
-  Matrix result(rows, columns);
+  Matrix<Number> result(rows, columns);
   const std::int64_t first = (batch * array.shape[1] + head) * rows * columns;
-  for (std::int64_t i = 0; i < rows * columns; ++i) result.elements[i] = array.values[first + i];
+  for (std::int64_t i = 0; i < rows * columns; ++i) {
+    result.elements[i] = static_cast<Number>(array.values[first + i]);
+  }
   return result;
 }
 
-void AddPlane(const Matrix& plane, std::int64_t batch, std::int64_t head, Array& array) {
+template <typename Number>
+void AddPlane(const Matrix<Number>& plane, std::int64_t batch, std::int64_t head, Array& array) {
   const std::int64_t first = (batch * array.shape[1] + head) * plane.rows * plane.columns;
   for (std::size_t i = 0; i < plane.elements.size(); ++i) {
     array.values[first + i] += static_cast<double>(plane.elements[i]);
   }
 }
 
+// What rounding to `dtype` leaves.
+template <typename Number>
+Matrix<Number> Rounded(const Matrix<Number>& a, DType dtype) {
+  if (dtype == DType::kFloat64) return a;
+  Array array = Zeros({a.rows, a.columns});
+  std::copy(a.elements.begin(), a.elements.end(), array.values.begin());
+  Matrix<Number> result = a;
+  const Array rounded = RoundTo(array, dtype);
+  std::copy(rounded.values.begin(), rounded.values.end(), result.elements.begin());
+  return result;
+}
+
+constexpr double kForbidden = -std::numeric_limits<double>::infinity();
+
 // B, by the words of the contract.
-Number Bias(const Problem& problem, const std::optional<Array>& mask, std::int64_t batch,
+double Bias(const Problem& problem, const std::optional<Array>& mask, std::int64_t batch,
             std::int64_t head, std::int64_t i, std::int64_t j) {
-  constexpr Number kForbidden = -std::numeric_limits<Number>::infinity();
   const AttentionOptions& options = problem.shape.options;
   if (options.is_causal && j > i) return kForbidden;
   if (options.window.has_value()) {
     if (options.window->left.has_value() && i - j > *options.window->left) return kForbidden;
     if (options.window->right.has_value() && j - i > *options.window->right) return kForbidden;
   }
-  if (!mask.has_value()) return 0.0L;
+  if (!mask.has_value()) return 0.0;
   const std::int64_t full[] = {batch, head, i, j};
   std::int64_t flat = 0;
   for (std::size_t axis = 0; axis < mask->shape.size(); ++axis) {
@@ -107,13 +172,13 @@ Number Bias(const Problem& problem, const std::optional<Array>& mask, std::int64
     flat = flat * mask->shape[axis] + (mask->shape[axis] == 1 ? 0 : index);
   }
   const double value = mask->values[flat];
-  if (problem.mask->dtype == DType::kBool) return value != 0.0 ? 0.0L : kForbidden;
+  if (problem.mask->dtype == DType::kBool) return value != 0.0 ? 0.0 : kForbidden;
   return value;
 }
 
-}  // namespace
-
-Arrays DenseOracle(const Problem& problem) {
+// `factors` is the dtype that the factors of the products after the softmax are rounded to.
+template <typename Number>
+Arrays Compute(const Problem& problem, DType factors) {
   const ProblemCase& c = problem.shape;
   Arrays in = problem.Values();
   const std::vector<std::int64_t> q_shape = {c.batch, c.heads_q, c.seq_q, c.head_dim};
@@ -137,68 +202,94 @@ Arrays DenseOracle(const Problem& problem) {
   if (problem.mask.has_value()) mask = Decode(*problem.mask);
   const DropoutMod dropout = MakeDropoutMod(c.options.dropout.probability, c.options.dropout.seed,
                                             c.options.dropout.offset);
-  const Number scale = c.options.scale.value_or(1.0 / std::sqrt(static_cast<double>(c.head_dim)));
+  const auto scale = static_cast<Number>(
+      c.options.scale.value_or(1.0 / std::sqrt(static_cast<double>(c.head_dim))));
 
   for (std::int64_t b = 0; b < c.batch; ++b) {
     for (std::int64_t h = 0; h < c.heads_q; ++h) {
       const std::int64_t h_kv = h / (c.heads_q / c.heads_kv);
-      const Matrix q = Plane(in["q"], b, h), q_dot = Plane(in["q_dot"], b, h);
-      const Matrix k = Plane(in["k"], b, h_kv), k_dot = Plane(in["k_dot"], b, h_kv);
-      const Matrix v = Plane(in["v"], b, h_kv), v_dot = Plane(in["v_dot"], b, h_kv);
-      const Matrix o_bar = Plane(in["o_bar"], b, h), o_bar_dot = Plane(in["o_bar_dot"], b, h);
+      const auto plane = [&](const char* name, std::int64_t head) {
+        return Plane<Number>(in.at(name), b, head);
+      };
+      const Matrix<Number> q = plane("q", h), q_dot = plane("q_dot", h);
+      const Matrix<Number> k = plane("k", h_kv), k_dot = plane("k_dot", h_kv);
+      const Matrix<Number> v = plane("v", h_kv), v_dot = plane("v_dot", h_kv);
+      const Matrix<Number> o_bar = plane("o_bar", h), o_bar_dot = plane("o_bar_dot", h);
 
-      Matrix s = scale * (q * Transpose(k));
-      Matrix z(c.seq_q, c.seq_kv);
-      Matrix p(c.seq_q, c.seq_kv);
-      Matrix lse(c.seq_q, 1);
+      Matrix<Number> s = Times(scale, OfPairs(q, k));
+      Matrix<Number> z(c.seq_q, c.seq_kv);
+      Pairs pairs(c.seq_q, c.seq_kv);
+      Matrix<Number> largest(c.seq_q, 1);
       for (std::int64_t i = 0; i < c.seq_q; ++i) {
-        Number largest = -std::numeric_limits<Number>::infinity();
+        largest(i, 0) = -std::numeric_limits<Number>::infinity();
         for (std::int64_t j = 0; j < c.seq_kv; ++j) {
-          s(i, j) += Bias(problem, mask, b, h, i, j);
-          largest = std::max(largest, s(i, j));
           const bool keeps = !dropout.enabled() ||
                              dropout.Keeps(static_cast<std::uint64_t>(b * c.heads_q + h), i, j);
-          z(i, j) = keeps ? dropout.keep_scale : 0.0;
+          z(i, j) = static_cast<Number>(keeps ? dropout.keep_scale : 0.0);
+          const double bias = Bias(problem, mask, b, h, i, j);
+          if (bias == kForbidden) continue;
+          pairs.take_part[i * c.seq_kv + j] = true;
+          s(i, j) += static_cast<Number>(bias);
+          largest(i, 0) = std::max(largest(i, 0), s(i, j));
         }
-        Number sum = 0.0L;
-        for (std::int64_t j = 0; j < c.seq_kv; ++j) {
-          p(i, j) = std::isinf(s(i, j)) ? 0.0L : std::exp(s(i, j) - largest);
-          sum += p(i, j);
-        }
-        lse(i, 0) = largest + std::log(sum);
-        for (std::int64_t j = 0; j < c.seq_kv && sum != 0.0L; ++j) p(i, j) /= sum;
       }
+      const Matrix<Number> e = [&] {
+        Matrix<Number> result = MinusColumn(s, largest);
+        for (Number& x : result.elements) x = std::exp(x);
+        return result;
+      }();
+      const Matrix<Number> sum = pairs.SumOfRow(e);
+      Matrix<Number> lse(c.seq_q, 1);
+      Matrix<Number> p(c.seq_q, c.seq_kv);
+      for (std::int64_t i = 0; i < c.seq_q; ++i) lse(i, 0) = largest(i, 0) + std::log(sum(i, 0));
+      pairs.ForEach([&](std::int64_t i, std::int64_t j) { p(i, j) = e(i, j) / sum(i, 0); });
+      const auto factor = [&](const Matrix<Number>& a) { return Rounded(a, factors); };
 
-      const Matrix o = (p % z) * v;
-      const Matrix s_dot = scale * (q_dot * Transpose(k) + q * Transpose(k_dot));
-      const Matrix mu = RowSum(p % s_dot);
-      const Matrix p_dot = p % MinusColumn(s_dot, mu);
-      const Matrix o_dot = (p_dot % z) * v + (p % z) * v_dot;
+      const Matrix<Number> pz = factor(p % z);
+      const Matrix<Number> o = pairs.ToRows(pz, v);
+      const Matrix<Number> s_dot = Times(scale, OfPairs(q_dot, k) + OfPairs(q, k_dot));
+      const Matrix<Number> mu = pairs.SumOfRow(p % s_dot);
+      const Matrix<Number> p_dot = p % MinusColumn(s_dot, mu);
+      const Matrix<Number> p_dot_z = factor(p_dot % z);
+      const Matrix<Number> o_dot = pairs.ToRows(p_dot_z, v) + pairs.ToRows(pz, v_dot);
 
-      const Matrix p_bar = (o_bar * Transpose(v)) % z;
-      const Matrix delta = RowSum(o_bar % o);
-      const Matrix s_bar = p % MinusColumn(p_bar, delta);
+      const Matrix<Number> p_bar = OfPairs(o_bar, v) % z;
+      const Matrix<Number> delta = RowSum(o_bar % factor(o));
+      const Matrix<Number> s_bar = p % MinusColumn(p_bar, delta);
 
-      const Matrix p_bar_dot = (o_bar_dot * Transpose(v) + o_bar * Transpose(v_dot)) % z;
-      const Matrix delta_dot = RowSum(o_bar_dot % o + o_bar % o_dot);
-      const Matrix s_bar_dot =
-          s_bar % MinusColumn(s_dot, mu) + p % MinusColumn(p_bar_dot, delta_dot);
+      const Matrix<Number> p_bar_dot = (OfPairs(o_bar_dot, v) + OfPairs(o_bar, v_dot)) % z;
+      const Matrix<Number> delta_dot = RowSum(o_bar_dot % factor(o) + o_bar % factor(o_dot));
+      const Matrix<Number> s_bar_dot =
+          factor(s_bar % MinusColumn(s_dot, mu) + p % MinusColumn(p_bar_dot, delta_dot));
+      const Matrix<Number> s_bar_factor = factor(s_bar);
 
       AddPlane(o, b, h, out["o"]);
       AddPlane(lse, b, h, out["lse"]);
       AddPlane(o_dot, b, h, out["o_dot"]);
       AddPlane(mu, b, h, out["lse_dot"]);
-      AddPlane(scale * (s_bar * k), b, h, out["q_bar"]);
-      AddPlane(scale * (Transpose(s_bar) * q), b, h_kv, out["k_bar"]);
-      AddPlane(Transpose(p % z) * o_bar, b, h_kv, out["v_bar"]);
-      AddPlane(scale * (s_bar_dot * k + s_bar * k_dot), b, h, out["q_bar_dot"]);
-      AddPlane(scale * (Transpose(s_bar_dot) * q + Transpose(s_bar) * q_dot), b, h_kv,
-               out["k_bar_dot"]);
-      AddPlane(Transpose(p_dot % z) * o_bar + Transpose(p % z) * o_bar_dot, b, h_kv,
+      AddPlane(Times(scale, pairs.ToRows(s_bar_factor, k)), b, h, out["q_bar"]);
+      AddPlane(Times(scale, pairs.ToKeys(s_bar_factor, q)), b, h_kv, out["k_bar"]);
+      AddPlane(pairs.ToKeys(pz, o_bar), b, h_kv, out["v_bar"]);
+      AddPlane(Times(scale, pairs.ToRows(s_bar_dot, k) + pairs.ToRows(s_bar_factor, k_dot)), b, h,
+               out["q_bar_dot"]);
+      AddPlane(Times(scale, pairs.ToKeys(s_bar_dot, q) + pairs.ToKeys(s_bar_factor, q_dot)), b,
+               h_kv, out["k_bar_dot"]);
+      AddPlane(pairs.ToKeys(p_dot_z, o_bar) + pairs.ToKeys(pz, o_bar_dot), b, h_kv,
                out["v_bar_dot"]);
     }
   }
   return out;
+}
+
+}  // namespace
+
+Arrays DenseOracle(const Problem& problem) {
+  return Compute<long double>(problem, DType::kFloat64);
+}
+
+Arrays ExplicitMath(const Problem& problem, DType arithmetic) {
+  if (arithmetic == DType::kFloat64) return Compute<double>(problem, arithmetic);
+  return Compute<float>(problem, arithmetic);
 }
 
 }  // namespace theria::conformance

@@ -61,6 +61,13 @@ constexpr Tolerance AgainstOracle(Arithmetic arithmetic, DType dtype) {
   }
 }
 
+// At most twice the error of explicit math in the same arithmetic (relative to the largest
+// element), plus a few units in the last place, because explicit math may happen to make no
+// rounding error.
+constexpr Tolerance TwiceExplicit(double explicit_error, DType arithmetic, DType output) {
+  return {HalfUlp(output), 2 * explicit_error + 8 * HalfUlp(arithmetic)};
+}
+
 // Central differences of fourth order in float64, step h = 1e-3: h^4 / 30 = 3e-14 of the fifth
 // derivative, which is up to some 1e4 times the first where scores reach ten and dropout scales
 // what is left, and rounding errors of 1e-13.
@@ -78,8 +85,10 @@ constexpr double Identity(Arithmetic arithmetic) {
 constexpr Tolerance Reordered(Arithmetic arithmetic) { return {0.0, Identity(arithmetic)}; }
 
 // With a saved lse: it was rounded to its dtype, and P inherits that relative error times |lse|,
-// which stays below 16 in the table; the HVP takes P to the third power.
+// which stays below 16 in the table; the HVP takes P to the third power. The reference does not
+// rebuild P from lse.
 constexpr Tolerance WithSavedStatistics(Arithmetic arithmetic, DType dtype) {
+  if (arithmetic == Arithmetic::kFloat64) return AgainstOracle(arithmetic, dtype);
   const double of_lse =
       StatisticsDType(dtype) == DType::kFloat64 ? 0.0 : 3 * 16 * HalfUlp(DType::kFloat32);
   return {HalfUlp(dtype), AgainstOracle(arithmetic, dtype).of_largest + of_lse};

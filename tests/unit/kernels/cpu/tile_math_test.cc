@@ -71,9 +71,35 @@ TEST_F(TileMathTest, BiasOfMinusInfinityForbidsWhateverTheScore) {
     y[0] = y[1] = y[2] = -kInfinity;
     std::fill_n(row_a, kSize.queries, -kInfinity);
     ScaleScores(kSize, 2.0, y, x, row_a);
-    for (int i = 0; i < 3; ++i) EXPECT_EQ(x[i], -kInfinity);
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(std::isnan(x[i]) && std::signbit(x[i])) << x[i];
     EXPECT_TRUE(std::isfinite(row_a[0]));
     EXPECT_DOUBLE_EQ(x[3], 2.0 * std::sin(3) + std::cos(3));
+  });
+}
+
+// The sign of a NaN means forbidden, so no visible score may have it, wherever its NaN comes from.
+TEST_F(TileMathTest, VisibleNanHasNoSign) {
+  ForEveryTarget([&] {
+    for (const double* bias :
+         {static_cast<const double*>(nullptr), static_cast<const double*>(y)}) {
+      Refill();
+      x[0] = kNan;
+      x[1] = -kNan;
+      x[2] = kInfinity;
+      y[2] = -std::numeric_limits<double>::max();
+      x[3] = -kInfinity;
+      std::fill_n(row_a, kSize.queries, -kInfinity);
+      ScaleScores(kSize, bias == nullptr ? 0.0 : 1.0, bias, x, row_a);
+      for (std::int64_t i = 0; i < kSize.count(); ++i) {
+        EXPECT_FALSE(std::isnan(x[i]) && std::signbit(x[i])) << i;
+      }
+      EXPECT_TRUE(std::isnan(x[0]) && std::isnan(x[1]));
+      std::fill_n(row_b, kSize.queries, 0.0);
+      row_a[4] = kNan;
+      ExponentiateScores(kSize, row_a, x, row_b);
+      for (std::int64_t i = 0; i < kSize.count(); ++i) EXPECT_FALSE(std::signbit(x[i])) << i;
+      for (const int row : {0, 1, 4}) EXPECT_TRUE(std::isnan(row_b[row])) << row;
+    }
   });
 }
 
@@ -108,20 +134,31 @@ TEST_F(TileMathTest, ExponentialAtTheEnds) {
     x[1] = kNan;
     x[2] = -1e300;
     x[3] = 0.0;
+    x[4] = -kNan;
+    row_a[5] = -kInfinity;
+    x[5] = -kInfinity;
+    x[kSize.queries + 5] = -kNan;
     ExponentiateScores(kSize, row_a, x, row_b);
     EXPECT_EQ(x[0], 0.0);
     EXPECT_TRUE(std::isnan(x[1]));
     EXPECT_EQ(x[2], 0.0);
     EXPECT_EQ(x[3], 1.0);
+    for (const int visible : {0, 1, 2, 3, 5}) EXPECT_FALSE(std::signbit(x[visible])) << visible;
+    // A forbidden pair, and a row whose visible scores are all -inf.
+    EXPECT_TRUE(x[4] == 0.0 && std::signbit(x[4])) << x[4];
+    EXPECT_TRUE(std::isfinite(row_b[4]));
+    EXPECT_TRUE(std::isnan(x[5]) && std::isnan(row_b[5]));
+    const double beside = x[kSize.queries + 5];
+    EXPECT_TRUE(beside == 0.0 && std::signbit(beside)) << beside;
     EXPECT_TRUE(std::isnan(row_b[1]));
     EXPECT_TRUE(std::isfinite(row_b[0]));
   });
 }
 
-TEST_F(TileMathTest, WeightedSumLeavesOutWhatHasNoWeight) {
+TEST_F(TileMathTest, WeightedSumLeavesOutWhatIsForbidden) {
   ForEveryTarget([&] {
     Refill();
-    p[0] = 0.0;
+    p[0] = -0.0;
     x[0] = kNan;
     AddWeightedSum(kSize, p, x, row_a);
     for (std::int64_t q = 0; q < kSize.queries; ++q) {
@@ -131,6 +168,48 @@ TEST_F(TileMathTest, WeightedSumLeavesOutWhatHasNoWeight) {
       }
       EXPECT_NEAR(row_a[q], expected, 1e-14);
     }
+  });
+}
+
+TEST_F(TileMathTest, NanThatTakesPartSpreads) {
+  ForEveryTarget([&] {
+    for (const double weight : {0.0, 0.5, kNan}) {
+      Refill();
+      p[0] = p[1] = p[2] = weight;
+      x[0] = y[0] = y[1] = z[2] = kNan;
+      row_b[3] = kNan;
+      p[3] = -0.0;
+      AddWeightedSum(kSize, p, x, row_a);
+      EXPECT_TRUE(std::isnan(row_a[0])) << weight;
+      CenterAndWeight(kSize, p, 0.5, row_b, x);
+      EXPECT_TRUE(std::isnan(x[0])) << weight;
+      EXPECT_EQ(x[3], 0.0);
+      EXPECT_TRUE(std::isnan(x[kSize.queries + 3]));
+      Refill();
+      p[0] = p[1] = p[2] = weight;
+      x[0] = y[1] = z[2] = kNan;
+      AddDeltaDot(kSize, p, 0.5, x, row_a, y, z, row_c);
+      for (const int i : {0, 1, 2}) EXPECT_TRUE(std::isnan(row_c[i])) << weight << " " << i;
+      std::fill_n(row_c, kSize.queries, 0.0);
+      TangentStep(kSize, p, 0.5, {row_a, row_b, row_c}, x, y, z);
+      EXPECT_TRUE(std::isnan(x[0]) && std::isnan(y[1])) << weight;
+      for (const int i : {0, 1, 2}) EXPECT_TRUE(std::isnan(z[i])) << weight << " " << i;
+    }
+  });
+}
+
+TEST_F(TileMathTest, ScalingKeepsTheMarks) {
+  ForEveryTarget([&] {
+    Refill();
+    p[0] = p[1] = p[2] = -0.0;
+    row_a[0] = kNan;
+    row_a[1] = 0.0;
+    for (std::int64_t i = 0; i < kSize.count(); ++i) x[i] = i % 3 == 0 ? 0.0 : 1.25;
+    ScaleRows(kSize, row_a, p);
+    MultiplyElements(kSize, x, p);
+    for (std::int64_t i = 0; i < kSize.count(); ++i) EXPECT_EQ(std::signbit(p[i]), i < 3) << i;
+    for (const int i : {0, 1, 2}) EXPECT_EQ(p[i], 0.0);
+    EXPECT_TRUE(std::isnan(p[kSize.queries]));
   });
 }
 
@@ -144,7 +223,7 @@ TEST_F(TileMathTest, ElementwiseSteps) {
       EXPECT_EQ(z[i], std::sin(2 * i + 1) * row_b[i % kSize.queries]);
     }
     Refill();
-    p[3] = 0.0;
+    p[3] = -0.0;
     x[3] = kInfinity;
     CenterAndWeight(kSize, p, 0.5, row_b, x);
     for (std::int64_t i = 0; i < kSize.count(); ++i) {
@@ -157,7 +236,7 @@ TEST_F(TileMathTest, ElementwiseSteps) {
 TEST_F(TileMathTest, TangentStepAndDeltaDot) {
   ForEveryTarget([&] {
     Refill();
-    p[2] = 0.0;
+    p[2] = -0.0;
     x[2] = y[2] = z[2] = kNan;
     const std::vector<double> s_dot(x, x + kSize.count());
     const std::vector<double> p_bar(y, y + kSize.count());

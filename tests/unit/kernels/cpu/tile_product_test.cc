@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -64,6 +65,48 @@ TEST(TileProductTest, MatchesItsDefinition) {
                     << rows << " " << columns << " " << inner << " " << transposed;
               }
             }
+          }
+        }
+      }
+    }
+  });
+}
+
+// Forbidden pairs have a weight of 0: without them the bits are those of the whole product of the
+// finite operand, and neither a NaN nor an infinity in their factors shows.
+TEST(TileProductTest, VisibleTermsAlone) {
+  ForEveryTarget([] {
+    constexpr std::int64_t kRows = 16, kColumns = 24, kInner = 21;
+    for (const bool transposed : {false, true}) {
+      const Operands x(kRows, kColumns, kInner);
+      double* const a = transposed ? x.a_transposed : x.a;
+      const std::int64_t a_stride = transposed ? kRows : kInner;
+      std::vector<double> p(kRows * kInner, 0.5);
+      // Row 2 sees nothing, and term 5 counts for row 3 only.
+      for (std::int64_t row = 0; row < kRows; ++row) {
+        for (std::int64_t i = 0; i < kInner; ++i) {
+          if (row != 2 && (i != 5 || row == 3)) continue;
+          const std::int64_t at = transposed ? i * kRows + row : row * kInner + i;
+          p[at] = a[at] = -0.0;
+        }
+      }
+      const std::vector<double> start(x.c, x.c + kRows * kColumns);
+      const auto product = transposed ? MultiplyTransposed : Multiply;
+      product(kRows, kColumns, kInner, {a, a_stride}, {x.b, kColumns}, Into::kAdd, {x.c, kColumns});
+      const std::vector<double> whole(x.c, x.c + kRows * kColumns);
+      EXPECT_TRUE(AllFinite(kInner * kColumns, x.b));
+      for (const double value : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+        std::copy(start.begin(), start.end(), x.c);
+        x.b[5 * kColumns + 7] = value;
+        EXPECT_FALSE(AllFinite(kInner * kColumns, x.b));
+        const auto visible = transposed ? AddVisibleTransposed : AddVisible;
+        visible(kRows, kColumns, kInner, {a, a_stride}, {p.data(), a_stride}, {x.b, kColumns},
+                {x.c, kColumns});
+        for (std::int64_t i = 0; i < kRows * kColumns; ++i) {
+          if (i == 3 * kColumns + 7) {
+            EXPECT_FALSE(std::isfinite(x.c[i]));
+          } else {
+            EXPECT_EQ(x.c[i], whole[i]) << i;
           }
         }
       }
