@@ -135,6 +135,9 @@ class Problem {
     params_.lse = Allocate(rows * 8);
     params_.lse_dot = Allocate(rows * 8);
     params_.statistics = Allocate(rows * 32);
+    params_.q_bar_sum_columns = (dim + 63) / 64 * 64;
+    params_.q_bar_sum =
+        static_cast<float*>(Allocate(rows * params_.q_bar_sum_columns * std::int64_t{4}));
     const KernelVariant* jvp =
         kernels.Find({KernelKind::kJvp, arithmetic, dim, true, TangentSet::kSome},
                      {.length = size.seq, .is_causal = false, .mapped = false});

@@ -1,0 +1,75 @@
+#ifndef THERIA_KERNELS_CUDA_ATTENTION_SM90A_Q_BAR_SUM_CUH_
+#define THERIA_KERNELS_CUDA_ATTENTION_SM90A_Q_BAR_SUM_CUH_
+
+#include <cstdint>
+
+#include "kernels/cuda/attention/block.cuh"
+#include "kernels/cuda/attention/params.h"
+
+// The float32 sum of q_bar to which the blocks of a key-stationary kernel add.
+//
+// A tile of kColumns queries is kConsumers adjacent parts of 64 x kQBarPartColumns elements, one of
+// each consumer warpgroup. With two row groups (tiles of 128 queries) the parts lie below each
+// other, with one row group side by side. In a part, element e of accumulator block b of thread t
+// is at (b * 128 + t) * 4 + e, so that neither the additions nor the shared memory before them need
+// a swizzle.
+
+namespace theria::cuda::sm90a {
+
+// Where a warpgroup's part starts in its tile.
+template <typename Tiling>
+struct QBarPart {
+  static constexpr int kRowGroups = Tiling::kColumns / 64;
+  static constexpr int kColumnGroups = Tiling::kConsumers / kRowGroups;
+  static constexpr int kColumns = Tiling::kQBarPartColumns;
+  static constexpr int kElements = 64 * kColumns;
+  static_assert(kColumnGroups * kColumns == Tiling::kQBarSumColumns);
+
+  static __device__ __forceinline__ int Row(int part) { return part / kColumnGroups * 64; }
+  static __device__ __forceinline__ int Column(int part) { return part % kColumnGroups * kColumns; }
+};
+
+// The part of the tile whose first query is `row`.
+template <typename Tiling>
+__device__ __forceinline__ float* QBarPartOf(const AttentionParams& params, int batch, int head,
+                                             int row, int part) {
+  const std::int64_t plane = std::int64_t{batch} * params.heads_q + head;
+  return params.q_bar_sum + (plane * StatisticsRows(params.seq_q) + row) * Tiling::kQBarSumColumns +
+         part * QBarPart<Tiling>::kElements;
+}
+
+// q_bar = scale * q_bar_sum. A block has the 128 threads of one part.
+template <typename Tiling>
+__global__ void __launch_bounds__(128)
+    WriteQBarKernel(const __grid_constant__ AttentionParams params) {
+  using Part = QBarPart<Tiling>;
+  const int tiles = static_cast<int>(StatisticsRows(params.seq_q) / Tiling::kColumns);
+  unsigned index = blockIdx.x;
+  const int part = index % Tiling::kConsumers;
+  index /= Tiling::kConsumers;
+  const int row = static_cast<int>(index % tiles) * Tiling::kColumns;
+  index /= tiles;
+  const int head = index % params.heads_q;
+  const int batch = index / params.heads_q;
+
+  const auto* sums =
+      reinterpret_cast<const float4*>(QBarPartOf<Tiling>(params, batch, head, row, part)) +
+      threadIdx.x;
+  float q_bar[1][Part::kColumns / 8][4];
+#pragma unroll
+  for (int block = 0; block < Part::kColumns / 8; ++block) {
+    const float4 x = sums[block * 128];
+    q_bar[0][block][0] = x.x;
+    q_bar[0][block][1] = x.y;
+    q_bar[0][block][2] = x.z;
+    q_bar[0][block][3] = x.w;
+  }
+  const float scale = static_cast<float>(params.scale);
+  StoreRows<typename Tiling::Mma>(
+      params.q_bar, batch, head, row + Part::Row(part) + static_cast<int>(threadIdx.x) / 32 * 16,
+      params.seq_q, Part::Column(part), params.head_dim, q_bar, [&](int, int) { return scale; });
+}
+
+}  // namespace theria::cuda::sm90a
+
+#endif  // THERIA_KERNELS_CUDA_ATTENTION_SM90A_Q_BAR_SUM_CUH_
