@@ -16,7 +16,10 @@
 #include "kernels/cuda/attention/statistics.cuh"
 
 // Checks and times the bfloat16 VJP kernels of generation sm90a by themselves: a quick build, and a
-// kernel that hangs says where. See run_on_device.sh for how it is built.
+// kernel that hangs says where. Built without Abseil's libraries:
+//   nvcc -std=c++20 -O3 -I. --expt-relaxed-constexpr -gencode arch=compute_90a,code=sm_90a
+//     -DTHERIA_BARRIER_WATCHDOG tests/cuda/vjp_smoke.cu kernels/cuda/attention/launch.cc
+//     kernels/cuda/attention/sm90a/tensor_maps.cc -o theria_vjp_smoke
 //   theria_vjp_smoke check [TEXT]    against plain float32 kernels; variants whose name has TEXT
 //   theria_vjp_smoke time [TEXT]
 

@@ -43,6 +43,7 @@ template <typename Tiling>
 __global__ void __launch_bounds__(128)
     WriteQBarKernel(const __grid_constant__ AttentionParams params) {
   using Part = QBarPart<Tiling>;
+  using Element = typename Tiling::Element;
   const int tiles = static_cast<int>(StatisticsRows(params.seq_q) / Tiling::kColumns);
   unsigned index = blockIdx.x;
   const int part = index % Tiling::kConsumers;
@@ -52,22 +53,32 @@ __global__ void __launch_bounds__(128)
   const int head = index % params.heads_q;
   const int batch = index / params.heads_q;
 
+  // A thread takes the elements of four adjacent threads' blocks: eight columns of two rows.
+  constexpr int kColumnBlocks = Part::kColumns / 8;
   const auto* sums =
-      reinterpret_cast<const float4*>(QBarPartOf<Tiling>(params, batch, head, row, part)) +
-      threadIdx.x;
-  float q_bar[1][Part::kColumns / 8][4];
-#pragma unroll
-  for (int block = 0; block < Part::kColumns / 8; ++block) {
-    const float4 x = sums[block * 128];
-    q_bar[0][block][0] = x.x;
-    q_bar[0][block][1] = x.y;
-    q_bar[0][block][2] = x.z;
-    q_bar[0][block][3] = x.w;
-  }
+      reinterpret_cast<const float4*>(QBarPartOf<Tiling>(params, batch, head, row, part));
   const float scale = static_cast<float>(params.scale);
-  StoreRows<typename Tiling::Mma>(
-      params.q_bar, batch, head, row + Part::Row(part) + static_cast<int>(threadIdx.x) / 32 * 16,
-      params.seq_q, Part::Column(part), params.head_dim, q_bar, [&](int, int) { return scale; });
+#pragma unroll
+  for (int unit = threadIdx.x; unit < kColumnBlocks * 32; unit += 128) {
+    const int block = unit % kColumnBlocks;
+    const int group = unit / kColumnBlocks;  // of four threads
+    std::uint32_t words[2][4];               // of two elements each
+#pragma unroll
+    for (int lane = 0; lane < 4; ++lane) {
+      const float4 x = sums[block * 128 + group * 4 + lane];
+      Tiling::Mma::Store2(reinterpret_cast<Element*>(&words[0][lane]), x.x * scale, x.y * scale);
+      Tiling::Mma::Store2(reinterpret_cast<Element*>(&words[1][lane]), x.z * scale, x.w * scale);
+    }
+    const int column = Part::Column(part) + block * 8;
+    if (column >= params.head_dim) continue;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at = row + Part::Row(part) + group / 8 * 16 + group % 8 + half * 8;
+      if (at >= params.seq_q) continue;
+      *reinterpret_cast<uint4*>(RowPointer<Element>(params.q_bar, batch, head, at) + column) =
+          make_uint4(words[half][0], words[half][1], words[half][2], words[half][3]);
+    }
+  }
 }
 
 }  // namespace theria::cuda::sm90a

@@ -13,41 +13,64 @@
 // The VJP as one key-stationary kernel of five products. q_bar is added to a float32 sum in global
 // memory, in an order that changes from run to run; k_bar and v_bar have the same bits every time.
 //
-// A block owns a tile of 128 keys (tile_kv) of one key head. Tiles of queries (tile_q: 128 at head
-// dimension 64, 64 at 96 and 128) of all query heads of the group stream past.
+// A block owns a tile of 128 keys (tile_kv) of one key head. Tiles of queries (tile_q) of all query
+// heads of the group stream past.
 //
-//   warpgroup 0   warp 0: the TMA producer. Warps 1 and 2: one thread each adds the q_bar parts of
-//                 consumer 1 and 2 from shared memory to global memory. 24 registers a thread.
-//   warpgroup 1   keys 0 to 63 of the tile  } consumers, 240 registers a thread
-//   warpgroup 2   keys 64 to 127            }
+//   warpgroup 0   Warp 0: the TMA producer. Warps 1 and 2: one thread each adds the q_bar parts of
+//                 consumer 1 and 2 from shared to global memory. 24 registers a thread.
+//   warpgroup 1   Keys 0 to 63 of the tile.  } The consumers, 240 registers a thread.
+//   warpgroup 2   Keys 64 to 127.            }
 //
-// Step i of a consumer warpgroup. Products of a line run while the text right of them does:
-//   S(i)^T = k q^T
-//   q_bar part(i-1) = S_bar(i-1) k, k_bar += S_bar(i-1)^T q(i-1)   P(i) = exp2(S(i) - normaliser)
-//   P_bar(i)^T = v o_bar^T            q_bar part(i-1) to shared memory, P(i) to fragments
-//   v_bar += P(i)^T o_bar             S_bar(i) = P(i) (P_bar(i) - delta), to fragments and to
-//                                     shared memory
+// Step i of a consumer warpgroup. What stands right of products runs while they do:
+//   q_bar part(i-1) = S_bar(i-1) k
+//   S(i)^T = k q(i)^T                     q_bar part(i-1) to shared memory
+//   k_bar += S_bar(i-1)^T q(i-1)          P(i) = exp2(S(i) - normaliser)
+//   P_bar(i)^T = v o_bar(i)^T             P(i) to fragments (tile_q 128: P(i) too, its second half)
+//   v_bar += P(i)^T o_bar(i)              S_bar(i) = P(i) (P_bar(i) - delta), to fragments and to
+//                                         shared memory
 //   barrier of both consumer warpgroups: S_bar(i) is complete
-// S^T and P_bar^T have keys as rows, so that P and S_bar are left operands from registers. For the
-// q_bar part S_bar is read from shared memory, all 128 keys of it: each warpgroup computes half of
-// the part's rows (tile_q 128) or columns (tile_q 64).
+// S^T and P_bar^T have keys as rows, so that P and S_bar are left operands from registers. The
+// q_bar part reads S_bar from shared memory, all 128 keys of it: each warpgroup computes half of
+// its rows (tile_q 128) or of its columns (tile_q 64). With tile_q 128, v_bar's product comes in
+// two halves, so that only half of P's fragments are live at once.
 //
-// Accumulators of a consumer thread: k_bar and v_bar dim / 2 each, S and P_bar tile_q / 2 each, the
-// q_bar part 32, fragments of P and of S_bar tile_q / 4 each. At most these are live at once:
-// 224 = k_bar, v_bar, S, P_bar and either the q_bar part or P's fragments (dim 64), or
-// 224 = k_bar, v_bar, S, P_bar and the q_bar part (dim 128).
+// Registers of a consumer thread: k_bar and v_bar dim / 2 each, S and P_bar tile_q / 2 each, the
+// q_bar part 32 (16 at dim 64, tile_q 64), S_bar's fragments tile_q / 4. At most live at once, of
+// 240: 208 to 224 at dim 64, tile_q 128 (k_bar, v_bar, S, P_bar, P's fragments) and 208 at dim 128,
+// tile_q 64 (k_bar, v_bar, S, S_bar's fragments, the q_bar part). So what else lives from step to
+// step is kept in uniform registers or computed anew.
 //
-// Shared memory, KiB               dim 64, tile_q 128    dim 128, tile_q 64
-//   k, v                           32                    64
-//   q with row statistics, stages  3 x 18                3 x 17
-//   o_bar, stages                  2 x 16                2 x 16
-//   S_bar, 2 buffers               2 x 32                2 x 16
-//   q_bar parts, float32           32                    32
-//   barriers and alignment         2                     2
-// Two buffers of S_bar let a warpgroup write S_bar(i) while the other still reads S_bar(i-1): the
-// barrier of step i-1 came after both had finished with S_bar(i-2).
+// Shared memory, KiB                dim 64, tile_q 128    dim 128, tile_q 64
+//   k, v                            32                    64
+//   q with row statistics, stages   3 x 18                3 x 17
+//   o_bar, stages                   2 x 16                2 x 16
+//   S_bar, buffers                  2 x 32                2 x 16
+//   q_bar parts, float32            32                    32
+//   barriers and alignment          2                     2
+// Two buffers of S_bar let a warpgroup write S_bar(i) while the other still reads S_bar(i-1): both
+// had finished with S_bar(i-2) before the barrier of step i-1.
+// Where TileConfig::adds_registers, the parts are added from registers and take no shared memory.
 
 namespace theria::cuda::sm90a {
+
+// The key tile of a block. Heads are taken in sections of about kSectionBlocks blocks, so that what
+// runs at once stays in L2. Within a section the first key tiles of all heads start first: with
+// causal masks they are the longest.
+__device__ __forceinline__ BlockWork FindWorkBySections(const AttentionParams& params, int tiles) {
+  constexpr int kSectionBlocks = 256;
+  const unsigned heads = params.batch * params.heads_kv;
+  const unsigned section_heads = max(kSectionBlocks / tiles, 1);
+  const unsigned section = blockIdx.x / (section_heads * tiles);
+  const unsigned within = blockIdx.x % (section_heads * tiles);
+  const unsigned first = section * section_heads;
+  const unsigned count = min(section_heads, heads - first);
+  const unsigned plane = first + within % count;
+  BlockWork work = {};
+  work.batch = static_cast<int>(plane / params.heads_kv);
+  work.head = static_cast<int>(plane % params.heads_kv);
+  work.tile = static_cast<int>(within / count);
+  return work;
+}
 
 // The barriers between a consumer warpgroup and the thread that adds its q_bar parts.
 struct QBarBarriers {
@@ -119,7 +142,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   using Part = QBarPart<Tiling>;
   constexpr int kBlocks = Tiling::kColumns / 8;
   constexpr float kLog2E = 1.4426950408889634f;
-  constexpr bool kQBarFirst = true;
+  constexpr int kParts = kBlocks > 8 ? 2 : 1;
+  constexpr int kPartBlocks = kBlocks / kParts;
   const AttentionParams& params = all.attention;
 
   extern __shared__ unsigned char shared_memory[];
@@ -134,7 +158,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   auto tiles = SharedTiles<Tiling>::Make(shared_memory);
 
   const int row_tiles = (params.seq_kv + Tiling::kRows - 1) / Tiling::kRows;
-  const BlockWork work = FindWork<false>(params.heads_kv, 1, row_tiles);
+  const BlockWork work = FindWorkBySections(params, row_tiles);
   const int row = work.tile * Tiling::kRows;
   const KeySpan queries = QueriesOfKeys(params, row, min(row + Tiling::kRows, params.seq_kv) - 1);
   const int first = queries.begin / Tiling::kColumns * Tiling::kColumns;
@@ -259,42 +283,53 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     constexpr bool kHasBefore = decltype(has_before)::value;
     float s[1][kBlocks][4];
     float p_bar[1][kBlocks][4];
-    typename Mma::A p[kBlocks / 2];
+    typename Mma::A p[kPartBlocks / 2];
     const std::uint32_t q = tiles.scores.tile();
     const std::uint32_t o_bar = tiles.values.tile();
     tiles.scores.WaitUntilFull();
     FenceProducts();
-    if constexpr (kHasBefore && kQBarFirst) start_q_bar();
+    if constexpr (kHasBefore) start_q_bar();
     MultiplyRowTiles<Tiling>(s, Anew(k), q);
     CommitProducts();
     if constexpr (kHasBefore) {
-      if constexpr (!kQBarFirst) start_q_bar();
       start_k_bar();
-      if constexpr (kQBarFirst) {
-        WaitFor<2>(q_bar);
-        add_q_bar();
-      }
+      WaitFor<2>(q_bar);
+      add_q_bar();
     }
 
-    WaitFor<!kHasBefore ? 0 : kQBarFirst ? 1 : 2>(s);
+    WaitFor<kHasBefore ? 1 : 0>(s);
     const bool whole =
         static_cast<unsigned>(column - whole_begin) < static_cast<unsigned>(whole_count);
     const int warp_row = row + static_cast<int>(ThreadIndex() / 32 * 16) - 64;
     ModifyScores<false, true>(params, {work.batch, 0, warp_row, column}, whole, s);
-    ForEachColumn<false, kBlocks>(
-        q + Tiling::kStatisticsOffset, 0.0f,
-        [&](int block, int side, const RowStatistics<float>& of_row) {
+    // P of one of kParts parts of the columns, and its product.
+    const auto exponentiate = [&](int part) {
+      ForEachColumn<false, kPartBlocks>(
+          q + Tiling::kStatisticsOffset + part * kPartBlocks * 8 * sizeof(RowStatistics<float>),
+          0.0f, [&](int block, int side, const RowStatistics<float>& of_row) {
 #pragma unroll
-          for (int e = side; e < 4; e += 2) {
-            s[0][block][e] = Mma::Exp2(s[0][block][e] * log2_scale - of_row.log2_normalizer);
-          }
-        });
-    if constexpr (kHasBefore) {
-      if constexpr (kBlocks <= 8) FinishBeforeWait(s);
-      if constexpr (!kQBarFirst) {
-        WaitFor<1>(q_bar);
-        add_q_bar();
+            for (int e = side; e < 4; e += 2) {
+              float& x = s[0][part * kPartBlocks + block][e];
+              x = Mma::Exp2(x * log2_scale - of_row.log2_normalizer);
+            }
+          });
+    };
+    const auto make_fragments = [&](int part) {
+#pragma unroll
+      for (int step = 0; step < kPartBlocks / 2; ++step) {
+        p[step] = Mma::MakeA(&s[0][part * kPartBlocks + 2 * step]);
       }
+    };
+    const auto start_v_bar = [&](int part) {
+      FenceProducts();
+      AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(
+          v_bar, p, o_bar + part * kPartBlocks * 8 * kPanelRowBytes);
+      CommitProducts();
+    };
+    exponentiate(0);
+    if constexpr (kParts > 1) make_fragments(0);
+    if constexpr (kHasBefore) {
+      if constexpr (kParts == 1) FinishBeforeWait(s);
       WaitFor<0>(k_bar);
       tiles.scores.Release(used_scores);
     }
@@ -305,12 +340,16 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     FenceProducts();
     MultiplyRowTiles<Tiling>(p_bar, Anew(v), o_bar);
     CommitProducts();
-    MakeFragments<Mma>(p, s);
-    FenceProducts();
-    AddFragmentsByTile<Mma, Tiling::kColumnPanelBytes>(v_bar, p, o_bar);
-    CommitProducts();
-
-    WaitFor<1>(p_bar);
+    if constexpr (kParts == 1) make_fragments(0);
+    start_v_bar(0);
+    if constexpr (kParts > 1) {
+      exponentiate(1);
+      WaitFor<0>(p_bar, v_bar);
+      make_fragments(1);
+      start_v_bar(1);
+    } else {
+      WaitFor<1>(p_bar);
+    }
     if (!whole) ClearBeside(0.0f, s, p_bar);
     ForEachColumn<false, kBlocks>(q + Tiling::kStatisticsOffset, 0.0f,
                                   [&](int block, int side, const RowStatistics<float>& of_row) {
@@ -332,7 +371,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     }
     PublishSharedWrites();
     WaitFor<0>(v_bar);
-    tiles.values.Release(tiles.values.index());
+    // As Release does it, but the lane takes no register from one step to the next.
+    __syncwarp();
+    if (ThreadIndex() % 32 == 0) Arrive(tiles.values.empty(tiles.values.index()));
     tiles.values.Advance();
     SyncThreads<Tiling::kConsumers * 128>(1);
 
