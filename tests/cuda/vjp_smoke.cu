@@ -201,8 +201,10 @@ class Problem {
     params_.k_bar = Output(keys_, n.heads_kv, n.seq_kv);
     params_.v_bar = Output(keys_, n.heads_kv, n.seq_kv);
     const std::int64_t rows = std::int64_t{n.batch} * n.heads_q * StatisticsRows(n.seq_q);
-    params_.lse = Allocate(rows * 4);
+    params_.row_sums = Allocate(rows * 8);
     params_.statistics = Allocate(rows * 16);
+    params_.inverse_sums = Allocate(rows * 4);
+    params_.unfolded = static_cast<std::uint8_t*>(Allocate(rows / kStatisticsRowsPerBlock));
     q_bar_sum_ = static_cast<float*>(Allocate(rows * 128 * 4));
     SMOKE_CHECK(LaunchKernel(variants_.Find(KernelKind::kForward, n.dim), params_, nullptr));
     SMOKE_CHECK(cudaDeviceSynchronize());

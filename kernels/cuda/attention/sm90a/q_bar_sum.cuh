@@ -38,7 +38,7 @@ __device__ __forceinline__ float* QBarPartOf(const AttentionParams& params, int 
          part * QBarPart<Tiling>::kElements;
 }
 
-// q_bar = scale * q_bar_sum. A block has the 128 threads of one part.
+// q_bar = scale * q_bar_sum, and where it is NaN. A block has the 128 threads of one part.
 template <typename Tiling>
 __global__ void __launch_bounds__(128)
     WriteQBarKernel(const __grid_constant__ AttentionParams params) {
@@ -58,6 +58,9 @@ __global__ void __launch_bounds__(128)
   const auto* sums =
       reinterpret_cast<const float4*>(QBarPartOf<Tiling>(params, batch, head, row, part));
   const float scale = static_cast<float>(params.scale);
+  __shared__ std::uint32_t seen[64 / kNanGroupRows];  // whether there is NaN in these rows
+  if (threadIdx.x < 64 / kNanGroupRows) seen[threadIdx.x] = 0;
+  __syncthreads();
 #pragma unroll
   for (int unit = threadIdx.x; unit < kColumnBlocks * 32; unit += 128) {
     const int block = unit % kColumnBlocks;
@@ -66,6 +69,7 @@ __global__ void __launch_bounds__(128)
 #pragma unroll
     for (int lane = 0; lane < 4; ++lane) {
       const float4 x = sums[block * 128 + group * 4 + lane];
+      if (isnan(x.x) || isnan(x.y) || isnan(x.z) || isnan(x.w)) seen[group / 8] = 1;
       Tiling::Mma::Store2(reinterpret_cast<Element*>(&words[0][lane]), x.x * scale, x.y * scale);
       Tiling::Mma::Store2(reinterpret_cast<Element*>(&words[1][lane]), x.z * scale, x.w * scale);
     }
@@ -78,6 +82,20 @@ __global__ void __launch_bounds__(128)
       *reinterpret_cast<uint4*>(RowPointer<Element>(params.q_bar, batch, head, at) + column) =
           make_uint4(words[half][0], words[half][1], words[half][2], words[half][3]);
     }
+  }
+  __syncthreads();
+  const int at = row + Part::Row(part) + static_cast<int>(threadIdx.x) * kNanGroupRows;
+  if (params.q_bar_nan_flags == nullptr || threadIdx.x >= 64 / kNanGroupRows ||
+      at >= params.seq_q) {
+    return;
+  }
+  const std::int64_t plane = std::int64_t{batch} * params.heads_q + head;
+  auto* bytes = reinterpret_cast<std::uint8_t*>(
+      params.q_bar_nan_flags + plane * NanGroups(params.seq_q) + at / kNanGroupRows);
+  const int slice = part % Part::kColumnGroups;
+  bytes[slice] = seen[threadIdx.x] != 0;
+  for (int unused = slice == 0 ? Part::kColumnGroups : kNanSlices; unused < kNanSlices; ++unused) {
+    bytes[unused] = 0;
   }
 }
 

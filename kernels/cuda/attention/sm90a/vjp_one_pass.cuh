@@ -141,7 +141,6 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   using Mma = typename Tiling::Mma;
   using Part = QBarPart<Tiling>;
   constexpr int kBlocks = Tiling::kColumns / 8;
-  constexpr float kLog2E = 1.4426950408889634f;
   constexpr int kParts = kBlocks > 8 ? 2 : 1;
   constexpr int kPartBlocks = kBlocks / kParts;
   const AttentionParams& params = all.attention;
@@ -203,8 +202,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   const int consumer = warpgroup - 1;
   const std::uint32_t k = tiles.rows + consumer * 64 * kPanelRowBytes;
   const std::uint32_t v = k + Tiling::kRowTileBytes;
-  const float log2_scale = static_cast<float>(params.scale) * kLog2E;
+  const float log2_scale = Log2Scale<false>(static_cast<float>(params.scale));
   const int steps = Uniform(steps_per_head * params.group);
+  const bool unfolded = HasUnfoldedRows(params, work.batch, work.head);
   // Tiles that start at one of whole_count queries from whole_begin on need no masks.
   const int whole_begin = Uniform(queries.full_begin);
   const bool whole_rows = row + Tiling::kRows <= params.seq_kv;
@@ -302,6 +302,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
         static_cast<unsigned>(column - whole_begin) < static_cast<unsigned>(whole_count);
     const int warp_row = row + static_cast<int>(ThreadIndex() / 32 * 16) - 64;
     ModifyScores<false, true>(params, {work.batch, 0, warp_row, column}, whole, s);
+    const auto inverse_sums = [&] {
+      return InverseSumsOfHead<float>(params, work.batch, head) + column;
+    };
     // P of one of kParts parts of the columns, and its product.
     const auto exponentiate = [&](int part) {
       ForEachColumn<false, kPartBlocks>(
@@ -310,9 +313,14 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
 #pragma unroll
             for (int e = side; e < 4; e += 2) {
               float& x = s[0][part * kPartBlocks + block][e];
-              x = Mma::Exp2(x * log2_scale - of_row.log2_normalizer);
+              x = Mma::Exp2(Exponent<false>(x, log2_scale, of_row.shift));
             }
           });
+      if (unfolded) {
+        using Part = float[1][kPartBlocks][4];
+        ScaleProbabilities(inverse_sums() + part * kPartBlocks * 8,
+                           reinterpret_cast<Part&>(s[0][part * kPartBlocks]));
+      }
     };
     const auto make_fragments = [&](int part) {
 #pragma unroll
@@ -358,6 +366,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
                                       s[0][block][e] *= p_bar[0][block][e] - of_row.delta;
                                     }
                                   });
+    if (unfolded) ClearOneHot(inverse_sums(), s);
     MakeFragments<Mma>(s_bar, s);
     // Lane l stores row l % 16 of the 16-byte chunk l / 16 of each pair of blocks, swizzled.
     const unsigned thread = ThreadIndex() - 128;
@@ -400,6 +409,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     WaitFor<0>(k_bar);
   }
 
+  NoteNans(params.nan_flags, std::int64_t{work.batch} * params.heads_kv + work.head,
+           row + (static_cast<int>(threadIdx.x) / 32 - 4) * 16, params.seq_kv, 0, 1, k_bar, v_bar);
   const auto store = [&](const OutputRows& rows, int columns, const auto& x, float factor) {
     if (rows.data == nullptr) return;
     const int warp_row = (threadIdx.x / 32 - 4) * 16;
