@@ -161,6 +161,8 @@ std::vector<KernelSupport> CudaBackend::Kernels() const {
       case cuda::KernelKind::kVjpKeys:
         add(Operation::kVjp);
         break;
+      case cuda::KernelKind::kVjp:  // what it does not serve, the two kernels above do
+        break;
       case cuda::KernelKind::kHvpQueries:
       case cuda::KernelKind::kHvpKeys:
         add(Operation::kHvp);

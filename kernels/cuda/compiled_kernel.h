@@ -47,6 +47,11 @@ struct CompiledKernel {
   int slices;            // blocks that share the same rows
   int threads;
   int shared_bytes;
+  // Of kVjp: a __global__ that takes AttentionParams and writes q_bar from q_bar_sum, with a block
+  // of 128 threads for q_bar_part elements of the sum, and the sum's columns.
+  const void* write_q_bar = nullptr;
+  int q_bar_part = 0;
+  int q_bar_sum_columns = 0;
 };
 
 // Receives the kernels.

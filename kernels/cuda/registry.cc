@@ -96,6 +96,8 @@ const char* KernelKindName(KernelKind kind) {
       return "vjp_queries";
     case KernelKind::kVjpKeys:
       return "vjp_keys";
+    case KernelKind::kVjp:
+      return "vjp";
     case KernelKind::kHvpQueries:
       return "hvp_queries";
     case KernelKind::kHvpKeys:

@@ -62,6 +62,8 @@ SHAPES = [
     Shape(1, 2, 1, 90, 160, 256, 256),
     Shape(1, 4, 2, 700, 900, 128, 120),
     Shape(1, 2, 2, 900, 650, 56, 64),
+    Shape(1, 4, 2, 1100, 1030, 64, 64),
+    Shape(1, 2, 2, 513, 1300, 96, 88),
 ]
 # Of many tiles, whose errors must not add up.
 LONG_SHAPE = Shape(1, 1, 1, 64, 4096, 64, 64)

@@ -38,7 +38,15 @@ cudaError_t LaunchKernel(const KernelVariant& variant, const AttentionParams& pa
   sm90a::Params mapped = {};
   error = sm90a::MakeParams(variant, params, &mapped);
   if (error != cudaSuccess) return error;
-  return Launch(variant.function, blocks, variant.threads, variant.shared_bytes, mapped, stream);
+  error = Launch(variant.function, blocks, variant.threads, variant.shared_bytes, mapped, stream);
+  if (error != cudaSuccess || variant.write_q_bar == nullptr) return error;
+  const std::int64_t parts = QBarSumElements(variant, params) / variant.q_bar_part;
+  return Launch(variant.write_q_bar, parts, 128, 0, params, stream);
+}
+
+std::int64_t QBarSumElements(const KernelVariant& variant, const AttentionParams& params) {
+  return StatisticsRows(params.seq_q) * params.heads_q * static_cast<std::int64_t>(params.batch) *
+         variant.q_bar_sum_columns;
 }
 
 cudaError_t LaunchStatistics(Arithmetic arithmetic, const AttentionParams& params,

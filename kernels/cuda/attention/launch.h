@@ -14,9 +14,13 @@ namespace theria::cuda {
 cudaError_t LaunchKernel(const KernelVariant& variant, const AttentionParams& params,
                          cudaStream_t stream);
 
+// Elements of the float32 sum that params.q_bar_sum must hold for a kVjp variant; 0 for others.
+// Padded rows aside this is twice the bytes of q in float16.
+std::int64_t QBarSumElements(const KernelVariant& variant, const AttentionParams& params);
+
 // Enqueues the pass that fills params.statistics, inverse_sums and unfolded from o, o_bar, row_sums
-// and, where present, saved_lse, o_dot, o_bar_dot and lse_dot. Asynchronous on `stream`, does not
-// synchronise.
+// and, where present, saved_lse, o_dot, o_bar_dot and lse_dot, and zeroes params.q_bar_sum where
+// present. Asynchronous on `stream`, does not synchronise.
 cudaError_t LaunchStatistics(Arithmetic arithmetic, const AttentionParams& params,
                              cudaStream_t stream);
 

@@ -96,6 +96,13 @@ struct AttentionParams {
   // probabilities are differences of equal numbers, which would not vanish by themselves.
   void* inverse_sums;
   std::uint8_t* unfolded;  // of kStatisticsRowsPerBlock rows each: whether an inverse sum is not 1
+
+  // Where kVjp adds up q_bar / scale: float32 [batch, heads_q, StatisticsRows(seq_q),
+  // q_bar_sum_columns], in the order that sm90a/q_bar_sum.cuh describes. The statistics pass zeroes
+  // it. Nullable for the other kernels.
+  float* q_bar_sum;
+  std::int32_t q_bar_sum_columns;  // a multiple of 64
+  std::uint32_t* q_bar_nan_flags;  // kVjp's nan_flags of q_bar, those of nan_flags being of keys
 };
 
 constexpr std::int64_t NanGroups(std::int64_t rows) {

@@ -38,6 +38,7 @@ __device__ __forceinline__ RowNormalizer<typename Mma::Accumulator> NormalizerOf
 }
 
 // The row statistics of params.h for every row, the padding included; blocks never straddle heads.
+// Zeroes params.q_bar_sum where there is one.
 //   delta = rowsum(o_bar o),  delta_dot = rowsum(o_bar_dot o + o_bar o_dot)
 template <typename Mma>
 __global__ void __launch_bounds__(kStatisticsThreads)
@@ -55,6 +56,15 @@ __global__ void __launch_bounds__(kStatisticsThreads)
   const unsigned plane = blockIdx.x / blocks_per_head;
   const int row = static_cast<int>(blockIdx.x % blocks_per_head) * kRows + threadIdx.x / kLanes;
   const int lane = threadIdx.x % kLanes;
+
+  if (params.q_bar_sum != nullptr) {
+    // A block's rows are adjacent there, whatever the order of the elements in a tile.
+    const std::int64_t first =
+        std::int64_t{plane} * StatisticsRows(params.seq_q) + (row - threadIdx.x / kLanes);
+    auto* sums = reinterpret_cast<float4*>(params.q_bar_sum + first * params.q_bar_sum_columns);
+    const int count = kRows * params.q_bar_sum_columns / 4;
+    for (int at = threadIdx.x; at < count; at += kStatisticsThreads) sums[at] = float4{};
+  }
 
   RowStatistics<Accumulator> statistics = {static_cast<Accumulator>(INFINITY), 0, 0, 0};
   Accumulator inverse_sum = Accumulator(1);

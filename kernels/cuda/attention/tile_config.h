@@ -22,6 +22,7 @@ enum class KernelKind : std::uint8_t {
   kJvp,         // o, lse, o_dot, lse_dot
   kVjpQueries,  // q_bar
   kVjpKeys,     // k_bar, v_bar
+  kVjp,         // q_bar, k_bar, v_bar in one pass; q_bar is added up in any order
   kHvpQueries,  // q_bar_dot, and q_bar on request
   kHvpKeys,     // k_bar_dot, v_bar_dot, and k_bar, v_bar on request where HvpKeysHasPrimal
 };
@@ -75,6 +76,8 @@ constexpr TileConfig HalfTileConfig(KernelKind kind, int dim, bool general) {
       if (dim <= 96) return {4, 2, 32, 2, dim, 2};
       if (dim <= 128) return {4, 2, 64, 1, dim, 2, 1, false, true};
       return {8, 1, 32, 2, dim / 2, 1};
+    case KernelKind::kVjp:
+      break;  // only generation sm90a has it
     case KernelKind::kHvpQueries:
       if (dim <= 64) return {4, 2, 16, 2, dim, 2};
       if (dim <= 128) return {4, 1, 32, 1, dim, 2};
@@ -102,6 +105,8 @@ constexpr TileConfig SingleTileConfig(KernelKind kind, int dim) {
     case KernelKind::kVjpKeys:
       if (dim <= 128) return {8, 1, 32, 2, dim, 1};
       return {4, 1, 16, 2, dim / 2, 1};
+    case KernelKind::kVjp:
+      break;
     case KernelKind::kHvpQueries:
     case KernelKind::kHvpKeys:
       if (dim <= 64) return {8, 1, 32, 2, dim, 1};
@@ -133,6 +138,8 @@ constexpr TileConfig DoubleTileConfig(KernelKind kind, int dim) {
       if (dim <= 64) return {4, 1, 16, 2, dim, 1};
       if (dim <= 128) return {4, 1, 16, 2, dim / 2, 1};
       return ChunkedTileConfig(dim / 4);
+    case KernelKind::kVjp:
+      break;
     case KernelKind::kHvpQueries:
     case KernelKind::kHvpKeys:
       if (dim <= 64) return {4, 1, 16, 2, dim, 1};
@@ -157,6 +164,7 @@ constexpr int StationaryTensors(KernelKind kind) {
     case KernelKind::kJvp:
     case KernelKind::kVjpQueries:
     case KernelKind::kVjpKeys:
+    case KernelKind::kVjp:
       return 2;
     case KernelKind::kHvpQueries:
     case KernelKind::kHvpKeys:
@@ -170,6 +178,7 @@ constexpr int MovingTensors(KernelKind kind) {
     case KernelKind::kForward:
     case KernelKind::kVjpQueries:
     case KernelKind::kVjpKeys:
+    case KernelKind::kVjp:
       return 2;
     case KernelKind::kJvp:
     case KernelKind::kHvpQueries:

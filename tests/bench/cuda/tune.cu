@@ -132,9 +132,16 @@ class Problem {
     }
     params_.o = input(params_.o_out.data);
     params_.o_dot = input(params_.o_dot_out.data);
+    params_.general = true;  // as the kernel below, whose row sums the statistics pass reads
     params_.lse = Allocate(rows * 8);
+    params_.row_sums = Allocate(rows * 16);
+    params_.inverse_sums = Allocate(rows * 8);
+    params_.unfolded = static_cast<std::uint8_t*>(Allocate(rows / kStatisticsRowsPerBlock));
     params_.lse_dot = Allocate(rows * 8);
     params_.statistics = Allocate(rows * 32);
+    params_.q_bar_sum_columns = (dim + 63) / 64 * 64;
+    params_.q_bar_sum =
+        static_cast<float*>(Allocate(rows * params_.q_bar_sum_columns * std::int64_t{4}));
     const KernelVariant* jvp =
         kernels.Find({KernelKind::kJvp, arithmetic, dim, true, TangentSet::kSome},
                      {.length = size.seq, .is_causal = false, .mapped = false});

@@ -5,7 +5,9 @@
 #include "kernels/cuda/attention/sm90a/forward.cuh"
 #include "kernels/cuda/attention/sm90a/hvp.cuh"
 #include "kernels/cuda/attention/sm90a/jvp.cuh"
+#include "kernels/cuda/attention/sm90a/q_bar_sum.cuh"
 #include "kernels/cuda/attention/sm90a/vjp.cuh"
+#include "kernels/cuda/attention/sm90a/vjp_one_pass.cuh"
 #include "kernels/cuda/compiled_kernel.h"
 
 // What a generated instantiation file of generation sm90a consists of: the variants of one kind,
@@ -20,6 +22,8 @@ void AddCandidates(KernelTable* table) {
   constexpr TileConfig kConfig = kConfigs.configs[kCandidate];
   using Tiles = Tiling<kKind, typename MmaOf<kArithmetic>::Type, kDim, kConfig>;
   const void* function = nullptr;
+  const void* write_q_bar = nullptr;
+  int q_bar_part = 0;
   if constexpr (kKind == KernelKind::kForward) {
     function = reinterpret_cast<const void*>(&ForwardKernel<Tiles>);
   } else if constexpr (kKind == KernelKind::kJvp) {
@@ -28,6 +32,10 @@ void AddCandidates(KernelTable* table) {
     function = reinterpret_cast<const void*>(&VjpQueriesKernel<Tiles>);
   } else if constexpr (kKind == KernelKind::kVjpKeys) {
     function = reinterpret_cast<const void*>(&VjpKeysKernel<Tiles>);
+  } else if constexpr (kKind == KernelKind::kVjp) {
+    function = reinterpret_cast<const void*>(&VjpKernel<Tiles>);
+    write_q_bar = reinterpret_cast<const void*>(&WriteQBarKernel<Tiles>);
+    q_bar_part = QBarPart<Tiles>::kElements;
   } else if constexpr (kKind == KernelKind::kHvpQueries) {
     function = reinterpret_cast<const void*>(&HvpQueriesKernel<Tiles, kTangents>);
   } else {
@@ -42,7 +50,10 @@ void AddCandidates(KernelTable* table) {
               Tiles::kKeyRows,
               1,
               Tiles::kThreads,
-              Tiles::kSharedBytes});
+              Tiles::kSharedBytes,
+              write_q_bar,
+              q_bar_part,
+              write_q_bar == nullptr ? 0 : Tiles::kQBarSumColumns});
   if constexpr (kCandidate + 1 < kConfigs.count) {
     AddCandidates<kArithmetic, kKind, kDim, kTangents, kCandidate + 1>(table);
   }

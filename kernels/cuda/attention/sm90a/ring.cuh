@@ -73,7 +73,14 @@ class Ring {
   }
 
   __device__ __forceinline__ int index() const { return stage_; }
-  __device__ __forceinline__ std::uint32_t tile() const { return tiles_ + stage_ * kStageBytes; }
+  __device__ __forceinline__ std::uint32_t tile(int index) const {
+    return tiles_ + index * kStageBytes;
+  }
+  __device__ __forceinline__ std::uint32_t tile() const { return tile(stage_); }
+  // The barrier that Release arrives at.
+  __device__ __forceinline__ std::uint32_t empty(int index) const {
+    return barriers_ + (kStages + index) * 8;
+  }
   __device__ __forceinline__ std::uint32_t full() const { return barriers_ + stage_ * 8; }
 
   __device__ __forceinline__ void Advance() {

@@ -17,6 +17,7 @@ struct TileConfig {
   int columns = 0;
   int score_stages = 0;
   int value_stages = 0;
+  bool adds_registers = false;  // of kVjp: adds q_bar from registers, not through shared memory
 
   constexpr int rows() const { return consumers * 64; }
   constexpr int threads() const { return (consumers + 1) * 128; }
@@ -25,7 +26,7 @@ struct TileConfig {
 // The configurations that are compiled, the default first, see registry.h.
 struct TileConfigs {
   int count = 0;
-  TileConfig configs[2] = {};
+  TileConfig configs[3] = {};
 };
 
 constexpr TileConfigs TileConfigsOf(KernelKind kind, int dim) {
@@ -47,6 +48,9 @@ constexpr TileConfigs TileConfigsOf(KernelKind kind, int dim) {
     case KernelKind::kVjpKeys:
       if (dim <= 64) return {1, {{2, 64, 4, 4}}};
       return {1, {{2, 64, 3, 3}}};
+    case KernelKind::kVjp:
+      if (dim <= 64) return {3, {{2, 128, 3, 2}, {2, 128, 4, 2, true}, {2, 64, 4, 3}}};
+      return {2, {{2, 64, 3, 2}, {2, 64, 4, 2, true}}};
     case KernelKind::kHvpQueries:
       if (dim <= 64) return {1, {{2, 64, 2, 2}}};
       return {1, {{2, 32, 2, 2}}};
@@ -71,7 +75,8 @@ struct Tiling {
   static constexpr int kRows = kConfig.rows();
   static constexpr int kThreads = kConfig.threads();
   static constexpr int kColumns = kConfig.columns;
-  static constexpr bool kKeyRows = kKind == KernelKind::kVjpKeys || kKind == KernelKind::kHvpKeys;
+  static constexpr bool kKeyRows =
+      kKind == KernelKind::kVjpKeys || kKind == KernelKind::kVjp || kKind == KernelKind::kHvpKeys;
 
   // Tensors: stationary, and in each ring. In shared memory a row takes whole panels.
   static constexpr int kRowTensors = StationaryTensors(kKind);
@@ -94,8 +99,19 @@ struct Tiling {
   static constexpr int kScoreRingOffset = 1024 + kRowTensors * kRowTileBytes;
   static constexpr int kValueRingOffset =
       kScoreRingOffset + kConfig.score_stages * kScoreStageBytes;
+  static constexpr int kValueRingEnd = kValueRingOffset + kConfig.value_stages * kValueStageBytes;
+
+  // Of kVjp: two buffers of S_bar, [kRows, kColumns] in panels of 64 columns, and for each
+  // warpgroup that computes one of its part of q_bar in float32, see q_bar_sum.cuh.
+  static constexpr bool kAddsQBar = kKind == KernelKind::kVjp;
+  static constexpr int kScoreBarOffset = kValueRingEnd;
+  static constexpr int kScoreBarBytes = kAddsQBar ? kRows * kColumns * 2 : 0;
+  static constexpr int kQBarOffset = kScoreBarOffset + 2 * kScoreBarBytes;
+  static constexpr int kQBarSumColumns = kPanels * 64;
+  static constexpr int kQBarPartColumns = kColumns * kQBarSumColumns / 64 / kConsumers;
+  static constexpr int kQBarPartBytes = kAddsQBar ? 64 * kQBarPartColumns * 4 : 0;
   static constexpr int kSharedBytes =
-      1024 + kValueRingOffset + kConfig.value_stages * kValueStageBytes;
+      1024 + kQBarOffset + (kConfig.adds_registers ? 0 : kConsumers * kQBarPartBytes);
 
   // Of a thread of the copying warpgroup and of the others, of 65536 in all.
   static constexpr int kCopyRegisters = kConsumers == 2 ? 24 : 32;
@@ -105,6 +121,7 @@ struct Tiling {
   static_assert(kDim % 32 == 0 && kColumns % 16 == 0);
   static_assert(!kKeyRows || kStatisticsRowMultiple % kColumns == 0,
                 "tiles would read past the padded row statistics");
+  static_assert(!kAddsQBar || (kConsumers == 2 && kColumns % 64 == 0));
   static_assert(kRows <= 256 && kColumns <= 256, "a box of the copy engine has at most 256 rows");
   static_assert(kSharedBytes <= 227 * 1024, "the tiles exceed an H100's shared memory");
 };

@@ -53,6 +53,12 @@ __device__ __forceinline__ void StoreShared4(std::uint32_t address, const std::u
                : "memory");
 }
 
+__device__ __forceinline__ void StoreShared4(std::uint32_t address, const float (&x)[4]) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(x[0]), "f"(x[1]),
+               "f"(x[2]), "f"(x[3])
+               : "memory");
+}
+
 // Two adjacent elements, aligned to both.
 __device__ __forceinline__ void LoadSharedPair(std::uint32_t address, float& x, float& y) {
   asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(address));

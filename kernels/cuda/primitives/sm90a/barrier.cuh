@@ -2,6 +2,9 @@
 #define THERIA_KERNELS_CUDA_PRIMITIVES_SM90A_BARRIER_CUH_
 
 #include <cstdint>
+#ifdef THERIA_BARRIER_WATCHDOG
+#include <cstdio>
+#endif
 
 // Barriers in shared memory (mbarrier), by 32-bit shared addresses, and the registers of a
 // warpgroup. A barrier's phase ends when all its arrivals and all its expected bytes have come.
@@ -30,9 +33,24 @@ __device__ __forceinline__ void ArriveExpecting(std::uint32_t barrier, int bytes
 
 // Waits until the phase of that parity has ended. A new barrier is in phase 0, and the phase before
 // it, of parity 1, counts as ended.
+//
+// With THERIA_BARRIER_WATCHDOG defined, a wait of more than two seconds says so and traps.
 __device__ __forceinline__ void WaitForPhase(std::uint32_t barrier, std::uint32_t parity) {
   std::uint32_t done = 0;
+#ifdef THERIA_BARRIER_WATCHDOG
+  std::uint64_t started;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(started));
+#endif
   while (done == 0) {
+#ifdef THERIA_BARRIER_WATCHDOG
+    std::uint64_t now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    if (now - started > 2000000000) {
+      printf("block %d thread %d: barrier at %#x, parity %u does not end\n",
+             static_cast<int>(blockIdx.x), static_cast<int>(threadIdx.x), barrier, parity);
+      __trap();
+    }
+#endif
     asm volatile(
         "{\n.reg .pred done;\n"
         "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
@@ -41,6 +59,18 @@ __device__ __forceinline__ void WaitForPhase(std::uint32_t barrier, std::uint32_
         : "r"(barrier), "r"(parity)
         : "memory");
   }
+}
+
+// Makes the calling thread's earlier writes to shared memory visible to wgmma and TMA; before a
+// barrier that the reader waits for.
+__device__ __forceinline__ void PublishSharedWrites() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// The named barrier `barrier`, from 1 on, of `kThreads` threads.
+template <int kThreads>
+__device__ __forceinline__ void SyncThreads(int barrier) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
 }
 
 // Turns that `kCount` warpgroups take, each as often as the others: Begin once, then Wait and Pass

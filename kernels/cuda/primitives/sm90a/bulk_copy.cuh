@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
-// Copies from global to shared memory by the copy engine, started by one thread; `barrier` counts
-// the bytes.
+// Copies from global to shared memory by TMA, started by one thread; `barrier` counts the bytes.
+// Additions to global memory.
 
 namespace theria::cuda::sm90a {
 
@@ -30,6 +30,34 @@ __device__ __forceinline__ void CopyBytes(std::uint32_t destination, const void*
           "r"(destination),
       "l"(source), "r"(barrier), "r"(bytes)
       : "memory");
+}
+
+// Adds `bytes` adjacent bytes of float32 in shared memory to global memory, each element by itself
+// and in any order with other additions. A multiple of 16 bytes; both addresses are 16-byte
+// aligned. Part of the calling thread's open group.
+__device__ __forceinline__ void AddFloats(float* destination, std::uint32_t source, int bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(
+                   destination),
+               "r"(source), "r"(bytes)
+               : "memory");
+}
+
+// Ends the calling thread's group of additions.
+__device__ __forceinline__ void CommitAdditions() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Waits until all but the `kPending` youngest groups of the calling thread have read their sources.
+template <int kPending>
+__device__ __forceinline__ void WaitForAdditionsToRead() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+
+// The same, straight from registers: four adjacent elements at a 16-byte boundary.
+__device__ __forceinline__ void AddFloats(float* destination, const float (&x)[4]) {
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(destination),
+               "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
+               : "memory");
 }
 
 }  // namespace theria::cuda::sm90a

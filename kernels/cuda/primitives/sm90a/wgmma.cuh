@@ -61,6 +61,8 @@ __device__ __forceinline__ std::uint64_t ColumnsDescriptor(std::uint32_t address
 // The products of one inner step of 16 and kColumns columns:
 //   SetShared     c = a b^T; both operands by RowsDescriptor
 //   AddShared     c += a b^T
+//   SetColumns    c = a^T b; both operands by ColumnsDescriptor
+//   AddColumns    c += a^T b
 //   AddFragments  c += a b; `a` a fragment in registers, b by ColumnsDescriptor
 template <int kColumns>
 struct Wgmma;
@@ -79,45 +81,63 @@ struct Wgmma;
   THERIA_WGMMA_C192(k), THERIA_WGMMA_C8(k, 24), THERIA_WGMMA_C8(k, 26), THERIA_WGMMA_C8(k, 28), \
       THERIA_WGMMA_C8(k, 30)
 
-#define THERIA_WGMMA_STRUCT(columns)                                                              \
-  template <>                                                                                     \
-  struct Wgmma<columns> {                                                                         \
-    template <typename Element>                                                                   \
-    static __device__ __forceinline__ void SetShared(float (&c)[columns / 8][4], std::uint64_t a, \
-                                                     std::uint64_t b) {                           \
-      if constexpr (std::is_same_v<Element, __half>) {                                            \
-        THERIA_WGMMA_SHARED("f16", "=f", 0);                                                      \
-      } else {                                                                                    \
-        THERIA_WGMMA_SHARED("bf16", "=f", 0);                                                     \
-      }                                                                                           \
-    }                                                                                             \
-    template <typename Element>                                                                   \
-    static __device__ __forceinline__ void AddShared(float (&c)[columns / 8][4], std::uint64_t a, \
-                                                     std::uint64_t b) {                           \
-      if constexpr (std::is_same_v<Element, __half>) {                                            \
-        THERIA_WGMMA_SHARED("f16", "+f", 1);                                                      \
-      } else {                                                                                    \
-        THERIA_WGMMA_SHARED("bf16", "+f", 1);                                                     \
-      }                                                                                           \
-    }                                                                                             \
-    template <typename Element>                                                                   \
-    static __device__ __forceinline__ void AddFragments(float (&c)[columns / 8][4],               \
-                                                        const std::uint32_t (&a)[4],              \
-                                                        std::uint64_t b) {                        \
-      if constexpr (std::is_same_v<Element, __half>) {                                            \
-        THERIA_WGMMA_FRAGMENTS("f16");                                                            \
-      } else {                                                                                    \
-        THERIA_WGMMA_FRAGMENTS("bf16");                                                           \
-      }                                                                                           \
-    }                                                                                             \
+#define THERIA_WGMMA_STRUCT(columns)                                                               \
+  template <>                                                                                      \
+  struct Wgmma<columns> {                                                                          \
+    template <typename Element>                                                                    \
+    static __device__ __forceinline__ void SetShared(float (&c)[columns / 8][4], std::uint64_t a,  \
+                                                     std::uint64_t b) {                            \
+      if constexpr (std::is_same_v<Element, __half>) {                                             \
+        THERIA_WGMMA_SHARED("f16", "=f", 0, "0");                                                  \
+      } else {                                                                                     \
+        THERIA_WGMMA_SHARED("bf16", "=f", 0, "0");                                                 \
+      }                                                                                            \
+    }                                                                                              \
+    template <typename Element>                                                                    \
+    static __device__ __forceinline__ void AddShared(float (&c)[columns / 8][4], std::uint64_t a,  \
+                                                     std::uint64_t b) {                            \
+      if constexpr (std::is_same_v<Element, __half>) {                                             \
+        THERIA_WGMMA_SHARED("f16", "+f", 1, "0");                                                  \
+      } else {                                                                                     \
+        THERIA_WGMMA_SHARED("bf16", "+f", 1, "0");                                                 \
+      }                                                                                            \
+    }                                                                                              \
+    template <typename Element>                                                                    \
+    static __device__ __forceinline__ void SetColumns(float (&c)[columns / 8][4], std::uint64_t a, \
+                                                      std::uint64_t b) {                           \
+      if constexpr (std::is_same_v<Element, __half>) {                                             \
+        THERIA_WGMMA_SHARED("f16", "=f", 0, "1");                                                  \
+      } else {                                                                                     \
+        THERIA_WGMMA_SHARED("bf16", "=f", 0, "1");                                                 \
+      }                                                                                            \
+    }                                                                                              \
+    template <typename Element>                                                                    \
+    static __device__ __forceinline__ void AddColumns(float (&c)[columns / 8][4], std::uint64_t a, \
+                                                      std::uint64_t b) {                           \
+      if constexpr (std::is_same_v<Element, __half>) {                                             \
+        THERIA_WGMMA_SHARED("f16", "+f", 1, "1");                                                  \
+      } else {                                                                                     \
+        THERIA_WGMMA_SHARED("bf16", "+f", 1, "1");                                                 \
+      }                                                                                            \
+    }                                                                                              \
+    template <typename Element>                                                                    \
+    static __device__ __forceinline__ void AddFragments(float (&c)[columns / 8][4],                \
+                                                        const std::uint32_t (&a)[4],               \
+                                                        std::uint64_t b) {                         \
+      if constexpr (std::is_same_v<Element, __half>) {                                             \
+        THERIA_WGMMA_FRAGMENTS("f16");                                                             \
+      } else {                                                                                     \
+        THERIA_WGMMA_FRAGMENTS("bf16");                                                            \
+      }                                                                                            \
+    }                                                                                              \
   }
 
 #define THERIA_WGMMA_LIST "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-#define THERIA_WGMMA_SHARED(type, constraint, scale_d)                                   \
+#define THERIA_WGMMA_SHARED(type, constraint, scale_d, transposed)                       \
   asm volatile(                                                                          \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"                                       \
       "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type " {" THERIA_WGMMA_LIST \
-      "}, %16, %17, p, 1, 1, 0, 0;\n}"                                                   \
+      "}, %16, %17, p, 1, 1, " transposed ", " transposed ";\n}"                         \
       : THERIA_WGMMA_C32(constraint)                                                     \
       : "l"(a), "l"(b), "n"(scale_d))
 #define THERIA_WGMMA_FRAGMENTS(type)                                                     \
@@ -135,11 +155,11 @@ THERIA_WGMMA_STRUCT(32);
 #define THERIA_WGMMA_LIST                                                  \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define THERIA_WGMMA_SHARED(type, constraint, scale_d)                                   \
+#define THERIA_WGMMA_SHARED(type, constraint, scale_d, transposed)                       \
   asm volatile(                                                                          \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"                                       \
       "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" THERIA_WGMMA_LIST \
-      "}, %32, %33, p, 1, 1, 0, 0;\n}"                                                   \
+      "}, %32, %33, p, 1, 1, " transposed ", " transposed ";\n}"                         \
       : THERIA_WGMMA_C64(constraint)                                                     \
       : "l"(a), "l"(b), "n"(scale_d))
 #define THERIA_WGMMA_FRAGMENTS(type)                                                     \
@@ -158,11 +178,11 @@ THERIA_WGMMA_STRUCT(64);
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-#define THERIA_WGMMA_SHARED(type, constraint, scale_d)                                   \
+#define THERIA_WGMMA_SHARED(type, constraint, scale_d, transposed)                       \
   asm volatile(                                                                          \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %50, 0;\n"                                       \
       "wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type " {" THERIA_WGMMA_LIST \
-      "}, %48, %49, p, 1, 1, 0, 0;\n}"                                                   \
+      "}, %48, %49, p, 1, 1, " transposed ", " transposed ";\n}"                         \
       : THERIA_WGMMA_C96(constraint)                                                     \
       : "l"(a), "l"(b), "n"(scale_d))
 #define THERIA_WGMMA_FRAGMENTS(type)                                                     \
@@ -182,11 +202,11 @@ THERIA_WGMMA_STRUCT(96);
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define THERIA_WGMMA_SHARED(type, constraint, scale_d)                                    \
+#define THERIA_WGMMA_SHARED(type, constraint, scale_d, transposed)                        \
   asm volatile(                                                                           \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                        \
       "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" THERIA_WGMMA_LIST \
-      "}, %64, %65, p, 1, 1, 0, 0;\n}"                                                    \
+      "}, %64, %65, p, 1, 1, " transposed ", " transposed ";\n}"                          \
       : THERIA_WGMMA_C128(constraint)                                                     \
       : "l"(a), "l"(b), "n"(scale_d))
 #define THERIA_WGMMA_FRAGMENTS(type)                                                      \
@@ -208,11 +228,11 @@ THERIA_WGMMA_STRUCT(128);
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
   "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
   "%80, %81, %82, %83, %84, %85, %86, %87"
-#define THERIA_WGMMA_SHARED(type, constraint, scale_d)                                    \
+#define THERIA_WGMMA_SHARED(type, constraint, scale_d, transposed)                        \
   asm volatile(                                                                           \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %90, 0;\n"                                        \
       "wgmma.mma_async.sync.aligned.m64n176k16.f32." type "." type " {" THERIA_WGMMA_LIST \
-      "}, %88, %89, p, 1, 1, 0, 0;\n}"                                                    \
+      "}, %88, %89, p, 1, 1, " transposed ", " transposed ";\n}"                          \
       : THERIA_WGMMA_C176(constraint)                                                     \
       : "l"(a), "l"(b), "n"(scale_d))
 #define THERIA_WGMMA_FRAGMENTS(type)                                                      \
@@ -234,11 +254,11 @@ THERIA_WGMMA_STRUCT(176);
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
   "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define THERIA_WGMMA_SHARED(type, constraint, scale_d)                                    \
+#define THERIA_WGMMA_SHARED(type, constraint, scale_d, transposed)                        \
   asm volatile(                                                                           \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"                                        \
       "wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type " {" THERIA_WGMMA_LIST \
-      "}, %96, %97, p, 1, 1, 0, 0;\n}"                                                    \
+      "}, %96, %97, p, 1, 1, " transposed ", " transposed ";\n}"                          \
       : THERIA_WGMMA_C192(constraint)                                                     \
       : "l"(a), "l"(b), "n"(scale_d))
 #define THERIA_WGMMA_FRAGMENTS(type)                                                      \
@@ -262,11 +282,11 @@ THERIA_WGMMA_STRUCT(192);
   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define THERIA_WGMMA_SHARED(type, constraint, scale_d)                                    \
+#define THERIA_WGMMA_SHARED(type, constraint, scale_d, transposed)                        \
   asm volatile(                                                                           \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"                                       \
       "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {" THERIA_WGMMA_LIST \
-      "}, %128, %129, p, 1, 1, 0, 0;\n}"                                                  \
+      "}, %128, %129, p, 1, 1, " transposed ", " transposed ";\n}"                        \
       : THERIA_WGMMA_C256(constraint)                                                     \
       : "l"(a), "l"(b), "n"(scale_d))
 #define THERIA_WGMMA_FRAGMENTS(type)                                                      \
