@@ -199,7 +199,7 @@ def check(
     exact = explicit_outputs(operation, clean, options, torch.float64)
     # Where scores are large, one row between two keys makes the error, and chance decides whose
     # rounding hits it. So the worst counts of three ways to write the same math, and of exact math
-    # on inputs that differ by one rounding.
+    # on inputs that differ by a unit in the last place.
     with Tf32Products() if dtype_name == "tf32" else contextlib.nullcontext():
         yardsticks = [
             explicit_outputs(operation, clean, options, dtype, scaled)
@@ -210,7 +210,7 @@ def check(
             explicit_outputs(
                 operation, rounded_once(clean, EPSILON[dtype_name]), options, torch.float64
             )
-            for _ in range(2)
+            for _ in range(3)
         ]
     outputs = allocate_outputs(operation, inputs)
     given = dict(inputs)

@@ -118,10 +118,10 @@ def draw(
 def rounded_once(
     inputs: dict[str, torch.Tensor | None], epsilon: float
 ) -> dict[str, torch.Tensor | None]:
-    """The inputs in float64; elements of q and k are off by at most one rounding of `epsilon`."""
+    """The inputs in float64; elements of q and k are off by at most one unit in the last place."""
 
     def perturb(x: torch.Tensor) -> torch.Tensor:
-        return x.double() * (1 + epsilon * (torch.rand_like(x.double()) - 0.5))
+        return x.double() * (1 + epsilon * (2 * torch.rand_like(x.double()) - 1))
 
     return {
         name: perturb(x) if x is not None and name in ("q", "k") else x

@@ -49,7 +49,7 @@ __device__ Real BlockMaximum(Real x) {
   return maximum;
 }
 
-// // Waits until the kernel before this one in the stream has ended and its writes are visible.
+// Waits until the kernel before this one in the stream has ended and its writes are visible.
 __device__ __forceinline__ void WaitForFlags() {
 #if __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
