@@ -162,6 +162,13 @@ void AddLimitFlags(CLI::App& app, Config& config) {
   AddDuration(app, "--drain-timeout", config.drain_timeout, "Time for accepted work after SIGTERM");
   AddDuration(app, "--max-connection-age", config.max_connection_age,
               "After which a client is asked to connect anew; 0s: never");
+  AddDuration(app, "--keepalive-interval", config.keepalive_interval,
+              "Silence after which the server pings a connection; 0s: never");
+  AddDuration(app, "--keepalive-timeout", config.keepalive_timeout,
+              "Time to answer that ping; then the connection is closed and its calls cancelled");
+  AddDuration(app, "--min-ping-interval", config.min_ping_interval,
+              "Least time between a client's own pings; a third that comes sooner ends the "
+              "connection");
   app.add_option("--max-benchmark-repetitions", config.max_benchmark_repetitions,
                  "Of one RunBenchmark")
       ->capture_default_str();
@@ -318,6 +325,14 @@ absl::StatusOr<Config> Resolve(Config config) {
                               absl::Milliseconds(1), year));
   checks.Update(CheckDuration("drain-timeout", config.drain_timeout, absl::ZeroDuration(), year));
   checks.Update(CheckDuration("max-connection-age", config.max_connection_age, absl::ZeroDuration(),
+                              absl::Hours(24)));
+  if (config.keepalive_interval != absl::ZeroDuration()) {
+    checks.Update(CheckDuration("keepalive-interval", config.keepalive_interval, absl::Seconds(1),
+                                absl::Hours(24)));
+  }
+  checks.Update(CheckDuration("keepalive-timeout", config.keepalive_timeout, absl::Milliseconds(1),
+                              absl::Hours(24)));
+  checks.Update(CheckDuration("min-ping-interval", config.min_ping_interval, absl::ZeroDuration(),
                               absl::Hours(24)));
   if (!checks.ok()) return checks;
   return config;

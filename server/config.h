@@ -53,7 +53,10 @@ struct Config {
   std::size_t transfer_min_bytes_per_second = std::size_t{256} << 10;
   absl::Duration max_call_time = absl::Hours(1);
   absl::Duration drain_timeout = absl::Seconds(30);
-  absl::Duration max_connection_age;  // 0: none
+  absl::Duration max_connection_age;                     // 0: none
+  absl::Duration keepalive_interval = absl::Minutes(1);  // 0: no keepalive
+  absl::Duration keepalive_timeout = absl::Seconds(20);
+  absl::Duration min_ping_interval = absl::Milliseconds(500);
   std::uint32_t max_benchmark_repetitions = 1000;
 
   std::string log_level = "info";     // trace, debug, info, warn, error, off

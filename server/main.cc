@@ -309,8 +309,13 @@ absl::Status Serve(const Config& config, const Signals& signals) {
       {std::string(kVersion), std::string(kCommit), config.max_message_bytes,
        config.max_tensor_bytes, config.max_benchmark_repetitions, config.max_call_time});
   absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
-      {config.listen, config.max_message_bytes, config.max_transport_bytes, config.channelz,
-       config.max_connection_age, (*tls)->credentials()},
+      {config.listen,
+       config.max_message_bytes,
+       config.max_transport_bytes,
+       config.channelz,
+       config.max_connection_age,
+       {config.keepalive_interval, config.keepalive_timeout, config.min_ping_interval},
+       (*tls)->credentials()},
       {&attention, &tensors, &info, &memory},
       {v1::AttentionService::service_full_name(), v1::TensorService::service_full_name(),
        v1::ServerService::service_full_name(), v1::SharedMemoryService::service_full_name()},

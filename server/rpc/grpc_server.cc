@@ -15,6 +15,7 @@
 #include "server/rpc/listen_address.h"
 #include "server/rpc/request_context.h"
 #include "server/rpc/rpc_interceptor.h"
+#include "server/telemetry/tcp_address.h"
 
 namespace theria::server {
 namespace {
@@ -34,6 +35,23 @@ class PrivateFiles {
   const mode_t previous_;
 };
 
+int Milliseconds(absl::Duration duration) {
+  return static_cast<int>(absl::ToInt64Milliseconds(duration));
+}
+
+void ConfigureKeepalive(const KeepaliveOptions& options, grpc::ServerBuilder& builder) {
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                             Milliseconds(options.min_ping_interval));
+  // Clients may also ping between calls, and the server pings idle connections.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  if (options.interval <= absl::ZeroDuration()) return;
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(options.interval));
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Milliseconds(options.timeout));
+  // By default, gRPC stops pinging after two pings without data in between. A long computation
+  // sends no data.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+}
+
 void Configure(const GrpcServer::Options& options, grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
   builder.SetMaxSendMessageSize(static_cast<int>(options.max_message_bytes));
@@ -49,10 +67,10 @@ void Configure(const GrpcServer::Options& options, grpc::ServerBuilder& builder)
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
   builder.SetContextAllocator(MakeContextAllocator());
   if (options.max_connection_age > absl::ZeroDuration()) {
-    builder.AddChannelArgument(
-        GRPC_ARG_MAX_CONNECTION_AGE_MS,
-        static_cast<int>(absl::ToInt64Milliseconds(options.max_connection_age)));
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                               Milliseconds(options.max_connection_age));
   }
+  ConfigureKeepalive(options.keepalive, builder);
   if (options.channelz) {
     builder.AddChannelArgument(GRPC_ARG_ENABLE_CHANNELZ, 1);
   }
@@ -93,8 +111,9 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   std::vector<std::string> addresses;
   for (std::size_t i = 0; i < ports.size(); ++i) {
     if (ports[i] == 0) {
-      return absl::UnavailableError(Message("cannot listen on ", options.listen[i],
-                                            ": address in use, not ours, or malformed"));
+      const std::string reason = ReasonNotToListen(options.listen[i]);
+      return absl::UnavailableError(Message("cannot listen on ", options.listen[i], ": ",
+                                            reason.empty() ? "gRPC could not bind it" : reason));
     }
     addresses.push_back(WithPort(options.listen[i], ports[i]));
   }

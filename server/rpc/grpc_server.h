@@ -18,6 +18,13 @@
 
 namespace theria::server {
 
+// HTTP/2 keepalive: pings that find connections whose other end is gone without a word.
+struct KeepaliveOptions {
+  absl::Duration interval;           // without a byte received, then the server pings; 0: never
+  absl::Duration timeout;            // without an answer, then the connection is closed
+  absl::Duration min_ping_interval;  // of clients' pings; more frequent ones end the connection
+};
+
 class GrpcServer {
  public:
   struct Options {
@@ -26,13 +33,14 @@ class GrpcServer {
     std::size_t max_transport_bytes;  // what gRPC may hold in buffers for all connections
     bool channelz = false;
     absl::Duration max_connection_age;  // a client then connects anew, calls finish; 0: never
+    KeepaliveOptions keepalive = {};
     // Of the HOST:PORT listeners, none: plain text. Sockets are guarded by their files'
     // permissions.
     std::shared_ptr<grpc::ServerCredentials> credentials;
   };
 
   // Starts to serve `services`. They, `metrics` and `gate` must outlive the server.
-  // Errors: UNAVAILABLE, naming the address (in use, not ours, malformed).
+  // Errors: UNAVAILABLE, naming the address and the reason.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
       const Options& options, const std::vector<grpc::Service*>& services,
       const std::vector<std::string>& service_names, RpcMetrics& metrics, DrainGate& gate);

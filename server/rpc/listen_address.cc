@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "kernels/api/message.h"
 
@@ -23,6 +24,24 @@ bool IsListening(const sockaddr_un& address) {
   const bool is_listening = result == 0 || errno == EAGAIN;  // EAGAIN: its backlog is full
   close(fd);
   return is_listening;
+}
+
+// Whether a socket can be made in the folder of `path`.
+absl::Status CheckFolder(const std::string& path) {
+  std::string folder = std::filesystem::path(path).parent_path();
+  if (folder.empty()) folder = ".";
+  struct stat status {};
+  const char* reason = nullptr;
+  if (stat(folder.c_str(), &status) != 0) {
+    reason = errno == ENOENT ? "does not exist" : std::strerror(errno);
+  } else if (!S_ISDIR(status.st_mode)) {
+    reason = "is not a folder";
+  } else if (access(folder.c_str(), W_OK | X_OK) != 0) {
+    reason = errno == EACCES ? "is not writable by this user" : std::strerror(errno);
+  }
+  if (reason == nullptr) return absl::OkStatus();
+  return absl::UnavailableError(
+      Message("cannot listen on unix:", path, ": the folder ", folder, " ", reason));
 }
 
 }  // namespace
@@ -46,7 +65,7 @@ absl::Status PrepareUnixPath(const std::string& path) {
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   struct stat status {};
-  if (lstat(path.c_str(), &status) != 0) return absl::OkStatus();  // nothing there: bind tells
+  if (lstat(path.c_str(), &status) != 0) return CheckFolder(path);
   if (!S_ISSOCK(status.st_mode)) {
     return absl::UnavailableError(
         Message("cannot listen on unix:", path, ": a file that is no socket is in the way"));
@@ -59,7 +78,7 @@ absl::Status PrepareUnixPath(const std::string& path) {
     return absl::UnavailableError(
         Message("cannot remove the stale socket ", path, ": ", std::strerror(errno)));
   }
-  return absl::OkStatus();
+  return CheckFolder(path);
 }
 
 }  // namespace theria::server

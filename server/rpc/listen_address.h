@@ -17,7 +17,8 @@ std::string UnixPath(std::string_view address);
 std::string WithPort(std::string_view address, int port);
 
 // Makes way for a listener at `path`: removes a socket that a dead server left.
-// Errors: UNAVAILABLE if a server listens there or something other than a socket is in the way.
+// Errors: UNAVAILABLE if a server listens there, something other than a socket is in the way, or
+// the folder is missing or not writable.
 absl::Status PrepareUnixPath(const std::string& path);
 
 }  // namespace theria::server

@@ -85,6 +85,42 @@ grpc::Status DownloadSharedOnce(v1::TensorService::StubInterface& stub,
   return reader->Finish();
 }
 
+// gRPC takes whole milliseconds in 31 bits; a month serves as well as any longer time.
+int Milliseconds(absl::Duration duration) {
+  const absl::Duration most = absl::Hours(24 * 24);
+  return static_cast<int>(
+      absl::ToInt64Milliseconds(absl::Ceil(std::min(duration, most), absl::Milliseconds(1))));
+}
+
+absl::Status CheckDurations(const ClientOptions& options) {
+  if (options.connect_timeout <= absl::ZeroDuration()) {
+    return InvalidField(
+        "connect_timeout",
+        absl::StrCat("is ", absl::FormatDuration(options.connect_timeout), ", must be positive"));
+  }
+  if (!options.keepalive.has_value()) return absl::OkStatus();
+  if (options.keepalive->interval < absl::Seconds(1)) {
+    return InvalidField("keepalive.interval",
+                        absl::StrCat("is ", absl::FormatDuration(options.keepalive->interval),
+                                     ", must be at least 1s"));
+  }
+  if (options.keepalive->timeout <= absl::ZeroDuration()) {
+    return InvalidField("keepalive.timeout",
+                        absl::StrCat("is ", absl::FormatDuration(options.keepalive->timeout),
+                                     ", must be positive"));
+  }
+  return absl::OkStatus();
+}
+
+void ConfigureKeepalive(const KeepaliveOptions& options, grpc::ChannelArguments& arguments) {
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(options.interval));
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Milliseconds(options.timeout));
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, options.without_calls ? 1 : 0);
+  // By default, gRPC stops pinging after two pings without data in between. A long computation
+  // sends no data.
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+}
+
 }  // namespace
 
 Stubs Connect(const std::string& target, const ClientOptions& options) {
@@ -98,13 +134,18 @@ Stubs Connect(const std::string& target, const ClientOptions& options) {
   const auto initial_ms =
       static_cast<int>(absl::ToInt64Milliseconds(options.retry.initial_backoff));
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, std::max(initial_ms, 1));
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // Despite its name, the time that each attempt to connect may take.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, Milliseconds(options.connect_timeout));
+  if (options.keepalive.has_value()) ConfigureKeepalive(*options.keepalive, arguments);
   Stubs stubs;
   absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials =
       MakeChannelCredentials(options);
   stubs.usable = CheckTarget(target);
   stubs.usable.Update(credentials.status());
+  stubs.usable.Update(CheckDurations(options));
+  stubs.endpoint = {target, options.tls.has_value(), options.connect_timeout,
+                    options.keepalive.value_or(KeepaliveOptions{}).timeout};
   if (options.tls.has_value() && !options.tls->server_name.empty()) {
     arguments.SetSslTargetNameOverride(options.tls->server_name);
   }
@@ -120,10 +161,10 @@ Stubs Connect(const std::string& target, const ClientOptions& options) {
 GrpcConnection::GrpcConnection(Stubs stubs, const RetryPolicy& retry, RetryClock clock)
     : stubs_(std::move(stubs)), retrier_(retry, std::move(clock)) {}
 
-template <typename Attempt>
-absl::Status GrpcConnection::Call(CallContext& call, Attempt attempt) {
+template <typename Function>
+absl::Status GrpcConnection::Call(CallContext& call, Function attempt) {
   bool is_first = true;
-  return retrier_.Run(call.deadline, [&] {
+  return retrier_.Run(call.deadline, [&]() -> Attempt {
     if (!std::exchange(is_first, false) && call.before_retry) {
       if (absl::Status ready = call.before_retry(); !ready.ok()) return ready;
     }
@@ -136,13 +177,25 @@ absl::Status GrpcConnection::Call(CallContext& call, Attempt attempt) {
     const absl::Time start = absl::Now();
     absl::Status status = FromGrpcStatus(attempt(&context));
     call.rpc_time = absl::Now() - start;
-    // A server that stops cancels calls that reach it in that moment; no attempt cancels itself.
-    if (absl::IsCancelled(status)) {
-      status =
-          absl::UnavailableError(absl::StrCat("the server ended the call: ", status.message()));
-    }
-    return status;
+    return Explain(std::move(status));
   });
+}
+
+Attempt GrpcConnection::Explain(absl::Status status) const {
+  // A server that stops cancels calls that reach it in that moment; no attempt cancels itself.
+  if (absl::IsCancelled(status)) {
+    return absl::UnavailableError(absl::StrCat("the server ended the call: ", status.message()));
+  }
+  if (absl::IsDeadlineExceeded(status) && stubs_.channel != nullptr &&
+      stubs_.channel->GetState(/*try_to_connect=*/false) != GRPC_CHANNEL_READY) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("the call's timeout passed without a connection to ", stubs_.endpoint.target));
+  }
+  if (!absl::IsUnavailable(status)) return status;
+  const std::optional<ConnectFailure> failure =
+      ExplainConnectFailure(stubs_.endpoint, std::string(status.message()));
+  if (!failure.has_value()) return status;
+  return {absl::UnavailableError(failure->message), failure->is_final};
 }
 
 template <typename Request, typename Response>

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "client/cpp/src/connect_failure.h"
 #include "client/cpp/src/connection.h"
 #include "client/cpp/src/identity.h"
 #include "client/cpp/src/retry.h"
@@ -24,6 +25,7 @@ struct Stubs {
       channel;  // for health checks and calls whose messages carry elements
   std::shared_ptr<CallMetadata> metadata;  // of every call; may be null
   absl::Status usable;                     // else what every call ends with
+  Endpoint endpoint;                       // for messages
 };
 
 // Does not wait for the server; options that cannot be are the error of each call. Messages of any
@@ -74,8 +76,11 @@ class GrpcConnection : public Connection {
  private:
   // Runs `attempt`, a function of a fresh grpc::ClientContext*, until it succeeds or may not be
   // repeated.
-  template <typename Attempt>
-  absl::Status Call(CallContext& call, Attempt attempt);
+  template <typename Function>
+  absl::Status Call(CallContext& call, Function attempt);
+
+  // The outcome of an RPC that ended with `status`.
+  Attempt Explain(absl::Status status) const;
 
   // Calls a method of the AttentionService with the request and call.payloads.
   template <typename Request, typename Response>

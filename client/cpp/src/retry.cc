@@ -12,9 +12,10 @@ namespace theria::client {
 Retrier::Retrier(const RetryPolicy& policy, RetryClock clock)
     : policy_(policy), clock_(std::move(clock)) {}
 
-absl::Status Retrier::Run(absl::Time deadline, absl::FunctionRef<absl::Status()> attempt) {
+absl::Status Retrier::Run(absl::Time deadline, absl::FunctionRef<Attempt()> attempt) {
   for (int failures = 0, refusals = 0;;) {
-    absl::Status status = attempt();
+    auto [status, is_final] = attempt();
+    if (is_final) return status;
     absl::Duration wait;
     if (absl::IsUnavailable(status)) {
       if (++failures >= policy_.max_attempts) return status;

@@ -2,6 +2,7 @@
 #define THERIA_CLIENT_CPP_SRC_RETRY_H_
 
 #include <functional>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
@@ -20,6 +21,15 @@ struct RetryClock {
   std::function<void(absl::Duration)> sleep = [](absl::Duration wait) { absl::SleepFor(wait); };
 };
 
+// The outcome of one attempt. A final failure is not repeated.
+struct Attempt {
+  Attempt(absl::Status status, bool is_final = false)  // NOLINT: most attempts are a status alone
+      : status(std::move(status)), is_final(is_final) {}
+
+  absl::Status status;
+  bool is_final;
+};
+
 // Repeats what fails with UNAVAILABLE, or is refused for a while, as a RetryPolicy says.
 // Thread-safe.
 class Retrier {
@@ -28,7 +38,7 @@ class Retrier {
 
   // The status of the last attempt. There is at least one; a wait that would end after `deadline`
   // is not begun.
-  absl::Status Run(absl::Time deadline, absl::FunctionRef<absl::Status()> attempt);
+  absl::Status Run(absl::Time deadline, absl::FunctionRef<Attempt()> attempt);
 
  private:
   absl::Duration Backoff(int attempt);

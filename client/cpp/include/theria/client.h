@@ -51,6 +51,15 @@ struct TlsOptions {
   std::string server_name;  // that the server's certificate must have; empty: the target's host
 };
 
+// HTTP/2 keepalive: pings that find a connection whose other end is gone without a word, such as
+// behind a dead link or a firewall that forgot it. Pings do not limit how long a call may take: a
+// server answers them while it computes.
+struct KeepaliveOptions {
+  absl::Duration interval = absl::Seconds(30);  // without a byte received; at least 1 s
+  absl::Duration timeout = absl::Seconds(20);   // for the answer; then calls get UNAVAILABLE
+  bool without_calls = false;                   // whether to ping between calls as well
+};
+
 // Rank of a call among those of its tenant that wait.
 enum class Priority : std::uint8_t { kHigh, kNormal, kLow };
 
@@ -61,7 +70,11 @@ struct ClientOptions {
   // Whether to use one TCP connection together with the process's other clients of the same server
   // that say so too.
   bool share_connection = false;
-  std::optional<TlsOptions> tls;  // none: plain text
+  // For each attempt to connect, TLS handshake included. A call that finds no connection in that
+  // time fails with UNAVAILABLE and is not retried. Positive.
+  absl::Duration connect_timeout = absl::Seconds(5);
+  std::optional<KeepaliveOptions> keepalive = KeepaliveOptions{};  // none: no pings
+  std::optional<TlsOptions> tls;                                   // none: plain text
   // Bearer token that proves the tenant: one line of printable ASCII without spaces. Empty: none.
   std::string token;
   std::string token_file;  // file of that token, read again whenever it changes
@@ -86,7 +99,9 @@ enum class Health : std::uint8_t { kServing, kNotServing, kServiceUnknown };
 //
 // Thread-safe; each call blocks until it is done. Any number of clients may exist; each has a
 // connection of its own unless ClientOptions says otherwise. Construction does not wait for the
-// server: the first call connects.
+// server: the first call connects. A server that cannot be reached is UNAVAILABLE, with a message
+// that names the target and the likely cause; causes that do not pass, such as TLS on one side
+// only, are not retried.
 //
 // A call that fails because resident tensors are gone uploads again those that Put of this client
 // retained, once, and repeats itself; if others are gone too, FAILED_PRECONDITION names them
@@ -94,7 +109,8 @@ enum class Health : std::uint8_t { kServing, kNotServing, kServiceUnknown };
 //
 // Errors of every call: UNAVAILABLE after the last attempt, DEADLINE_EXCEEDED, UNAUTHENTICATED,
 // INVALID_ARGUMENT for a file of the options that cannot be read or does not hold what it should
-// (a token, PEM), and those named in Attention::Run for the server's own reasons.
+// (a token, PEM) or a duration out of range, and those named in Attention::Run for the server's own
+// reasons.
 class Client : public Attention {
  public:
   // `target` is host:port ([::1]:50051 for IPv6) or unix:PATH, or another of gRPC's names of

@@ -34,6 +34,7 @@ from theria._errors import (
     Unimplemented,
 )
 from theria._identity import Priority, Tls
+from theria._keepalive import Keepalive
 from theria._options import CallOptions, Implementation, Operand, OutputMode, Precision
 from theria._resident import ResidentTensor, TensorInfo
 from theria._results import (
@@ -71,6 +72,7 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "JvpResult",
+    "Keepalive",
     "KernelSupport",
     "Operand",
     "OutputMode",

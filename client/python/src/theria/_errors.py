@@ -176,9 +176,15 @@ class Cancelled(Error):
 
 
 class Unavailable(Error, ConnectionError):
-    """No server answered, or it drains, also after the retries."""
+    """No server answered, or it drains, also after the retries.
+
+    Attributes:
+        is_final: Whether the client knows that trying again soon would fail the same way: nobody
+            answered within `connect_timeout`, or client and server disagree on TLS.
+    """
 
     code = "UNAVAILABLE"
+    is_final: bool = False
 
 
 class AccessDenied(Error, PermissionError):

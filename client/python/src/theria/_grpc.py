@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
-from theria._grpc_channel import CHANNEL_OPTIONS, checked_target, serialize, translated
+from theria._grpc_channel import Endpoint, serialize
 from theria._identity import MetadataSource
 from theria._steps import Call, Download, Upload
 
@@ -18,25 +17,18 @@ class GrpcTransport:
     """A connection of its own to a server, made at the first call. Implements `Transport`.
 
     Args:
-        target: As `theria.connect` takes it.
-        credentials: For TLS; None for plain text.
+        endpoint: The server.
         metadata: Gives what is sent with every RPC.
-        options: Of the channel, beside those that every client has.
     """
 
-    def __init__(
-        self,
-        target: str,
-        credentials: grpc.ChannelCredentials | None = None,
-        metadata: MetadataSource | None = None,
-        options: Sequence[tuple[str, Any]] = (),
-    ):
-        target = checked_target(target)
-        options = [*CHANNEL_OPTIONS, *options]
+    def __init__(self, endpoint: Endpoint, metadata: MetadataSource | None = None):
+        self._endpoint = endpoint
         self._channel = (
-            grpc.insecure_channel(target, options=options)
-            if credentials is None
-            else grpc.secure_channel(target, credentials, options=options)
+            grpc.insecure_channel(endpoint.target, options=endpoint.options)
+            if endpoint.credentials is None
+            else grpc.secure_channel(
+                endpoint.target, endpoint.credentials, options=endpoint.options
+            )
         )
         self._metadata = metadata or MetadataSource()
         self._stubs: dict[str, Any] = {}
@@ -44,14 +36,14 @@ class GrpcTransport:
     def call(self, step: Call) -> Any:
         """See `Transport`."""
         request = serialize(step.request)
-        with translated():
+        with self._endpoint.translated():
             return self._stub("unary_unary", step)(
                 request, timeout=step.timeout, metadata=self._metadata()
             )
 
     def upload(self, step: Upload) -> Any:
         """See `Transport`."""
-        with translated():
+        with self._endpoint.translated():
             return self._stub("stream_unary", step)(
                 map(serialize, step.requests), timeout=step.timeout, metadata=self._metadata()
             )
@@ -59,7 +51,7 @@ class GrpcTransport:
     def download(self, step: Download) -> None:
         """See `Transport`."""
         request = serialize(step.request)
-        with translated():
+        with self._endpoint.translated():
             responses = self._stub("unary_stream", step)(
                 request, timeout=step.timeout, metadata=self._metadata()
             )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from theria._errors import Cancelled
-from theria._grpc_channel import CHANNEL_OPTIONS, checked_target, serialize, translated
+from theria._grpc_channel import Endpoint, serialize
 from theria._identity import MetadataSource
 from theria._steps import Call, Download, Upload
 
@@ -20,19 +20,14 @@ __all__ = ["GrpcAioTransport"]
 class GrpcAioTransport:
     """As `GrpcTransport`, for one asyncio event loop. Implements `AsyncTransport`."""
 
-    def __init__(
-        self,
-        target: str,
-        credentials: grpc.ChannelCredentials | None = None,
-        metadata: MetadataSource | None = None,
-        options: Sequence[tuple[str, Any]] = (),
-    ):
-        target = checked_target(target)
-        options = [*CHANNEL_OPTIONS, *options]
+    def __init__(self, endpoint: Endpoint, metadata: MetadataSource | None = None):
+        self._endpoint = endpoint
         self._channel = (
-            grpc.aio.insecure_channel(target, options=options)
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options=options)
+            grpc.aio.insecure_channel(endpoint.target, options=endpoint.options)
+            if endpoint.credentials is None
+            else grpc.aio.secure_channel(
+                endpoint.target, endpoint.credentials, options=endpoint.options
+            )
         )
         self._metadata = metadata or MetadataSource()
         self._stubs: dict[str, Any] = {}
@@ -41,7 +36,7 @@ class GrpcAioTransport:
     async def call(self, step: Call) -> Any:
         """See `AsyncTransport`."""
         request = serialize(step.request)
-        with translated():
+        with self._endpoint.translated():
             return await self._ended(
                 self._stub("unary_unary", step)(
                     request, timeout=step.timeout, metadata=self._metadata()
@@ -55,7 +50,7 @@ class GrpcAioTransport:
             for request in step.requests:
                 yield serialize(request)
 
-        with translated():
+        with self._endpoint.translated():
             return await self._ended(
                 self._stub("stream_unary", step)(
                     requests(), timeout=step.timeout, metadata=self._metadata()
@@ -76,7 +71,7 @@ class GrpcAioTransport:
             finally:
                 responses.cancel()
 
-        with translated():
+        with self._endpoint.translated():
             await self._ended(receive_all())
 
     async def close(self) -> None:

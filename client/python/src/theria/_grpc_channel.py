@@ -1,8 +1,10 @@
-"""What the two gRPC transports share: channel options and the translation of failures."""
+"""What the two gRPC transports share: the endpoint, and the translation of its failures."""
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,15 +13,17 @@ import grpc
 from google.protobuf.message import EncodeError, Message
 
 from theria import _errors as errors
+from theria._connect_failure import Peer, connect_failure
+from theria._identity import Tls, channel_options
+from theria._keepalive import Keepalive, seconds_option
 from theria._status import STATUS_DETAILS_KEY, error_from_status
 
 __all__ = [
-    "CHANNEL_OPTIONS",
     "REQUEST_ID_KEY",
     "ChannelCredentials",
+    "Endpoint",
     "checked_target",
     "serialize",
-    "translated",
 ]
 
 ChannelCredentials = grpc.ChannelCredentials
@@ -27,7 +31,7 @@ ChannelCredentials = grpc.ChannelCredentials
 # Initial metadata that holds the id of the request in the server's log.
 REQUEST_ID_KEY = "theria-request-id"
 
-CHANNEL_OPTIONS: list[tuple[str, Any]] = [
+_CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     # The server's own limit holds; the client asks for it and moves what is larger.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -35,8 +39,6 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_retries", 0),
     # gRPC's own waits between connection attempts grow to two minutes; a restart takes seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # Also the least time that an attempt may take, TLS and a long way included.
-    ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Clients of one process would otherwise share one TCP connection.
     ("grpc.use_local_subchannel_pool", 1),
@@ -88,33 +90,101 @@ def serialize(message: Message) -> bytes:
         raise errors.InvalidArgument(f"the request cannot be serialised: {error}") from error
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turns gRPC's exceptions into `theria.Error`."""
-    try:
-        yield
-    except errors.Error:
-        raise
-    except grpc.RpcError as error:
-        raise _translate(error) from error
-    except (ValueError, grpc.aio.UsageError) as error:
-        if "closed" in str(error).lower():
-            raise errors.Cancelled("the client is closed") from error
-        raise
-
-
 # In the details of what this client cancelled itself, by closing the channel or the call.
 _CANCELLED_HERE = ("Channel closed", "Locally cancelled")
 
+# How long calls of a client that never had a connection are retried by default. A target that
+# refuses connections is then more likely wrong than restarting.
+_FIRST_CONNECTION_SECONDS = 1.0
 
-def _translate(error: Any) -> errors.Error:
-    code, details = error.code().name, error.details() or ""
-    # A server that stops cancels calls that reach it in that moment, and computed nothing of them.
-    if code == "CANCELLED" and not any(mark in details for mark in _CANCELLED_HERE):
-        code, details = "UNAVAILABLE", f"the server ended the call: {details}"
-    return error_from_status(
-        code,
-        details,
-        dict(error.trailing_metadata() or ()).get(STATUS_DETAILS_KEY),
-        dict(error.initial_metadata() or ()).get(REQUEST_ID_KEY),
-    )
+
+class Endpoint:
+    """A server as a channel reaches it, and why it does not. Thread-safe.
+
+    Args:
+        target: As `theria.connect` takes it.
+        credentials: For TLS; None for plain text.
+        tls: The same as a `Tls`.
+        keepalive: None for no pings.
+        connect_timeout: Seconds for each attempt to connect.
+        is_patient: Whether the retry policy holds for the first connection too; otherwise calls
+            are retried for a second until one is made.
+
+    Raises:
+        InvalidArgument: `target` or `connect_timeout` is not valid, or a file of `tls`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        credentials: ChannelCredentials | None = None,
+        tls: Tls | None = None,
+        keepalive: Keepalive | None = None,
+        connect_timeout: float = 5.0,
+        is_patient: bool = True,
+    ):
+        self.target = checked_target(target)
+        self.credentials = credentials if tls is None else tls.credentials()
+        self.options = [
+            *_CHANNEL_OPTIONS,
+            *channel_options(tls),
+            *(keepalive.channel_options() if keepalive else ()),
+            # Despite its name, the time that each attempt to connect may take.
+            (
+                "grpc.min_reconnect_backoff_ms",
+                seconds_option("connect_timeout", connect_timeout),
+            ),
+        ]
+        self._peer = Peer(
+            target,
+            self.credentials is not None,
+            connect_timeout,
+            keepalive.timeout if keepalive else 0.0,
+        )
+        self._was_connected = False
+        self._patience = math.inf if is_patient else _FIRST_CONNECTION_SECONDS
+        self._first_failure: float | None = None
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turns gRPC's exceptions into `theria.Error`."""
+        try:
+            yield
+            self._was_connected = True
+        except errors.Error:
+            raise
+        except grpc.RpcError as error:
+            raise self._translate(error) from error
+        except (ValueError, grpc.aio.UsageError) as error:
+            if "closed" in str(error).lower():
+                raise errors.Cancelled("the client is closed") from error
+            raise
+
+    def _translate(self, error: Any) -> errors.Error:
+        code, details = error.code().name, error.details() or ""
+        # A server that stops cancels calls that reach it in that moment, and computed nothing of
+        # them.
+        if code == "CANCELLED" and not any(mark in details for mark in _CANCELLED_HERE):
+            code, details = "UNAVAILABLE", f"the server ended the call: {details}"
+        failure = connect_failure(self._peer, details) if code == "UNAVAILABLE" else None
+        if code == "DEADLINE_EXCEEDED" and not self._was_connected:
+            details = f"the timeout passed before {self.target} answered"
+        elif failure is None or failure.was_connected:
+            self._was_connected = True
+        translated = error_from_status(
+            code,
+            failure.message if failure else details,
+            dict(error.trailing_metadata() or ()).get(STATUS_DETAILS_KEY),
+            dict(error.initial_metadata() or ()).get(REQUEST_ID_KEY),
+        )
+        if failure and isinstance(translated, errors.Unavailable):
+            translated.is_final = failure.is_final or self._is_out_of_patience()
+        return translated
+
+    def _is_out_of_patience(self) -> bool:
+        if self._was_connected:
+            return False
+        now = time.monotonic()
+        if self._first_failure is None:
+            self._first_failure = now
+        return now - self._first_failure >= self._patience

@@ -129,7 +129,8 @@ class RetryPolicy:
     The wait before attempt n + 1 is ``min(max_backoff, initial_backoff * multiplier**(n - 1))``
     seconds, shortened by up to the part `jitter` of itself at random, and never reaches past the
     call's timeout. With the defaults a call gives up after 4.1 to 5.2 seconds, also with a longer
-    timeout or none, which bridges a restart of four seconds.
+    timeout or none, which bridges a restart of four seconds. What is known to fail again
+    (`Unavailable.is_final`) is not retried.
     """
 
     max_attempts: int = 8
@@ -152,9 +153,9 @@ def retrying(
     while True:
         try:
             return (yield step(deadline.remaining()))
-        except Unavailable:
+        except Unavailable as error:
             wait = policy.backoff(attempt)
-            if attempt >= policy.max_attempts or not deadline.allows(wait):
+            if error.is_final or attempt >= policy.max_attempts or not deadline.allows(wait):
                 raise
         yield Sleep(wait)
         attempt += 1

@@ -23,8 +23,9 @@ from theria import _server_flows, _store_flows
 from theria._arrays import ArrayLike
 from theria._attention_flow import attention
 from theria._grpc_aio import GrpcAioTransport
-from theria._grpc_channel import ChannelCredentials
-from theria._identity import Metadata, MetadataSource, Priority, Tls, channel_options
+from theria._grpc_channel import ChannelCredentials, Endpoint
+from theria._identity import Metadata, MetadataSource, Priority, Tls
+from theria._keepalive import DEFAULT_KEEPALIVE, Keepalive
 from theria._operations import FORWARD, HVP, JVP, VJP
 from theria._options import CallOptions, Operand, milliseconds
 from theria._process import OfOneProcess
@@ -57,6 +58,8 @@ def connect(
     token: str | None = None,
     token_file: str | os.PathLike[str] | None = None,
     priority: Priority = "normal",
+    connect_timeout: float = 5.0,
+    keepalive: Keepalive | None = DEFAULT_KEEPALIVE,
 ) -> Client:
     """A client for the running event loop; the arguments are those of `theria.connect`.
 
@@ -70,14 +73,8 @@ def connect(
             "this process was forked from one with an open theria.aio client: close it before the "
             "fork, start the process by 'spawn' or 'forkserver', or use theria.connect"
         )
-    if tls is not None:
-        credentials = tls.credentials()
-    transport = GrpcAioTransport(
-        target,
-        credentials,
-        MetadataSource(metadata, token, token_file, priority),
-        channel_options(tls),
-    )
+    endpoint = Endpoint(target, credentials, tls, keepalive, connect_timeout, retry is not None)
+    transport = GrpcAioTransport(endpoint, MetadataSource(metadata, token, token_file, priority))
     return Client(transport, Session(timeout, retry or RetryPolicy()))
 
 

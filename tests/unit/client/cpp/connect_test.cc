@@ -7,10 +7,12 @@
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "gmock/gmock.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "gtest/gtest.h"
+#include "tests/unit/client/cpp/black_hole.h"
 #include "theria/client.h"
 #include "theria/error_details.h"
 #include "theria/v1/attention.grpc.pb.h"
@@ -20,6 +22,8 @@
 
 namespace theria::client {
 namespace {
+
+using testing::HasSubstr;
 
 class FakeServerService : public v1::ServerService::Service {
  public:
@@ -61,6 +65,8 @@ class ConnectTest : public testing::Test {
     grpc::ServerBuilder builder;
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
     builder.SetMaxReceiveMessageSize(-1);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                               static_cast<int>(absl::ToInt64Milliseconds(min_ping_interval_)));
     builder.RegisterService(&server_service_);
     builder.RegisterService(&echo_);
     server_ = builder.BuildAndStart();
@@ -75,6 +81,7 @@ class ConnectTest : public testing::Test {
   std::string target() const { return "127.0.0.1:" + std::to_string(port_); }
 
   int port_ = 0;
+  absl::Duration min_ping_interval_ = absl::Minutes(5);  // gRPC's default
   FakeServerService server_service_;
   EchoService echo_;
   std::unique_ptr<grpc::Server> server_;
@@ -127,6 +134,85 @@ TEST_F(ConnectTest, TheDeadlineEndsACall) {
   const absl::StatusOr<AttentionResult> result =
       client.Vjp({.q = q}, {.timeout = absl::Milliseconds(100)});
   EXPECT_TRUE(absl::IsDeadlineExceeded(result.status())) << result.status();
+}
+
+// Pings once a second, and waits a second for the answer.
+const KeepaliveOptions kEverySecond = {.interval = absl::Seconds(1), .timeout = absl::Seconds(1)};
+
+TEST_F(ConnectTest, KeepaliveEndsACallOverADeadConnection) {
+  Start("127.0.0.1:0");
+  BlackHole proxy(port_);
+  Client client(proxy.target(), {.retry = {.max_attempts = 1}, .keepalive = kEverySecond});
+  ASSERT_TRUE(client.GetServerInfo().ok());
+  proxy.StopForwarding();
+  const absl::Time start = absl::Now();
+  const Tensor q = Tensor::Zeros(DType::kFloat32, {1});
+  const absl::Status status = client.Vjp({.q = q}, {.timeout = absl::Seconds(30)}).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(proxy.target() + " is dead"));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+}
+
+TEST_F(ConnectTest, KeepaliveLeavesALongCallAlone) {
+  min_ping_interval_ = absl::Milliseconds(500);
+  Start("127.0.0.1:0");
+  Client client(target(), {.retry = {.max_attempts = 1}, .keepalive = kEverySecond});
+  const Tensor q = Tensor::Zeros(DType::kFloat32, {1});
+  const absl::Status status = client.Vjp({.q = q}, {.timeout = absl::Seconds(5)}).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+}
+
+TEST_F(ConnectTest, TheConnectTimeoutEndsAttemptsThatNobodyAnswers) {
+  BlackHole proxy(/*upstream_port=*/1);
+  proxy.StopForwarding();
+  Client client(proxy.target(), {.connect_timeout = absl::Seconds(1)});
+  const absl::Time start = absl::Now();
+  const absl::Status status = client.GetServerInfo().status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr(proxy.target() + " did not answer within 1s"));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(3));
+}
+
+TEST_F(ConnectTest, ATimeoutBeforeTheConnectionSaysSo) {
+  BlackHole proxy(/*upstream_port=*/1);
+  proxy.StopForwarding();
+  const absl::Status status =
+      Client(proxy.target()).GetServerInfo({.timeout = absl::Milliseconds(200)}).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("connection to " + proxy.target()));
+}
+
+TEST(ConnectTargetTest, AnUnreachableTargetIsExplained) {
+  const auto message = [](const std::string& target) {
+    const absl::Status status = Client(target).GetServerInfo().status();
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    return std::string(status.message());
+  };
+  EXPECT_THAT(message("127.0.0.1:1"), HasSubstr("no server listens at 127.0.0.1:1"));
+  EXPECT_THAT(message("unix:/no-such-folder/socket"),
+              HasSubstr("there is no socket at unix:/no-such-folder/socket"));
+}
+
+TEST_F(ConnectTest, TlsToAPlainTextServerIsExplainedAtOnce) {
+  Start("127.0.0.1:0");
+  Client client(target(), {.retry = {.max_attempts = 1000}, .tls = TlsOptions{}});
+  const absl::Status status = client.GetServerInfo().status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(target() + " does not speak TLS"));
+}
+
+TEST(ConnectTargetTest, DurationsOutOfRangeAreRefused) {
+  const auto field = [](const ClientOptions& options) {
+    const absl::Status status = Client("127.0.0.1:1", options).GetServerInfo().status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    return DetailsOf(status).field_violations.at(0).field;
+  };
+  EXPECT_EQ(field({.connect_timeout = absl::ZeroDuration()}), "connect_timeout");
+  EXPECT_EQ(field({.keepalive = KeepaliveOptions{.interval = absl::Milliseconds(999)}}),
+            "keepalive.interval");
+  EXPECT_EQ(field({.keepalive = KeepaliveOptions{.timeout = -absl::Seconds(1)}}),
+            "keepalive.timeout");
 }
 
 TEST(ConnectTargetTest, WhatHasNoPortIsRefusedAtOnce) {

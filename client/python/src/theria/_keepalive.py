@@ -1,0 +1,65 @@
+"""When a client decides that a connection is dead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from theria._errors import InvalidArgument
+
+__all__ = ["DEFAULT_KEEPALIVE", "Keepalive", "seconds_option"]
+
+# gRPC takes whole milliseconds in 31 bits; 24 days serve as well as any longer time.
+_MOST_SECONDS = 24 * 86400.0
+
+
+@dataclass(frozen=True)
+class Keepalive:
+    """HTTP/2 keepalive: pings that find a connection whose other end is gone without a word.
+
+    Such as behind a dead link, or a firewall that forgot the connection. Pings do not limit how
+    long a call may take: a server answers them while it computes.
+
+    Attributes:
+        interval: Seconds without a byte received, after which the client pings; at least 1.
+        timeout: Seconds for the answer. Then calls under way raise Unavailable and are retried.
+        without_calls: Whether to ping between calls as well.
+
+    Raises:
+        InvalidArgument: A value is out of range.
+    """
+
+    interval: float = 30.0
+    timeout: float = 20.0
+    without_calls: bool = False
+
+    def __post_init__(self) -> None:
+        seconds_option("keepalive.interval", self.interval, least=1.0)
+        seconds_option("keepalive.timeout", self.timeout)
+
+    def channel_options(self) -> list[tuple[str, Any]]:
+        """As gRPC takes them."""
+        return [
+            ("grpc.keepalive_time_ms", seconds_option("keepalive.interval", self.interval)),
+            ("grpc.keepalive_timeout_ms", seconds_option("keepalive.timeout", self.timeout)),
+            ("grpc.keepalive_permit_without_calls", int(self.without_calls)),
+            # By default, gRPC stops pinging after two pings without data in between. A long
+            # computation sends no data.
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+
+
+def seconds_option(field: str, seconds: float, least: float = 0.0) -> int:
+    """Positive seconds as whole milliseconds.
+
+    Raises:
+        InvalidArgument: `seconds` is no number, not positive, or less than `least`.
+    """
+    if not (isinstance(seconds, Real) and seconds > 0 and seconds >= least):
+        bound = f"at least {least:g}" if least else "positive"
+        raise InvalidArgument.of(field, f"{field} is {seconds!r} s, must be {bound}")
+    return max(1, round(min(float(seconds), _MOST_SECONDS) * 1e3))
+
+
+DEFAULT_KEEPALIVE = Keepalive()
