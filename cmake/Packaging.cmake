@@ -60,6 +60,9 @@ set(CPACK_COMPONENT_GROUP_COMMAND_DESCRIPTION "${PROJECT_DESCRIPTION}: the theri
 
 set(CPACK_DEBIAN_CLIENT_PACKAGE_NAME libtheria-dev)
 set(CPACK_DEBIAN_CLIENT_PACKAGE_SECTION libdevel)
-set(CPACK_DEBIAN_CLIENT_PACKAGE_DEPENDS "libabsl-dev, libgrpc++-dev, libprotobuf-dev, libssl-dev")
+# The headers of theria::maml include Eigen. Debian's gRPCConfig.cmake checks that the code generators
+# of protobuf-compiler-grpc exist, which libgrpc++-dev does not depend on.
+set(CPACK_DEBIAN_CLIENT_PACKAGE_DEPENDS
+  "libabsl-dev, libeigen3-dev, libgrpc++-dev, libprotobuf-dev, libssl-dev, protobuf-compiler-grpc")
 set(CPACK_COMPONENT_GROUP_CLIENT_DESCRIPTION "${PROJECT_DESCRIPTION}: the C++ client")
 include(CPack)

@@ -47,6 +47,8 @@ void ConfigureKeepalive(const KeepaliveOptions& options, grpc::ServerBuilder& bu
   if (options.interval <= absl::ZeroDuration()) return;
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(options.interval));
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Milliseconds(options.timeout));
+  // A minute by default, during which newer versions of gRPC wait for any ping.
+  builder.AddChannelArgument("grpc.http2.ping_timeout_ms", Milliseconds(options.timeout));
   // By default, gRPC stops pinging after two pings without data in between. A long computation
   // sends no data.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);

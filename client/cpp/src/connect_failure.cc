@@ -56,7 +56,7 @@ std::vector<Cause> ConnectCauses(const Endpoint& endpoint) {
        absl::StrCat("the certificate of ", target,
                     " is for another name; set server_name (--tls-server-name) to that name"),
        true},
-      {{"http1"},
+      {{"http1", "failed parsing http/2"},
        absl::StrCat(target, " speaks HTTP/1, not gRPC; check the port (is it --metrics-listen?)"),
        true},
       {{"timed out", "handshake read failed", "endpoint closing", "timeout occurred"},

@@ -115,6 +115,8 @@ absl::Status CheckDurations(const ClientOptions& options) {
 void ConfigureKeepalive(const KeepaliveOptions& options, grpc::ChannelArguments& arguments) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(options.interval));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Milliseconds(options.timeout));
+  // A minute by default, during which newer versions of gRPC wait for any ping.
+  arguments.SetInt("grpc.http2.ping_timeout_ms", Milliseconds(options.timeout));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, options.without_calls ? 1 : 0);
   // By default, gRPC stops pinging after two pings without data in between. A long computation
   // sends no data.

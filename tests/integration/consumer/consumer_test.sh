@@ -45,6 +45,7 @@ fi
 "$cmake" -S "$project" -B "$work/build" -G "$generator" -DCMAKE_PREFIX_PATH="$prefix" \
   -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_CXX_FLAGS="$flags" > "$work/configure.log"
 "$cmake" --build "$work/build"
+"$work/build/maml"
 
 "$server" --listen "unix:$socket_dir/socket" --metrics-listen 127.0.0.1:0 --log-level warn &
 server_pid=$!

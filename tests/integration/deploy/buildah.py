@@ -146,6 +146,9 @@ class Container:
         assert kind == "CMD"
         return self.run(*command).returncode == 0
 
+    def copy(self, source: Path, destination: str) -> None:
+        buildah("copy", self.name, source, destination)
+
     def root(self) -> Path:
         return Path(buildah("mount", self.name).stdout.strip())
 

@@ -84,3 +84,25 @@ def test_a_taken_port_of_the_metrics_is_told(start_server: Callable[..., ServerP
     assert ended.returncode == 1
     assert f"--metrics-listen is {taken}" in ended.stderr
     assert "Address already in use" in ended.stderr
+
+
+@pytest.mark.parametrize("flag", ["--listen", "--shared-memory"])
+def test_a_missing_folder_of_a_socket_is_told(tmp_path: Path, flag: str) -> None:
+    folder = tmp_path / "nowhere"
+    scheme = "unix:" if flag == "--listen" else ""
+    ended = run("--metrics-listen=none", f"{flag}={scheme}{folder}/socket")
+    assert ended.returncode == 1
+    assert f"unix:{folder}/socket: the folder {folder} does not exist" in ended.stderr
+
+
+def test_a_taken_port_is_told(start_server: Callable[..., ServerProcess]) -> None:
+    taken = start_server().target
+    ended = run(f"--listen={taken}", "--metrics-listen=none")
+    assert ended.returncode == 1
+    assert f"cannot listen on {taken}: Address already in use" in ended.stderr
+
+
+def test_an_address_of_another_host_is_told() -> None:
+    ended = run("--listen=192.0.2.1:0", "--metrics-listen=none")
+    assert ended.returncode == 1
+    assert "cannot listen on 192.0.2.1:0: Cannot assign requested address" in ended.stderr

@@ -86,7 +86,7 @@ def _while_connecting(peer: Peer) -> Iterator[tuple[tuple[str, ...], str, bool]]
         True,
     )
     yield (
-        ("http1",),
+        ("http1", "failed parsing http/2"),
         f"{target} speaks HTTP/1, not gRPC; check the port (is it --metrics-listen?)",
         True,
     )

@@ -40,9 +40,12 @@ class Keepalive:
 
     def channel_options(self) -> list[tuple[str, Any]]:
         """As gRPC takes them."""
+        timeout_ms = seconds_option("keepalive.timeout", self.timeout)
         return [
             ("grpc.keepalive_time_ms", seconds_option("keepalive.interval", self.interval)),
-            ("grpc.keepalive_timeout_ms", seconds_option("keepalive.timeout", self.timeout)),
+            ("grpc.keepalive_timeout_ms", timeout_ms),
+            # A minute by default, during which newer versions of gRPC wait for any ping.
+            ("grpc.http2.ping_timeout_ms", timeout_ms),
             ("grpc.keepalive_permit_without_calls", int(self.without_calls)),
             # By default, gRPC stops pinging after two pings without data in between. A long
             # computation sends no data.
