@@ -27,6 +27,7 @@ from experiment import (
     Experiment,
     command_line,
     new_figure,
+    run,
     running,
 )
 from matplotlib.figure import Figure
@@ -195,4 +196,4 @@ def _draw(rows: Sequence[Row], summary: dict[str, Any]) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

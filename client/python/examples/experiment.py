@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import matplotlib
 import numpy as np
@@ -28,7 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import theria
-from theria.demo._processes import start_server
+from theria.demo._processes import ProcessError, start_server
 from theria.safety import explicit_attention
 from theria.torch import sdpa
 
@@ -154,6 +154,20 @@ def running(name: str, options: argparse.Namespace) -> Iterator[Experiment]:
     log = options.out / "logs" / f"{name}.log"
     with start_server(options.server, log) as target, theria.connect(target, timeout=120.0) as c:
         yield Experiment(name, c, options)
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """Runs `main` as a program. A failure of the server is one line, and exit status 3."""
+    try:
+        main()
+    except (theria.Error, ProcessError, FloatingPointError) as error:
+        sys.exit(_failed(error))
+    sys.exit(0)
+
+
+def _failed(error: Exception) -> int:
+    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    return 3
 
 
 def explicit(

@@ -37,6 +37,7 @@ from experiment import (
     band,
     command_line,
     new_figure,
+    run,
     running,
 )
 from matplotlib.figure import Figure
@@ -396,4 +397,4 @@ def _smooth(values: Sequence[float]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ from experiment import (
     Experiment,
     command_line,
     new_figure,
+    run,
     running,
 )
 from matplotlib.figure import Figure
@@ -281,4 +282,4 @@ def _draw(spectra: dict[bool, Spectrum], parameters: int) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ from experiment import (
     Experiment,
     command_line,
     new_figure,
+    run,
     running,
 )
 from matplotlib.figure import Figure
@@ -219,4 +220,4 @@ def _draw(rows: list[Row], steps: int, rate: float) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

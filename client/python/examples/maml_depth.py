@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from experiment import BLUE, VERMILION, Experiment, band, command_line, new_figure, running
+from experiment import BLUE, VERMILION, Experiment, band, command_line, new_figure, run, running
 from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
@@ -159,4 +159,4 @@ def _draw(rows: Sequence[Row], steps: Sequence[int]) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

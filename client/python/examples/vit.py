@@ -27,6 +27,7 @@ from experiment import (
     Experiment,
     command_line,
     new_figure,
+    run,
     running,
 )
 from matplotlib.figure import Figure
@@ -186,4 +187,4 @@ def _draw(rows: Sequence[Row], options: Any) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

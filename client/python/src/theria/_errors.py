@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "SERVER_FAILURES",
     "AccessDenied",
     "Cancelled",
     "DeadlineExceeded",
@@ -197,3 +198,15 @@ class Internal(Error):
     """A fault of the device, of the server, or an answer that breaks the contract."""
 
     code = "INTERNAL"
+
+
+# What says nothing about the request or the model: the server cannot be used, now or by this
+# caller.
+SERVER_FAILURES = (
+    AccessDenied,
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    ResourceExhausted,
+    Unavailable,
+)

@@ -154,7 +154,9 @@ class Endpoint:
         except errors.Error:
             raise
         except grpc.RpcError as error:
-            raise self._translate(error) from error
+            # Not `from error`: gRPC's traceback and debug string would add twenty lines to each
+            # report, and nothing that the message lacks.
+            raise self._translate(error) from None
         except (ValueError, grpc.aio.UsageError) as error:
             if "closed" in str(error).lower():
                 raise errors.Cancelled("the client is closed") from error

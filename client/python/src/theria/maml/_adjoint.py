@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from theria.maml._failures import short_traceback
 from theria.maml._model import Loss, Params, hessian_vector, value_and_gradient
 from theria.maml._random_state import RandomState
 
@@ -106,6 +107,7 @@ class Trajectory:
             end = first.step
 
 
+@short_traceback
 @torch.no_grad()
 def adapt(
     loss: Loss,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from theria.maml._adjoint import InnerLoop, adapt
+from theria.maml._failures import short_traceback
 from theria.maml._meta_gradient import Mode, Task, check_choices
 from theria.maml._model import Loss, Params, hessian_vector, value_and_gradient
 
@@ -39,6 +40,7 @@ class Diagnostics:
     second_order_path: bool
 
 
+@short_traceback
 @torch.no_grad()
 def diagnose(
     loss: Loss,

@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from theria.maml._adjoint import InnerLoop, adapt
+from theria.maml._failures import short_traceback
 from theria.maml._meta_gradient import MetaGradient, Task
 from theria.maml._model import Loss, Params, hessian_vector, value_and_gradient
 
@@ -58,6 +59,7 @@ class ImplicitMetaGradient(MetaGradient):
     products: int
 
 
+@short_traceback
 @torch.no_grad()
 def implicit_meta_gradient(
     loss: Loss,

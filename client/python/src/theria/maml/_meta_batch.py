@@ -11,6 +11,7 @@ from torch.func import vmap
 from torch.utils import _pytree
 
 from theria.maml._adjoint import InnerLoop
+from theria.maml._failures import short_traceback
 from theria.maml._meta_gradient import Method, Mode, Task, meta_gradient
 from theria.maml._model import Loss, Params
 
@@ -34,6 +35,7 @@ class MetaBatchGradient:
     loss: torch.Tensor
 
 
+@short_traceback
 def meta_batch_gradient(
     loss: Loss,
     params: Params,

@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from theria.maml._adjoint import InnerLoop, adapt
+from theria.maml._failures import short_traceback
 from theria.maml._model import Loss, Params, value_and_gradient
 
 __all__ = ["MetaGradient", "Method", "Mode", "Task", "check_choices", "meta_gradient"]
@@ -43,6 +44,7 @@ class MetaGradient:
     support_losses: tuple[torch.Tensor, ...]
 
 
+@short_traceback
 def meta_gradient(
     loss: Loss,
     params: Params,

@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from theria.maml._adjoint import InnerLoop
+from theria.maml._failures import short_traceback
 from theria.maml._meta_batch import meta_batch_gradient
 from theria.maml._meta_gradient import Method, Mode, Task, check_choices
 from theria.maml._model import Loss, Params
@@ -32,6 +33,7 @@ class OuterStep:
     gradient_norm: float
 
 
+@short_traceback
 def meta_train(
     loss: Loss,
     params: Params,

@@ -1,7 +1,7 @@
 """`python -m theria.safety`: the survey, as OUT/safety.json, safety.md, safety.png, safety.svg.
 
 Exit status 0: surveyed; 1: an attention given by --attention or --target is not exact throughout;
-2: the arguments are wrong or the server does not answer.
+2: the arguments are wrong or the server does not answer; 3: the server failed during the survey.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ def main() -> int:
             print(f"theria.safety: {error}", file=sys.stderr)
             return 2
         began = time.monotonic()
-        rows = _survey(subjects, arguments)
+        try:
+            rows = _survey(subjects, arguments)
+        except theria.Error as error:
+            print(f"theria.safety: the survey ended: {error}", file=sys.stderr)
+            return 3
     environment = _environment(arguments, time.monotonic() - began)
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_rows(rows, environment, arguments.out / "safety.json")

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch.autograd import forward_ad
 
+from theria._errors import SERVER_FAILURES
 from theria.safety._problem import Attention, Problem
 
 __all__ = ["OPERATIONS", "OUTPUTS", "Measured", "Missing", "Values", "guard_of_backward", "measure"]
@@ -60,6 +61,8 @@ def measure(attention: Attention, problem: Problem) -> Measured:
         try:
             with torch.enable_grad():
                 values = operation(attention, problem)
+        except SERVER_FAILURES:  # says nothing about the attention
+            raise
         except Exception as error:  # whatever a backend raises is the finding
             results[name] = Missing(_describe(error))
         else:
@@ -100,6 +103,8 @@ def guard_of_backward(attention: Attention, problem: Problem) -> str:
             first = _gradients([attention(*qkv)], qkv, [o_bar], create_graph=True)
             connected = [x for x in first if x.requires_grad]
             torch.autograd.backward(connected, [torch.ones_like(x) for x in connected])
+    except SERVER_FAILURES:  # says nothing about the attention
+        raise
     except Exception as error:  # as in `measure`
         return _describe(error)
     return ""

@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 from torch.nn.functional import cross_entropy
 
+from theria._errors import SERVER_FAILURES
 from theria.maml import (
     InnerLoop,
     MetaGradient,
@@ -55,6 +56,8 @@ def meta_loss(attention: Attention, dtype: torch.dtype, device: str) -> MetaLoss
     try:
         full = _on_cpu(_compute(attention, dtype, device, "full"))
         first_order = _on_cpu(_compute(attention, dtype, device, "fo"))
+    except SERVER_FAILURES:  # says nothing about the attention
+        raise
     except Exception as error:  # whatever a backend raises is the finding
         line = next(iter(str(error).strip().splitlines()), "")
         return MetaLoss(None, None, exact, f"{type(error).__name__}: {line}")
