@@ -70,7 +70,7 @@ def test_values_come_through(
 def test_a_client_that_trusts_another_authority_does_not_connect(
     server: ServerProcess, other_authority: Authority, connect: Connect
 ) -> None:
-    with pytest.raises(theria.Unavailable):
+    with pytest.raises(theria.Unavailable, match="is not trusted"):
         connect(server.target, tls=theria.Tls(ca_file=other_authority.certificate)).info()
 
 
@@ -81,8 +81,31 @@ def test_a_server_in_plain_text_has_no_certificate_to_tell_of(
 
 
 def test_a_client_in_plain_text_does_not_connect(server: ServerProcess, connect: Connect) -> None:
-    with pytest.raises(theria.Unavailable):
+    with pytest.raises(theria.Unavailable, match="if the server uses TLS, pass tls=") as caught:
         connect(server.target).info()
+    assert server.target in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "if the server uses TLS, connect with TLS (ClientOptions::tls, --tls)"),
+        (["--tls"], "is not trusted; set ca_file (--tls-ca)"),
+    ],
+)
+def test_the_command_tells_what_tls_lacks(
+    server: ServerProcess, theria_command: str, arguments: list[str], message: str
+) -> None:
+    ended = subprocess.run(
+        [theria_command, "info", server.target, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"theria: {server.target}: cannot be reached: UNAVAILABLE: ")
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_the_servers_name_is_checked(
@@ -91,7 +114,7 @@ def test_the_servers_name_is_checked(
     named = theria.Tls(ca_file=authority.certificate, server_name="server")
     assert connect(server.target, tls=named).info().backend == "cpu"
     misnamed = theria.Tls(ca_file=authority.certificate, server_name="somebody.example.org")
-    with pytest.raises(theria.Unavailable):
+    with pytest.raises(theria.Unavailable, match="is for another name"):
         connect(server.target, tls=misnamed).info()
 
 
