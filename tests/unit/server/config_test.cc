@@ -55,6 +55,12 @@ TEST(ConfigTest, TakesFlags) {
                                   "4096",
                                   "--drain-timeout",
                                   "1.5s",
+                                  "--keepalive-interval",
+                                  "10s",
+                                  "--keepalive-timeout",
+                                  "3s",
+                                  "--min-ping-interval",
+                                  "100ms",
                                   "--default-ttl",
                                   "7",
                                   "--max-call-time",
@@ -68,6 +74,9 @@ TEST(ConfigTest, TakesFlags) {
                                   "p"});
   ASSERT_TRUE(line.is_to_serve) << line.text;
   EXPECT_THAT(line.config.listen, ElementsAre("0.0.0.0:1", "unix:/tmp/a.sock"));
+  EXPECT_EQ(line.config.keepalive_interval, absl::Seconds(10));
+  EXPECT_EQ(line.config.keepalive_timeout, absl::Seconds(3));
+  EXPECT_EQ(line.config.min_ping_interval, absl::Milliseconds(100));
   EXPECT_EQ(line.config.metrics_listen, kNone);
   EXPECT_EQ(line.config.cache_bytes, std::size_t{3} << 30);
   EXPECT_EQ(line.config.max_tensor_bytes, 4096u);
@@ -171,6 +180,8 @@ INSTANTIATE_TEST_SUITE_P(
         WrongUsage{"BadMetrics", {"--metrics-listen", "x:y"}, "--metrics-listen"},
         WrongUsage{"UnixMetrics", {"--metrics-listen", "unix:/a"}, "--metrics-listen"},
         WrongUsage{"Duration", {"--drain-timeout", "soon"}, "--drain-timeout"},
+        WrongUsage{"KeepaliveInterval", {"--keepalive-interval", "1ms"}, "keepalive-interval"},
+        WrongUsage{"KeepaliveTimeout", {"--keepalive-timeout", "0s"}, "keepalive-timeout"},
         WrongUsage{"NegativeDuration", {"--drain-timeout", "-1s"}, "--drain-timeout"},
         WrongUsage{"Bytes", {"--cache-bytes", "many"}, "--cache-bytes"},
         WrongUsage{"SmallCache", {"--cache-bytes", "10"}, "--cache-bytes is 10, must be"},

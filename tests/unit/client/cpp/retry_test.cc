@@ -42,6 +42,17 @@ TEST_F(RetrierTest, RepeatsWhileUnavailable) {
                                   absl::Milliseconds(200)));
 }
 
+TEST_F(RetrierTest, DoesNotRepeatAFinalFailure) {
+  Retrier retrier({.max_attempts = 5}, Clock());
+  int attempts = 0;
+  const absl::Status status = retrier.Run(absl::InfiniteFuture(), [&]() -> Attempt {
+    ++attempts;
+    return {absl::UnavailableError("no TLS there"), /*is_final=*/true};
+  });
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  EXPECT_EQ(attempts, 1);
+}
+
 TEST_F(RetrierTest, GivesUpAfterTheLastAttempt) {
   Retrier retrier({.max_attempts = 3}, Clock());
   int attempts = 0;

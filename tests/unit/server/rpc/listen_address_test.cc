@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace theria::server {
@@ -47,6 +48,18 @@ TEST_F(ListenAddressTest, KnowsUnixAddresses) {
 }
 
 TEST_F(ListenAddressTest, TakesAFreePath) { EXPECT_TRUE(PrepareUnixPath(path_).ok()); }
+
+TEST_F(ListenAddressTest, NamesAFolderThatDoesNotExist) {
+  const absl::Status status = PrepareUnixPath(folder_ + "/nowhere/socket");
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(status.message(), "cannot listen on unix:" + folder_ + "/nowhere/socket: the folder " +
+                                  folder_ + "/nowhere does not exist");
+}
+
+TEST_F(ListenAddressTest, NamesAFolderThatIsNone) {
+  std::ofstream(path_) << "precious";
+  EXPECT_THAT(std::string(PrepareUnixPath(path_ + "/socket").message()), testing::HasSubstr(path_));
+}
 
 TEST_F(ListenAddressTest, RemovesTheSocketOfADeadServer) {
   close(Bind(/*listens=*/true));
