@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +16,27 @@ pytestmark = pytest.mark.deploy
 
 
 @pytest.fixture(scope="module")
-def container(base: str, packages: dict[str, Path]) -> Iterator[Container]:
+def package(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one package of that build, for which the server need not be there."""
+    folder = tmp_path_factory.mktemp("package")
+    components = "-DCPACK_COMPONENTS_ALL=client;client_system"
+    done = subprocess.run(
+        ["cpack", "-G", "DEB", "-B", str(folder), components],
+        cwd=build,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (package,) = folder.glob("libtheria-dev_*.deb")
+    return package
+
+
+@pytest.fixture(scope="module")
+def container(base: str, package: Path) -> Iterator[Container]:
     """With the package, what it depends on, a compiler and CMake; nothing else."""
     container = Container.of(base)
-    container.copy(packages["libtheria-dev"], "/libtheria-dev.deb")
+    container.copy(package, "/libtheria-dev.deb")
     container.copy(PROJECT, "/project")
     install = "apt-get install -y --no-install-recommends /libtheria-dev.deb cmake g++ make"
     done = container.run("sh", "-c", f"apt-get update && DEBIAN_FRONTEND=noninteractive {install}")

@@ -49,6 +49,12 @@ def test_what_a_package_needs_is_read_from_its_binary(packages: dict[str, Path],
         assert any(package.startswith(library) for package in needed), library
 
 
+def test_the_library_needs_what_its_configuration_looks_for(packages: dict[str, Path]) -> None:
+    """That it is enough shows test_library_package.py, on a bare system."""
+    needed = field(packages["libtheria-dev"], "Depends").split(", ")
+    assert {"libeigen3-dev", "libgrpc++-dev", "protobuf-compiler-grpc"} <= set(needed)
+
+
 def test_an_operators_files_are_where_they_belong(
     packages: dict[str, Path], installed: Path
 ) -> None:
