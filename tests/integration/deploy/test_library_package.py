@@ -19,9 +19,9 @@ pytestmark = pytest.mark.deploy
 def package(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The one package of that build, for which the server need not be there."""
     folder = tmp_path_factory.mktemp("package")
-    components = "-DCPACK_COMPONENTS_ALL=client;client_system"
+    components = ("-D", "CPACK_COMPONENTS_ALL=client;client_system")
     done = subprocess.run(
-        ["cpack", "-G", "DEB", "-B", str(folder), components],
+        ["cpack", "-G", "DEB", "-B", str(folder), *components],
         cwd=build,
         capture_output=True,
         text=True,
