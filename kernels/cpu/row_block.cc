@@ -16,7 +16,6 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 RowBlock::RowBlock(const RunContext& context, const Needs& needs)
     : context_(context), inputs_(context.inputs), blocking_(context.blocking), needs_(needs) {
-  has_bias_.resize(static_cast<std::size_t>(blocking_.block_tiles));
   const std::int64_t queries = blocking_.block_queries;
   const std::int64_t keys = blocking_.tile_keys;
   const std::int64_t dim = blocking_.head_dim;
@@ -51,6 +50,12 @@ RowBlock::RowBlock(const RunContext& context, const Needs& needs)
   for (double** statistic : {&row_max_, &row_sum_, &lse_, &mu_, &delta_, &delta_dot_}) {
     arena_.Reserve(statistic, queries);
   }
+}
+
+absl::Status RowBlock::Allocate() {
+  const absl::Status status = arena_.Allocate();
+  if (status.ok()) has_bias_.resize(static_cast<std::size_t>(blocking_.block_tiles));
+  return status;
 }
 
 void RowBlock::ReserveRows(const std::optional<TensorView>& view, bool needed, bool transposed,

@@ -60,7 +60,7 @@ class RowBlock {
   RowBlock(const RunContext& context, const Needs& needs);
 
   // Errors: RESOURCE_EXHAUSTED.
-  absl::Status Allocate() { return arena_.Allocate(); }
+  absl::Status Allocate();
 
   // Reads the block's rows and zeroes its results.
   void Begin(const QueryBlock& block);

@@ -37,9 +37,16 @@ HWY_INLINE void ForEach(TileSize size, Body body) {
   }
 }
 
+// The sign bit alone, of zeros and NaN too, which IfNegativeThenElse does not promise.
+HWY_INLINE hn::Mask<Double> HasSign(Vector x) {
+  const Double d;
+  const hn::RebindToSigned<Double> bits;
+  return hn::MaskFromVec(hn::BitCast(d, hn::BroadcastSignBit(hn::BitCast(bits, x))));
+}
+
 // `value` where the pair takes part, 0 where it is forbidden.
 HWY_INLINE Vector UnlessForbidden(Vector p, Vector value) {
-  return hn::IfNegativeThenElse(p, hn::Zero(Double()), value);
+  return hn::IfThenZeroElse(HasSign(p), value);
 }
 
 // The sign of a NaN is free to mark forbidden pairs.
@@ -79,8 +86,8 @@ void ExponentiateScoresImpl(TileSize size, const double* row_max, double* s, dou
     // Exp maps NaN to 0, so NaN bypasses it.
     const Vector visible =
         hn::IfThenElse(hn::IsNaN(exponent), hn::Abs(exponent), hn::Exp(d, exponent));
-    const Vector nan_or_mark = hn::IfNegativeThenElse(score, mark, visible);
-    const Vector p = hn::IfThenElse(hn::IsNaN(score), nan_or_mark, visible);
+    const auto forbidden = hn::And(hn::IsNaN(score), HasSign(score));
+    const Vector p = hn::IfThenElse(forbidden, mark, visible);
     StoreAt(p, s, at);
     StoreAt(hn::Add(LoadAt(row_sum, query), p), row_sum, query);
   });
@@ -103,7 +110,7 @@ void ScaleRowsImpl(TileSize size, const double* row_factor, double* p) {
   ForEach(size, [&](std::int64_t at, std::int64_t query) HWY_ATTR {
     const Vector element = LoadAt(p, at);
     const Vector scaled = hn::Mul(element, LoadAt(row_factor, query));
-    StoreAt(hn::IfNegativeThenElse(element, element, scaled), p, at);
+    StoreAt(hn::IfThenElse(HasSign(element), element, scaled), p, at);
   });
 }
 

@@ -217,10 +217,10 @@ TEST_F(TileMathTest, ElementwiseSteps) {
   ForEveryTarget([&] {
     Refill();
     MultiplyElements(kSize, y, x);
-    ScaleRows(kSize, row_b, z);
+    ScaleRows(kSize, row_b, p);
     for (std::int64_t i = 0; i < kSize.count(); ++i) {
       EXPECT_EQ(x[i], std::sin(i) * std::cos(i));
-      EXPECT_EQ(z[i], std::sin(2 * i + 1) * row_b[i % kSize.queries]);
+      EXPECT_EQ(p[i], 1.0 / (2.0 + static_cast<double>(i)) * row_b[i % kSize.queries]);
     }
     Refill();
     p[3] = -0.0;
