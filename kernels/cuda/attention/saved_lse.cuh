@@ -10,12 +10,12 @@
 namespace theria::cuda {
 
 // Whether exp(S - lse) is as exact as the arithmetic of Mma. Never where products keep float32 or
-// float64, whose lse loses some of the sum at any size; false for NaN.
+// float64, whose lse loses some of the sum at any size. False for NaN and for -inf, to which a row
+// of very low scores rounds as well as one without any key.
 template <typename Mma>
 __device__ __forceinline__ bool IsExactEnough(typename Mma::Accumulator lse) {
   using Accumulator = typename Mma::Accumulator;
   constexpr bool kRounds = sizeof(Accumulator) == 4 && !Mma::kSumsTiles;
-  if (lse == -static_cast<Accumulator>(INFINITY)) return true;
   return kRounds && lse >= -kLargestFoldedLse && lse <= kLargestFoldedLse;
 }
 

@@ -24,7 +24,7 @@ __device__ __forceinline__ RowNormalizer<typename Mma::Accumulator> NormalizerOf
   if (params.saved_lse != nullptr) {
     const Accumulator lse = static_cast<const Accumulator*>(params.saved_lse)[row];
     if (IsExactEnough<Mma>(lse)) {
-      return {lse == -kInfinity ? kInfinity : params.general ? lse : lse * kLog2E, Accumulator(1)};
+      return {params.general ? lse : lse * kLog2E, Accumulator(1)};
     }
   }
   const auto [base, sum] = static_cast<const SoftmaxSum<Accumulator>*>(params.row_sums)[row];
