@@ -20,8 +20,8 @@ using client::Shape;
 using client::Tensor;
 
 // Replaces the elements of a tensor, if it is there, by what `change` makes of them.
-template <typename Change>
-void Change(AnyTensor& tensor, Change change) {
+template <typename Function>
+void Change(AnyTensor& tensor, Function change) {
   if (!tensor.has_value()) return;
   std::vector<double> values = tensor.local().ToDoubles();
   change(values);
