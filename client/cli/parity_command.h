@@ -5,8 +5,9 @@
 
 namespace theria::cli {
 
-// `theria parity TARGET --reference TARGET [--suite quick|full] [--json FILE]`: compares all that
-// the target lists with the reference, and with itself by identities.
+// `theria parity TARGET [--reference TARGET] [--suite quick|full] [--json FILE]`: compares all that
+// the target lists with explicit float64 attention in this process, or with the reference server,
+// and with itself by identities.
 void AddParityCommand(CLI::App& app, int* exit_code);
 
 }  // namespace theria::cli

@@ -117,7 +117,7 @@ for name in "${parts[@]}"; do
     parity)
       servers
       TAIL=40 part info 30 "$theria" info "$gpu"
-      TAIL=30 part parity 120 "$theria" parity "$gpu" --reference "$cpu" --suite full \
+      TAIL=30 part parity 240 "$theria" parity "$gpu" --suite full \
         --json "$work/parity.json"
       ;;
     device)

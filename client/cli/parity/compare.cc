@@ -55,7 +55,7 @@ double Comparison::Ratio() const {
 
 Comparison CompareTensors(const std::string& name, const client::AnyTensor& actual,
                           const client::Tensor& reference, client::DType dtype,
-                          const Tolerance& tolerance) {
+                          const Tolerance& tolerance, double magnitude) {
   Comparison result{.name = name, .tolerance = tolerance};
   result.violation = DescribeMismatch(actual, reference, dtype);
   if (!result.violation.empty()) return result;
@@ -68,6 +68,7 @@ Comparison CompareTensors(const std::string& name, const client::AnyTensor& actu
   double exact_max = 0.0;
   for (std::size_t i = 0; i < x.size(); ++i) {
     if (std::isinf(exact[i]) && x[i] == exact[i]) continue;
+    if (std::isnan(exact[i]) && std::isnan(x[i])) continue;
     const double error = std::fabs(x[i] - exact[i]);
     if (!std::isfinite(error)) {
       result.violation = absl::StrFormat("is %g at element %d, must be %g", x[i], i, exact[i]);
@@ -78,28 +79,41 @@ Comparison CompareTensors(const std::string& name, const client::AnyTensor& actu
     error_max = std::max(error_max, error);
     exact_max = std::max(exact_max, std::fabs(exact[i]));
   }
-  const double floor_norm = kMagnitudeFloor * std::sqrt(static_cast<double>(x.size()));
+  const double floor_max = kMagnitudeFloor * magnitude;
+  const double floor_norm = floor_max * std::sqrt(static_cast<double>(x.size()));
   result.norm_error = std::sqrt(error_squares) / std::max(std::sqrt(exact_squares), floor_norm);
-  result.max_error = error_max / std::max(exact_max, kMagnitudeFloor);
+  result.max_error = error_max / std::max(exact_max, floor_max);
   return result;
 }
 
 std::vector<Comparison> CompareResults(const client::AttentionResult& actual,
-                                       const client::AttentionResult& reference,
+                                       const Expectation& expected, const Problem& problem,
                                        client::DType dtype, const Tolerance& tolerance) {
+  const client::AnyTensor& exact_lse = expected.exact.lse;
   const std::vector<double> lse =
-      reference.lse.is_local() ? reference.lse.local().ToDoubles() : std::vector<double>();
+      exact_lse.is_local() ? exact_lse.local().ToDoubles() : std::vector<double>();
   std::vector<Comparison> comparisons;
   for (const client::OutputField& field : client::kOutputFields) {
-    const client::AnyTensor& expected = reference.*field.member;
-    if (!expected.has_value()) continue;
-    const bool is_statistic = field.name == "lse" || field.name == "lse_dot";
-    const client::AnyTensor& tensor = actual.*field.member;
-    Comparison comparison =
-        CompareTensors(std::string(field.name), tensor, expected.local(),
-                       is_statistic ? client::StatisticsDType(dtype) : dtype, tolerance);
-    if (comparison.violation.empty() && HasRowsOfLse(field.name) && !lse.empty()) {
-      comparison.violation = DescribeMaskedRow(tensor.local(), lse);
+    const client::AnyTensor& exact = expected.exact.*field.member;
+    if (!exact.has_value()) continue;
+    const std::string name(field.name);
+    const bool is_statistic = name == "lse" || name == "lse_dot";
+    const client::DType output_dtype = is_statistic ? client::StatisticsDType(dtype) : dtype;
+    const auto compare = [&](const client::AttentionResult& result, const Tolerance& allowed) {
+      return CompareTensors(name, result.*field.member, exact.local(), output_dtype, allowed,
+                            problem.MagnitudeOf(name));
+    };
+
+    Comparison inherent;  // the largest error that the dtype makes explicit math commit
+    for (const client::AttentionResult& result : expected.same_dtype) {
+      const Comparison comparison = compare(result, tolerance);
+      inherent.norm_error = std::max(inherent.norm_error, comparison.norm_error);
+      inherent.max_error = std::max(inherent.max_error, comparison.max_error);
+    }
+    Comparison comparison = compare(actual, {.norm = tolerance.norm + 2 * inherent.norm_error,
+                                             .max = tolerance.max + 2 * inherent.max_error});
+    if (comparison.violation.empty() && HasRowsOfLse(name) && !lse.empty()) {
+      comparison.violation = DescribeMaskedRow((actual.*field.member).local(), lse);
     }
     comparisons.push_back(std::move(comparison));
   }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "client/cli/parity/explicit_attention.h"
 #include "theria/error_details.h"
 
 namespace theria::cli {
@@ -77,7 +78,7 @@ absl::Status AddSaved(client::Attention& target, const ParityCase& what,
 
 class Runner {
  public:
-  Runner(client::Attention& target, const client::ServerInfo& info, client::Attention& reference)
+  Runner(client::Attention& target, const client::ServerInfo& info, client::Attention* reference)
       : target_(target), info_(info), reference_(reference) {}
 
   absl::StatusOr<ParityResult> Run(const ParityCase& what) {
@@ -125,8 +126,8 @@ class Runner {
   absl::Status Compare(ParityResult& result) {
     const ParityCase& what = result.what;
     AttentionRequest request = MakeRequest(what.problem, what.operation, what.dtype);
-    const absl::Status exact = UpdateReference(what, request);
-    if (!exact.ok()) return exact;
+    const absl::Status expected = UpdateExpectation(what, request);
+    if (!expected.ok()) return expected;
 
     request.options.implementation = what.implementation;
     if (what.problem.saved) {
@@ -137,30 +138,41 @@ class Runner {
     if (!actual.ok()) return TargetError(actual.status(), result);
     result.execution = actual->execution;
     result.comparisons =
-        CompareResults(*actual, exact_, what.dtype,
+        CompareResults(*actual, expected_, what.problem, what.dtype,
                        ToleranceOf(what.operation, what.dtype, what.problem.precision));
     return absl::OkStatus();
   }
 
-  // Implementations of one problem are compared with one result of the reference.
-  absl::Status UpdateReference(const ParityCase& what, const AttentionRequest& request) {
+  // Implementations of one problem are compared with the same expectation.
+  absl::Status UpdateExpectation(const ParityCase& what, const AttentionRequest& request) {
     ParityCase key = what;
     key.implementation = Implementation::kAuto;
-    if (key.Name() == exact_key_) return absl::OkStatus();
-    AttentionRequest widened = Widened(request);
-    widened.options.precision = client::Precision::kStrict;
-    absl::StatusOr<AttentionResult> exact = reference_.Run(what.operation, widened, kCall);
-    if (!exact.ok()) return exact.status();
-    exact_ = *std::move(exact);
-    exact_key_ = key.Name();
+    if (key.Name() == expected_key_) return absl::OkStatus();
+    Expectation expected;
+    if (reference_ == nullptr) {
+      expected.exact = ExactAttention(what.operation, request);
+    } else {
+      AttentionRequest widened = Widened(request);
+      widened.options.precision = client::Precision::kStrict;
+      absl::StatusOr<AttentionResult> exact = reference_->Run(what.operation, widened, kCall);
+      if (!exact.ok()) return exact.status();
+      expected.exact = *std::move(exact);
+    }
+    if (what.problem.IsIllConditioned()) {
+      for (const SumOrder order : kSumOrders) {
+        expected.same_dtype.push_back(SameDTypeAttention(what.operation, request, order));
+      }
+    }
+    expected_ = std::move(expected);
+    expected_key_ = key.Name();
     return absl::OkStatus();
   }
 
   client::Attention& target_;
   const client::ServerInfo& info_;
-  client::Attention& reference_;
-  AttentionResult exact_;
-  std::string exact_key_;
+  client::Attention* const reference_;  // none: explicit attention
+  Expectation expected_;
+  std::string expected_key_;
 };
 
 }  // namespace
@@ -215,7 +227,7 @@ std::vector<ParityCase> PlanParity(Suite suite, const client::ServerInfo& target
 }
 
 absl::StatusOr<std::vector<ParityResult>> RunParity(
-    client::Attention& target, const client::ServerInfo& target_info, client::Attention& reference,
+    client::Attention& target, const client::ServerInfo& target_info, client::Attention* reference,
     const std::vector<ParityCase>& cases,
     const std::function<void(const ParityResult&)>& progress) {
   Runner runner(target, target_info, reference);

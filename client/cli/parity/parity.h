@@ -11,11 +11,12 @@
 #include "client/cli/parity/compare.h"
 #include "client/cli/parity/identities.h"
 #include "client/cli/parity/problem.h"
+#include "client/cli/parity/suite.h"
 #include "theria/attention.h"
 #include "theria/server_info.h"
 
-// Whether a target computes what a reference computes, to the tolerance of its dtype, for every
-// kernel that the target lists.
+// Whether a target computes attention right, to the tolerance of its dtype, for every kernel that
+// it lists: against the explicit float64 attention of explicit_attention.h, or another target.
 
 namespace theria::cli {
 
@@ -50,12 +51,12 @@ struct ParityResult {
 std::vector<ParityCase> PlanParity(Suite suite, const client::ServerInfo& target);
 
 // Runs the cases in order, calling `progress` after each. A call that fails makes its case fail,
-// since the target listed the kernel.
+// since the target listed the kernel. Without a `reference`, compares with explicit attention.
 //
 // Errors: UNAVAILABLE and DEADLINE_EXCEEDED of either side, and any error of the reference: then
 // there is no comparison.
 absl::StatusOr<std::vector<ParityResult>> RunParity(
-    client::Attention& target, const client::ServerInfo& target_info, client::Attention& reference,
+    client::Attention& target, const client::ServerInfo& target_info, client::Attention* reference,
     const std::vector<ParityCase>& cases, const std::function<void(const ParityResult&)>& progress);
 
 }  // namespace theria::cli

@@ -1,12 +1,13 @@
 #include "client/cli/parity/problem.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_format.h"
+#include "client/cli/parity/poison.h"
 
 namespace theria::cli {
 namespace {
@@ -31,11 +32,14 @@ class Draws {
   // True with the given probability.
   bool Coin(double probability) { return uniform_(engine_) < probability; }
 
-  Tensor Random(const Shape& shape, DType dtype, Layout layout) {
+  // N(0, size^2), or size with a random sign.
+  Tensor Random(const Shape& shape, DType dtype, Layout layout, double size, bool only_signs) {
     Shape stored = shape;
     if (layout == Layout::kTransposed) std::swap(stored[1], stored[2]);
     if (layout == Layout::kBroadcast) stored[0] = 1;
-    Tensor tensor = Tensor::FromDoubles(dtype, Normal(client::NumElements(stored)), stored);
+    std::vector<double> values = Normal(client::NumElements(stored));
+    for (double& value : values) value = size * (only_signs ? std::copysign(1.0, value) : value);
+    Tensor tensor = Tensor::FromDoubles(dtype, values, stored);
     if (layout == Layout::kTransposed) tensor = tensor.Transposed(1, 2);
     if (layout == Layout::kBroadcast) tensor = tensor.BroadcastTo(shape);
     return tensor;
@@ -47,6 +51,47 @@ class Draws {
   std::uniform_real_distribution<double> uniform_;
 };
 
+double FillValue(MaskFill fill, DType dtype) {
+  if (fill == MaskFill::kMinusBillion) return -1e9;
+  switch (dtype) {
+    case DType::kFloat64:
+      return std::numeric_limits<double>::lowest();
+    case DType::kFloat32:
+      return std::numeric_limits<float>::lowest();
+    case DType::kFloat16:
+      return -65504.0;
+    default:
+      return -0x1.fep127;  // bfloat16
+  }
+}
+
+Tensor FilledMask(const Problem& problem, DType dtype, Draws& draws) {
+  const bool is_padding = problem.mask == MaskKind::kLeftPadding;
+  const std::int64_t batches = is_padding ? problem.batch : 1;
+  const std::int64_t heads = is_padding ? problem.heads_q : 1;
+  const double fill = FillValue(problem.fill, dtype);
+  std::vector<double> values = draws.Normal(batches * heads * problem.seq_q * problem.seq_kv);
+  auto element = values.begin();
+  for (std::int64_t b = 0; b < batches; ++b) {
+    const std::int64_t padding = (b + 1) * problem.seq_kv / 4;
+    for (std::int64_t h = 0; h < heads; ++h) {
+      for (std::int64_t i = 0; i < problem.seq_q; ++i) {
+        for (std::int64_t j = 0; j < problem.seq_kv; ++j, ++element) {
+          if (is_padding) {
+            *element = std::ldexp(static_cast<double>(j), static_cast<int>(-h - 3));
+            if (j > i || j < padding) *element += fill;
+          } else if (problem.mask == MaskKind::kFilledRows ? i % 3 == 1 : j % 2 == 1) {
+            *element = fill;
+          }
+        }
+      }
+    }
+  }
+  const bool overflows = dtype == DType::kFloat16 && problem.fill == MaskFill::kMinusBillion;
+  return Tensor::FromDoubles(overflows ? DType::kFloat32 : dtype, values,
+                             {batches, heads, problem.seq_q, problem.seq_kv});
+}
+
 Tensor MakeMask(const Problem& problem, DType dtype, Draws& draws) {
   if (problem.mask == MaskKind::kRows) {
     std::vector<double> sees;
@@ -54,6 +99,14 @@ Tensor MakeMask(const Problem& problem, DType dtype, Draws& draws) {
       sees.push_back(row % 3 != 1 ? 1.0 : 0.0);
     }
     return Tensor::FromDoubles(DType::kBool, sees, {problem.heads_q, problem.seq_q, 1});
+  }
+  if (problem.mask == MaskKind::kKeys) {
+    std::vector<double> sees;
+    for (std::int64_t j = 0; j < problem.seq_kv; ++j) sees.push_back(j % 5 != 1 ? 1.0 : 0.0);
+    return Tensor::FromDoubles(DType::kBool, sees, {1, 1, 1, problem.seq_kv});
+  }
+  if (problem.mask != MaskKind::kBool && problem.mask != MaskKind::kAdditive) {
+    return FilledMask(problem, dtype, draws);
   }
   const bool additive = problem.mask == MaskKind::kAdditive;
   const std::int64_t rows = additive ? problem.batch * problem.seq_q : problem.seq_q;
@@ -72,100 +125,6 @@ Tensor MakeMask(const Problem& problem, DType dtype, Draws& draws) {
              : Tensor::FromDoubles(DType::kBool, values, {problem.seq_q, problem.seq_kv});
 }
 
-// One problem for each option of the contract, around the default sizes.
-std::vector<Problem> OptionProblems() {
-  return {
-      {.option_class = "plain", .identities = true},
-      {.option_class = "causal", .is_causal = true, .identities = true},
-      {.option_class = "window", .seq_q = 40, .seq_kv = 40, .window = client::Window{5, 3}},
-      {.option_class = "causal window", .is_causal = true, .window = client::Window{.left = 7}},
-      {.option_class = "bool mask", .mask = MaskKind::kBool},
-      {.option_class = "additive mask",
-       .batch = 2,
-       .mask = MaskKind::kAdditive,
-       .identities = true},
-      {.option_class = "masked rows", .mask = MaskKind::kRows},
-      {.option_class = "dropout", .dropout = 0.25, .identities = true},
-      {.option_class = "grouped queries", .heads_q = 4, .heads_kv = 2, .identities = true},
-      {.option_class = "head_dim_v", .head_dim = 16, .head_dim_v = 24},
-      {.option_class = "seq_q < seq_kv", .seq_q = 17, .seq_kv = 50},
-      {.option_class = "seq_q > seq_kv", .seq_q = 50, .seq_kv = 17, .is_causal = true},
-      {.option_class = "scale", .scale = 0.5},
-      {.option_class = "strides", .batch = 2, .layout = Layout::kTransposed},
-      {.option_class = "broadcast", .batch = 3, .layout = Layout::kBroadcast},
-      {.option_class = "saved o, lse", .is_causal = true, .saved = true},
-      {.option_class = "absent tangents", .only_v_tangent = true},
-      {.option_class = "absent tangents", .only_q_tangent = true},
-      {.option_class = "fast", .precision = client::Precision::kFast},
-      {.option_class = "all at once",
-       .batch = 2,
-       .heads_q = 4,
-       .heads_kv = 2,
-       .seq_q = 37,
-       .seq_kv = 41,
-       .head_dim = 16,
-       .head_dim_v = 24,
-       .scale = 0.3,
-       .is_causal = true,
-       .window = client::Window{.left = 20},
-       .mask = MaskKind::kAdditive,
-       .dropout = 0.1,
-       .layout = Layout::kTransposed,
-       .saved = true,
-       .identities = true},
-  };
-}
-
-// Sizes at which tiles begin and end, and those that models have.
-std::vector<Problem> SizeProblems() {
-  std::vector<Problem> problems;
-  for (const std::int64_t seq : {2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 197}) {
-    problems.push_back(
-        {.option_class = "lengths", .seq_q = seq, .seq_kv = seq, .head_dim = 64, .head_dim_v = 64});
-    problems.push_back({.option_class = "lengths, causal",
-                        .seq_q = seq,
-                        .seq_kv = seq,
-                        .head_dim = 64,
-                        .head_dim_v = 64,
-                        .is_causal = true});
-  }
-  for (const std::int64_t head_dim : {1, 8, 24, 32, 64, 80, 96, 128, 256, 512}) {
-    problems.push_back({.option_class = "head dimensions",
-                        .heads_q = 1,
-                        .heads_kv = 1,
-                        .head_dim = head_dim,
-                        .head_dim_v = head_dim});
-  }
-  problems.push_back({.option_class = "one query",
-                      .batch = 4,
-                      .seq_q = 1,
-                      .seq_kv = 100,
-                      .head_dim = 64,
-                      .head_dim_v = 64});
-  problems.push_back({.option_class = "long",
-                      .heads_q = 1,
-                      .heads_kv = 1,
-                      .seq_q = 512,
-                      .seq_kv = 512,
-                      .head_dim = 64,
-                      .head_dim_v = 64,
-                      .is_causal = true,
-                      .dropout = 0.1});
-  return problems;
-}
-
-// The option problems once more, at sizes that take several tiles.
-std::vector<Problem> LargerOptionProblems() {
-  std::vector<Problem> problems = OptionProblems();
-  for (Problem& problem : problems) {
-    problem.seq_q = problem.seq_q * 4 + 1;
-    problem.seq_kv = problem.seq_kv * 4 + 1;
-    problem.head_dim = 64;
-    problem.head_dim_v = problem.option_class == "head_dim_v" ? 96 : 64;
-  }
-  return problems;
-}
-
 }  // namespace
 
 std::string Problem::Sizes() const {
@@ -173,20 +132,21 @@ std::string Problem::Sizes() const {
                          head_dim_v);
 }
 
-std::vector<Problem> Problems(Suite suite) {
-  std::vector<Problem> problems = OptionProblems();
-  if (suite == Suite::kFull) {
-    for (const std::vector<Problem>& more : {LargerOptionProblems(), SizeProblems()}) {
-      problems.insert(problems.end(), more.begin(), more.end());
-    }
-  }
-  return problems;
+bool Problem::IsIllConditioned() const {
+  return magnitude != 1.0 || mask == MaskKind::kFilledHalf || mask == MaskKind::kFilledRows ||
+         mask == MaskKind::kLeftPadding;
+}
+
+double Problem::MagnitudeOf(std::string_view output) const {
+  const bool is_of_q_or_k = output.starts_with("q_") || output.starts_with("k_");
+  return is_of_q_or_k ? magnitude : 1.0;
 }
 
 bool Applies(const Problem& problem, Operation operation, DType dtype) {
   const bool has_tangents = operation == Operation::kJvp || operation == Operation::kHvp;
   if (problem.precision == client::Precision::kFast && dtype != DType::kFloat32) return false;
   if (problem.saved && operation == Operation::kForward) return false;
+  if (problem.poison == Poison::kSeen && !Reads(operation, problem.poisoned)) return false;
   return has_tangents || (!problem.only_v_tangent && !problem.only_q_tangent);
 }
 
@@ -200,7 +160,12 @@ AttentionRequest MakeRequest(const Problem& problem, Operation operation, DType 
   AttentionRequest request;
   Draws draws(20240607 + draw);
   const auto draw_tensor = [&](std::string_view name, const Shape& shape) -> client::AnyTensor {
-    Tensor tensor = draws.Random(shape, dtype, problem.layout);
+    const bool is_score_factor = name == "q" || name == "k";
+    double size = 1.0;
+    if (is_score_factor) size = problem.magnitude;
+    if (name == "q_dot" || name == "k_dot") size = 1.0 / problem.magnitude;
+    Tensor tensor =
+        draws.Random(shape, dtype, problem.layout, size, problem.ties && is_score_factor);
     if (!Reads(operation, name)) return {};
     return tensor;
   };
@@ -225,6 +190,7 @@ AttentionRequest MakeRequest(const Problem& problem, Operation operation, DType 
   if (problem.mask != MaskKind::kNone) request.options.mask = MakeMask(problem, dtype, draws);
   request.options.dropout = {.probability = problem.dropout, .seed = 7, .offset = 3};
   request.options.precision = problem.precision;
+  AddPoison(problem, request);
   for (const client::OutputField& field : client::kOutputFields) {
     if (Produces(operation, field.name)) {
       request.outputs.*field.mode = client::OutputMode::kInline;

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <vector>
+#include <string_view>
 
 #include "theria/attention.h"
 
@@ -12,13 +12,32 @@
 
 namespace theria::cli {
 
-enum class Suite { kQuick, kFull };
-
 enum class MaskKind {
   kNone,
   kBool,      // [seq_q, seq_kv], a quarter forbidden, each row keeps a key
   kAdditive,  // [batch, 1, seq_q, seq_kv], N(0, 1), one in ten -inf, each row keeps a key
   kRows,      // [heads_q, seq_q, 1], BOOL: every third row may see no key at all
+  kKeys,      // [1, 1, 1, seq_kv], BOOL: no row may see every fifth key
+
+  // Floating point, with the finite value of MaskFill where models write it to hide a key. Such a
+  // key takes part, with a probability of zero unless the whole row has that value.
+  kFilledHalf,   // [seq_q, seq_kv], N(0, 1), every second key filled
+  kFilledRows,   // [seq_q, seq_kv], N(0, 1), every third row filled
+  kLeftPadding,  // [batch, heads_q, seq_q, seq_kv], ALiBi, filled in the future and in the padding:
+                 // a quarter of the keys, two quarters in the next batch, and so on
+};
+
+enum class MaskFill {
+  kMinusBillion,  // -1e9, in a float32 mask beside float16 inputs, which do not reach that far
+  kLowest,        // the lowest finite number of the dtype
+};
+
+// NaN and infinities among the inputs.
+enum class Poison {
+  kNone,
+  kUnseen,  // all of k, v and their tangents in keys that no row sees; all of q, o_bar and their
+            // tangents in rows that see no key. They must not show in any output.
+  kSeen,    // one NaN in Problem::poisoned. It must show where the formulas take it, nowhere else.
 };
 
 enum class Layout {
@@ -47,15 +66,26 @@ struct Problem {
   bool only_q_tangent = false;  // k_dot, v_dot and o_bar_dot are absent
   client::Precision precision = client::Precision::kStrict;
   bool identities = false;  // the identities are checked too
+  // The size of elements of q and k. Their tangents are divided by it, so that S_dot is of order 1.
+  double magnitude = 1.0;
+  bool ties = false;  // elements of q and k are +magnitude or -magnitude: many scores are equal
+  MaskFill fill = MaskFill::kLowest;
+  Poison poison = Poison::kNone;
+  std::string poisoned;  // of kSeen: the name of an input
 
   // "1x4/2 33x57 d64/48": batch x heads_q / heads_kv, seq_q x seq_kv, head_dim / head_dim_v.
   std::string Sizes() const;
+
+  // Whether the dtype itself may lose more than the tolerances of tolerance.h tell: scores that are
+  // large, or hidden by a large finite mask, are rounded coarsely before exp magnifies that.
+  bool IsIllConditioned() const;
+
+  // The order of magnitude of an output, 1 where all inputs are N(0, 1).
+  double MagnitudeOf(std::string_view output) const;
 };
 
-std::vector<Problem> Problems(Suite suite);
-
-// Whether the problem, of sequence operations of any dtype, makes sense for this one: FAST products
-// are for float32 alone, and saved statistics and tangents not for all operations.
+// Whether the problem applies to this operation and dtype: FAST products are for float32 alone, and
+// saved statistics, tangents and poisoned inputs not for all operations.
 bool Applies(const Problem& problem, client::Operation operation, client::DType dtype);
 
 // The request with random data rounded to `dtype`, every output that the operation has asked for

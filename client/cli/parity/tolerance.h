@@ -15,6 +15,12 @@
 //   max error   max|x - x_ref| / max(max|x_ref|, floor)
 //
 // and both tolerances are factors of the unit roundoff u of the arithmetic.
+//
+// For ill-conditioned problems (large scores, finite masks) no factor of u is right: exp magnifies
+// the rounding of a score by the size of the score. There, twice the error of an explicit
+// computation in the target's dtype is added to each tolerance. The error is measured on the same
+// inputs, and is the largest of several orders of summation, so that one lucky order does not
+// count.
 
 namespace theria::cli {
 
@@ -23,9 +29,9 @@ struct Tolerance {
   double max = 0.0;
 };
 
-// Outputs of the suite's problems, whose inputs are N(0, 1), have root mean squares of 0.05 to 10.
-// The floor speaks only where the exact result vanishes by cancellation (a query that sees a single
-// key has S_bar = 0) and its rounding errors, which do not, would be divided by nothing.
+// Outputs of problems whose inputs are N(0, 1) have root mean squares of 0.05 to 10. The floor
+// matters only where the exact result vanishes by cancellation (a query that sees a single key has
+// S_bar = 0) but its rounding errors do not. Problem::MagnitudeOf scales it for larger inputs.
 inline constexpr double kMagnitudeFloor = 1.0 / 32;
 
 // Half the distance from 1 to the next number. TF32 has the mantissa of float16.

@@ -12,10 +12,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/cli/parity/explicit_attention.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/integration/soak/server_process.h"
-#include "tests/unit/client/cli/naive_attention.h"
 #include "theria/client.h"
 
 // Shared memory of the C++ client and a server process: the same values as by messages and as the
@@ -127,10 +127,9 @@ TEST_F(SharedMemoryTest, AllCallsHaveTheValuesOfMessagesAndOfTheFormulas) {
       const AttentionRequest request = Read(operation, inputs);
       const auto by_message = client_->Run(operation, request);
       const auto in_place = client_->Run(operation, InRegion(request, region));
-      const auto expected = cli::NaiveAttention().Run(operation, request, {});
+      const auto expected = cli::ExactAttention(operation, request);
       ASSERT_TRUE(by_message.ok()) << by_message.status();
       ASSERT_TRUE(in_place.ok()) << in_place.status();
-      ASSERT_TRUE(expected.ok()) << expected.status();
       int outputs = 0;
       for (const OutputField& field : kOutputFields) {
         const AnyTensor& output = (*in_place).*field.member;
@@ -141,7 +140,7 @@ TEST_F(SharedMemoryTest, AllCallsHaveTheValuesOfMessagesAndOfTheFormulas) {
         EXPECT_EQ(output.local().shape(), ((*by_message).*field.member).local().shape());
         const std::vector<double> values = output.local().ToDoubles();
         EXPECT_EQ(values, ((*by_message).*field.member).local().ToDoubles()) << field.name;
-        const std::vector<double> truth = ((*expected).*field.member).local().ToDoubles();
+        const std::vector<double> truth = (expected.*field.member).local().ToDoubles();
         ASSERT_EQ(values.size(), truth.size());
         const double tolerance = dtype == DType::kFloat64 ? 1e-12 : 1e-5;
         for (std::size_t i = 0; i < values.size(); ++i) {
@@ -166,9 +165,9 @@ TEST_F(SharedMemoryTest, NoElementsTravel) {
   request.outputs.region = region;
   const auto result = client_->Forward(request);
   ASSERT_TRUE(result.ok()) << result.status();
-  const auto expected = cli::NaiveAttention().Run(Operation::kForward, request, {});
+  const auto expected = cli::ExactAttention(Operation::kForward, request);
   const std::vector<double> values = result->o.local().ToDoubles();
-  const std::vector<double> truth = expected->o.local().ToDoubles();
+  const std::vector<double> truth = expected.o.local().ToDoubles();
   for (std::size_t i = 0; i < values.size(); ++i) ASSERT_NEAR(values[i], truth[i], 1e-5) << i;
   // Outputs are inputs of the next call, strided views too, together with resident tensors.
   const ResidentTensor resident = client_->Put(q).value();
@@ -177,9 +176,9 @@ TEST_F(SharedMemoryTest, NoElementsTravel) {
   AttentionRequest next = {.q = o, .k = k, .v = k, .outputs = {.region = region}};
   const auto chained = client_->Forward(next);
   ASSERT_TRUE(chained.ok()) << chained.status();
-  const auto chained_truth = cli::NaiveAttention().Run(Operation::kForward, next, {});
+  const auto chained_truth = cli::ExactAttention(Operation::kForward, next);
   const std::vector<double> chained_values = chained->o.local().ToDoubles();
-  const std::vector<double> chained_true = chained_truth->o.local().ToDoubles();
+  const std::vector<double> chained_true = chained_truth.o.local().ToDoubles();
   ASSERT_EQ(chained_values.size(), chained_true.size());
   for (std::size_t i = 0; i < chained_values.size(); ++i) {
     ASSERT_NEAR(chained_values[i], chained_true[i], 1e-5) << i;
@@ -250,8 +249,8 @@ TEST_F(SharedMemoryTest, ARestartCostsSpeedAlone) {
   };
   client_ = std::make_unique<Client>(address, ClientOptions{.timeout = absl::Seconds(60)});
   const AttentionRequest inputs = Read(Operation::kVjp, Inputs(DType::kFloat64));
-  const auto naive = cli::NaiveAttention().Run(Operation::kVjp, inputs, {});
-  const std::vector<double> expected = naive->k_bar.local().ToDoubles();
+  const auto exact = cli::ExactAttention(Operation::kVjp, inputs);
+  const std::vector<double> expected = exact.k_bar.local().ToDoubles();
   const std::vector<double> k = inputs.k.local().ToDoubles();
   AttentionRequest request;
   std::optional<SharedRegion> region;

@@ -46,6 +46,7 @@ def test_report(tmp_path: Path, theria_command: str) -> None:
     report = (tmp_path / "report.md").read_text()
     assert report.count("- held: ") == 4
     assert "FAILED" not in report
+    assert " with explicit float64 attention, suite quick" in report
     for name in ("rel_diff", "training", "cost", "parity"):
         assert (tmp_path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "</svg>" in (tmp_path / f"figures/{name}.svg").read_text()
@@ -61,7 +62,7 @@ def test_report(tmp_path: Path, theria_command: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(number: signal.Signals, tmp_path: Path, theria_command: str) -> None:
     process = start(tmp_path, theria_command)
-    wait_for_servers(tmp_path, 2)
+    wait_for_servers(tmp_path, 1)
     time.sleep(0.5)
     process.send_signal(number)
     process.communicate(timeout=PATIENCE_SECONDS)
@@ -71,7 +72,7 @@ def test_interrupted(number: signal.Signals, tmp_path: Path, theria_command: str
 
 def test_killed(tmp_path: Path, theria_command: str) -> None:
     process = start(tmp_path, theria_command)
-    wait_for_servers(tmp_path, 2)
+    wait_for_servers(tmp_path, 1)
     process.kill()
     process.communicate()
     wait_for_servers(tmp_path, 0)

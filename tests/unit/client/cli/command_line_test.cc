@@ -13,7 +13,7 @@
 #include "grpcpp/grpcpp.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
-#include "tests/unit/client/cli/naive_server.h"
+#include "tests/unit/client/cli/faulty_server.h"
 #include "theria/v1/server.grpc.pb.h"
 
 namespace theria::cli {
@@ -44,33 +44,51 @@ Finished RunTheria(std::vector<const char*> arguments) {
 // Nobody listens on the reserved port 1.
 constexpr char kNobody[] = "127.0.0.1:1";
 
-TEST(CommandLineTest, ParityOfEqualsHolds) {
-  const NaiveServer server;
+TEST(CommandLineTest, ParityOfARightServerHolds) {
+  const FaultyServer server;
   const std::string json =
       testing::TempDir() + "theria-parity-" + std::to_string(getpid()) + ".json";
-  const Finished run = RunTheria({"parity", server.target().c_str(), "--reference",
-                                  server.target().c_str(), "--json", json.c_str()});
+  const Finished run = RunTheria({"parity", server.target().c_str(), "--json", json.c_str()});
   EXPECT_EQ(run.exit_code, kHeld) << run.output << run.errors;
+  EXPECT_THAT(run.output, HasSubstr("with explicit float64 attention, suite quick"));
   EXPECT_THAT(run.output, HasSubstr(" held, 0 failed, 0 skipped"));
   EXPECT_EQ(run.errors, "");  // no progress bar where there is no terminal
   const nlohmann::json document = nlohmann::json::parse(std::ifstream(json));
   EXPECT_EQ(document["target_version"], "1.2.3");
+  EXPECT_EQ(document["reference"], "explicit float64 attention");
+  EXPECT_FALSE(document.contains("reference_version"));
   EXPECT_EQ(document["cases"].size(), document["held"]);
   std::remove(json.c_str());
 }
 
-TEST(CommandLineTest, ParityWithADefectFails) {
-  const NaiveServer target(Defect::kFrozenStatistics);
-  const NaiveServer reference;
-  const Finished run =
-      RunTheria({"parity", target.target().c_str(), "--reference", reference.target().c_str()});
+// A server with a fault agrees with another one like it.
+TEST(CommandLineTest, ParityFindsAFaultThatAReferenceShares) {
+  const FaultyServer server(Fault::kCausalOffByOne);
+  const char* target = server.target().c_str();
+  EXPECT_EQ(RunTheria({"parity", target, "--reference", target}).exit_code, kHeld);
+  const Finished run = RunTheria({"parity", target});
+  EXPECT_EQ(run.exit_code, kFailed);
+  EXPECT_THAT(run.output, HasSubstr("FAILED reference float64 forward causal 1x2/2"));
+}
+
+TEST(CommandLineTest, ParityWithAReferenceFindsADifference) {
+  const FaultyServer target(Fault::kFrozenStatistics);
+  const FaultyServer reference;
+  const std::string json =
+      testing::TempDir() + "theria-reference-" + std::to_string(getpid()) + ".json";
+  const Finished run = RunTheria({"parity", target.target().c_str(), "--reference",
+                                  reference.target().c_str(), "--json", json.c_str()});
   EXPECT_EQ(run.exit_code, kFailed) << run.output;
   EXPECT_THAT(run.output, HasSubstr("FAILED reference float64 jvp plain"));
   EXPECT_THAT(run.output, HasSubstr("FAILED reference float64 hvp finite differences plain"));
+  const nlohmann::json document = nlohmann::json::parse(std::ifstream(json));
+  EXPECT_EQ(document["reference"], reference.target());
+  EXPECT_EQ(document["reference_version"], "1.2.3");
+  std::remove(json.c_str());
 }
 
 TEST(CommandLineTest, Info) {
-  const NaiveServer server;
+  const FaultyServer server;
   const Finished run = RunTheria({"info", server.target().c_str()});
   EXPECT_EQ(run.exit_code, kHeld);
   EXPECT_THAT(run.output, HasSubstr("theria 1.2.3"));
@@ -104,7 +122,7 @@ TEST(CommandLineTest, Health) {
 }
 
 TEST(CommandLineTest, Bench) {
-  const NaiveServer server;
+  const FaultyServer server;
   const Finished run = RunTheria({"bench", server.target().c_str(), "--preset", "maml", "--window",
                                   "0.01", "--max-windows", "1", "--json", "-"});
   EXPECT_EQ(run.exit_code, kHeld) << run.errors;
@@ -115,16 +133,16 @@ TEST(CommandLineTest, Bench) {
   EXPECT_GT(document["operations"][0]["client"]["windows"][0]["calls"], 0);
 }
 
-std::vector<std::vector<const char*>> LongCommands(const NaiveServer& server) {
+std::vector<std::vector<const char*>> LongCommands(const FaultyServer& server) {
   const char* target = server.target().c_str();
   return {{"bench", target, "--preset", "maml", "--window", "0.01", "--max-windows", "1"},
-          {"parity", target, "--reference", target},
+          {"parity", target},
           {"maml", target, "--mode", "full", "--dtype", "float64", "--outer-steps", "1",
            "--meta-batch", "1", "--inner-steps", "1"}};
 }
 
 TEST(CommandLineTest, LongCommandsWaitAsLongAsTheServerSays) {
-  NaiveServer server;
+  FaultyServer server;
   for (const std::vector<const char*>& arguments : LongCommands(server)) {
     server.Refuse(10, absl::Milliseconds(1));
     const Finished run = RunTheria(arguments);
@@ -134,7 +152,7 @@ TEST(CommandLineTest, LongCommandsWaitAsLongAsTheServerSays) {
 }
 
 TEST(CommandLineTest, LongCommandsEndIfTheServerKeepsRefusing) {
-  NaiveServer server;
+  FaultyServer server;
   for (const std::vector<const char*>& arguments : LongCommands(server)) {
     server.Refuse(1'000'000, absl::Milliseconds(2));
     const Finished run = RunTheria(arguments);
@@ -163,11 +181,12 @@ TEST(CommandLineTest, WhatIsWrongHereIsNotUnreachable) {
 }
 
 TEST(CommandLineTest, UnreachableTargets) {
-  const NaiveServer server;
+  const FaultyServer server;
   for (const std::vector<const char*>& arguments : std::vector<std::vector<const char*>>{
            {"info", kNobody},
            {"health", kNobody},
            {"bench", kNobody},
+           {"parity", kNobody},
            {"parity", kNobody, "--reference", server.target().c_str()},
            {"parity", server.target().c_str(), "--reference", kNobody}}) {
     const Finished run = RunTheria(arguments);
@@ -177,15 +196,15 @@ TEST(CommandLineTest, UnreachableTargets) {
 }
 
 TEST(CommandLineTest, WrongUsage) {
-  for (const std::vector<const char*>& arguments : std::vector<std::vector<const char*>>{
-           {},
-           {"no-such-command"},
-           {"maml", kNobody, "--seed", "-1"},
-           {"info"},
-           {"parity", kNobody},
-           {"parity", kNobody, "--reference", kNobody, "--suite", "huge"},
-           {"bench", kNobody, "--preset", "none"},
-           {"bench", kNobody, "--concurrency", "0"}}) {
+  for (const std::vector<const char*>& arguments :
+       std::vector<std::vector<const char*>>{{},
+                                             {"no-such-command"},
+                                             {"maml", kNobody, "--seed", "-1"},
+                                             {"info"},
+                                             {"parity"},
+                                             {"parity", kNobody, "--suite", "huge"},
+                                             {"bench", kNobody, "--preset", "none"},
+                                             {"bench", kNobody, "--concurrency", "0"}}) {
     EXPECT_EQ(RunTheria(arguments).exit_code, kUnusable);
   }
   EXPECT_EQ(RunTheria({"--help"}).exit_code, kHeld);
@@ -195,7 +214,7 @@ TEST(CommandLineTest, WrongUsage) {
 }
 
 TEST(CommandLineTest, AFileThatCannotBeWritten) {
-  const NaiveServer server;
+  const FaultyServer server;
   const Finished run = RunTheria({"info", server.target().c_str(), "--json", "/no/such/folder/x"});
   EXPECT_EQ(run.exit_code, kUnusable);
   EXPECT_THAT(run.errors, HasSubstr("cannot be written"));

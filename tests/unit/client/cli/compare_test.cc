@@ -60,10 +60,29 @@ TEST(CompareTensorsTest, InfinitiesMustBeEqual) {
   EXPECT_FALSE(Compare({0.0, 1.0}, {-kInfinity, 1.0}).Held());
 }
 
-TEST(CompareTensorsTest, NaNNeverHolds) {
+TEST(CompareTensorsTest, ASpreadNaNIsAViolation) {
   const Comparison comparison = Compare({1.0, std::nan("")}, {1.0, 1.0});
   EXPECT_EQ(comparison.Ratio(), kInfinity);
   EXPECT_THAT(comparison.violation, HasSubstr("nan at element 1"));
+}
+
+TEST(CompareTensorsTest, NaNMustBeWhereTheReferenceHasIt) {
+  EXPECT_TRUE(Compare({1.0, std::nan("")}, {1.0, std::nan("")}).Held());
+  EXPECT_THAT(Compare({1.0, 0.0}, {1.0, std::nan("")}).violation,
+              HasSubstr("is 0 at element 1, must be nan"));
+  EXPECT_FALSE(Compare({1.0, kInfinity}, {1.0, std::nan("")}).Held());
+  EXPECT_FALSE(Compare({1.0, std::nan("")}, {1.0, kInfinity}).Held());
+  // The rest is measured all the same.
+  EXPECT_FALSE(Compare({2.0, std::nan("")}, {1.0, std::nan("")}).Held());
+}
+
+TEST(CompareTensorsTest, MagnitudeScalesTheFloor) {
+  const auto compare = [](double magnitude) {
+    return CompareTensors("x", Doubles({1e-3}), Doubles({0.0}), DType::kFloat64, kTolerance,
+                          magnitude);
+  };
+  EXPECT_FALSE(compare(1.0).Held());
+  EXPECT_TRUE(compare(100.0).Held());
 }
 
 TEST(CompareTensorsTest, ShapeDTypeAndPresenceMustFit) {
@@ -76,18 +95,36 @@ TEST(CompareTensorsTest, ShapeDTypeAndPresenceMustFit) {
               HasSubstr("is absent"));
 }
 
+std::vector<Comparison> CompareWith(const client::AttentionResult& actual,
+                                    const Expectation& expected) {
+  return CompareResults(actual, expected, {}, DType::kFloat64, kTolerance);
+}
+
 TEST(CompareResultsTest, RowsWithoutKeysMustBeExactlyZero) {
-  client::AttentionResult reference;
-  reference.o = Tensor::FromValues<double>({0.0, 0.0, 1.0, 1.0}, {1, 1, 2, 2});
-  reference.lse = Tensor::FromValues<double>({-kInfinity, 0.5}, {1, 1, 2});
-  client::AttentionResult actual = reference;
-  for (const Comparison& comparison :
-       CompareResults(actual, reference, DType::kFloat64, kTolerance)) {
+  client::AttentionResult exact;
+  exact.o = Tensor::FromValues<double>({0.0, 0.0, 1.0, 1.0}, {1, 1, 2, 2});
+  exact.lse = Tensor::FromValues<double>({-kInfinity, 0.5}, {1, 1, 2});
+  client::AttentionResult actual = exact;
+  for (const Comparison& comparison : CompareWith(actual, {.exact = exact})) {
     EXPECT_TRUE(comparison.Held()) << comparison.name;
   }
   actual.o = Tensor::FromValues<double>({0.0, 1e-30, 1.0, 1.0}, {1, 1, 2, 2});
-  EXPECT_THAT(CompareResults(actual, reference, DType::kFloat64, kTolerance)[0].violation,
+  EXPECT_THAT(CompareWith(actual, {.exact = exact})[0].violation,
               HasSubstr("in row 0, which sees no key"));
+}
+
+TEST(CompareResultsTest, TwiceTheErrorOfExplicitMathIsAllowedOnTop) {
+  const auto result = [](double o) {
+    return client::AttentionResult{.o = Tensor::FromValues<double>({o}, {1, 1, 1, 1})};
+  };
+  const Expectation strict = {.exact = result(1.0)};
+  const Expectation loose = {.exact = result(1.0), .same_dtype = {result(1.001), result(0.9)}};
+  EXPECT_FALSE(CompareWith(result(1.19), strict)[0].Held());
+  EXPECT_TRUE(CompareWith(result(1.19), loose)[0].Held());
+  EXPECT_FALSE(CompareWith(result(1.22), loose)[0].Held());
+  // An explicit computation that is not finite excuses nothing.
+  const Expectation broken = {.exact = result(1.0), .same_dtype = {result(kInfinity)}};
+  EXPECT_FALSE(CompareWith(result(1.19), broken)[0].Held());
 }
 
 TEST(ToleranceTest, GrowsWithRoundoffAndOrder) {

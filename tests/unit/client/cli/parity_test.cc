@@ -7,7 +7,7 @@
 #include "client/cli/parity/parity_report.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/unit/client/cli/naive_attention.h"
+#include "tests/unit/client/cli/faulty_attention.h"
 
 namespace theria::cli {
 namespace {
@@ -19,12 +19,20 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 
-std::vector<ParityResult> Check(client::Attention& target, const client::ServerInfo& info) {
-  NaiveAttention reference;
-  return RunParity(target, info, reference, PlanParity(Suite::kQuick, info),
-                   [](const ParityResult&) {})
-      .value();
+// The cases of the quick suite that `chosen` accepts, against explicit attention.
+template <typename Chosen>
+std::vector<ParityResult> Check(client::Attention& target, const client::ServerInfo& info,
+                                Chosen chosen) {
+  std::vector<ParityCase> cases = PlanParity(Suite::kQuick, info);
+  std::erase_if(cases, [&](const ParityCase& what) { return !chosen(what); });
+  return RunParity(target, info, nullptr, cases, [](const ParityResult&) {}).value();
 }
+
+std::vector<ParityResult> Check(client::Attention& target, const client::ServerInfo& info) {
+  return Check(target, info, [](const ParityCase&) { return true; });
+}
+
+bool IsIdentity(const ParityCase& what) { return what.identity.has_value(); }
 
 // The names of the failed cases that `chosen` accepts.
 template <typename Chosen>
@@ -37,59 +45,95 @@ std::vector<std::string> Failures(const std::vector<ParityResult>& results, Chos
 }
 
 TEST(ParityTest, ARightTargetHoldsEverywhere) {
-  NaiveAttention target;
-  const std::vector<ParityResult> results = Check(target, NaiveAttention::Info());
+  FaultyAttention target;
+  const std::vector<ParityResult> results = Check(target, FaultyAttention::Info());
   for (const ParityResult& result : results) {
     EXPECT_EQ(result.outcome, Outcome::kHeld) << result.what.Name() << ": " << result.reason;
     EXPECT_FALSE(result.comparisons.empty()) << result.what.Name();
   }
-  EXPECT_GT(results.size(), 200u);
+  EXPECT_GT(results.size(), 500u);
 }
 
-// Negative controls: a planted defect must be seen, by the reference and where it breaks an
-// identity by that too.
+// Where a fault must be found.
 struct Control {
-  Defect defect;
+  Fault fault;
   std::string name;
-  std::string option_class;  // where it must be seen, for every dtype
+  std::string option_class;
   Operation operation;
+  std::vector<DType> dtypes = {DType::kFloat64, DType::kFloat32, DType::kFloat16, DType::kBFloat16};
 };
 
-class DefectTest : public testing::TestWithParam<Control> {};
+class FaultTest : public testing::TestWithParam<Control> {
+ protected:
+  // Of this control's option class and operation.
+  static std::vector<ParityResult> CheckOneClass(client::Attention& target) {
+    return Check(target, FaultyAttention::Info(), [](const ParityCase& what) {
+      return what.problem.option_class == GetParam().option_class && !IsIdentity(what) &&
+             what.operation == GetParam().operation;
+    });
+  }
+};
 
-TEST_P(DefectTest, IsSeenForEveryDType) {
-  NaiveAttention target(GetParam().defect);
-  const std::vector<ParityResult> results = Check(target, NaiveAttention::Info());
-  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
-    EXPECT_THAT(Failures(results,
-                         [&](const ParityResult& result) {
-                           return !result.what.identity.has_value() && result.what.dtype == dtype &&
-                                  result.what.operation == GetParam().operation &&
-                                  result.what.problem.option_class == GetParam().option_class;
-                         }),
-                Not(IsEmpty()))
+TEST_P(FaultTest, IsFoundInEveryDType) {
+  FaultyAttention faulty(GetParam().fault);
+  const std::vector<ParityResult> results = CheckOneClass(faulty);
+  for (const DType dtype : GetParam().dtypes) {
+    EXPECT_THAT(
+        Failures(results, [&](const ParityResult& result) { return result.what.dtype == dtype; }),
+        Not(IsEmpty()))
         << client::DTypeName(dtype);
   }
+  FaultyAttention right;
+  EXPECT_THAT(Failures(CheckOneClass(right), [](const ParityResult&) { return true; }), IsEmpty());
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Defects, DefectTest,
+    Faults, FaultTest,
     testing::Values(
-        Control{Defect::kFrozenStatistics, "FrozenStatistics", "plain", Operation::kHvp},
-        Control{Defect::kIgnoresCausal, "IgnoresCausal", "causal", Operation::kForward},
-        Control{Defect::kIgnoresDropout, "IgnoresDropout", "dropout", Operation::kVjp},
-        Control{Defect::kIgnoresScale, "IgnoresScale", "scale", Operation::kJvp},
-        Control{Defect::kTransposesGroups, "TransposesGroups", "grouped queries",
+        Control{Fault::kCausalOffByOne, "CausalOffByOne", "causal", Operation::kForward},
+        Control{Fault::kCausalOffByOne, "CausalOffByOneWindow", "causal window", Operation::kHvp},
+        Control{Fault::kWindowOffByOneLeft, "WindowOffByOneLeft", "window", Operation::kForward},
+        Control{Fault::kWindowOffByOneRight, "WindowOffByOneRight", "window", Operation::kVjp},
+        Control{Fault::kIgnoresBoolMask, "IgnoresBoolMask", "bool mask", Operation::kForward},
+        Control{Fault::kIgnoresBoolMask, "IgnoresRowMask", "masked rows", Operation::kVjp},
+        Control{Fault::kIgnoresFloatMask, "IgnoresFloatMask", "additive mask", Operation::kForward},
+        Control{Fault::kIgnoresFloatMask, "IgnoresFiniteMask", "half of keys -1e9",
+                Operation::kJvp},
+        Control{Fault::kNegatesFloatMask, "NegatesFloatMask", "additive mask", Operation::kVjp},
+        Control{Fault::kForgetsDropoutScale, "ForgetsDropoutScale", "dropout", Operation::kForward},
+        Control{Fault::kOtherDropoutBits, "OtherDropoutBits", "dropout", Operation::kForward},
+        Control{Fault::kIgnoresDropout, "IgnoresDropout", "dropout", Operation::kVjp},
+        Control{Fault::kIgnoresScale, "IgnoresScale", "scale", Operation::kJvp},
+        Control{Fault::kTransposesGroups, "TransposesGroups", "grouped queries",
                 Operation::kForward},
-        Control{Defect::kDropsObarDot, "DropsObarDot", "plain", Operation::kHvp},
-        Control{Defect::kNaNInEmptyRows, "NaNInEmptyRows", "masked rows", Operation::kForward},
-        Control{Defect::kIgnoresStrides, "IgnoresStrides", "strides", Operation::kForward},
-        Control{Defect::kLosesMask, "LosesMask", "additive mask", Operation::kForward}),
+        Control{Fault::kRoundsLse,
+                "RoundsLseOfLargeScores",
+                "tied scores 130^2, saved",
+                Operation::kVjp,
+                {DType::kFloat64, DType::kFloat32}},
+        Control{Fault::kRoundsLse,
+                "RoundsLseOfMaskedRows",
+                "rows -1e9, saved",
+                Operation::kHvp,
+                {DType::kFloat32, DType::kFloat16, DType::kBFloat16}},
+        Control{Fault::kSpreadsNaN, "SpreadsUnseenNaN", "unseen NaN, causal", Operation::kForward},
+        Control{Fault::kSpreadsNaN, "SpreadsNaN", "NaN in v", Operation::kForward},
+        Control{Fault::kSwallowsNaN, "SwallowsNaN", "NaN in q", Operation::kVjp},
+        Control{Fault::kSwallowsNaN, "SwallowsNaNOfTangent", "NaN in k_dot", Operation::kHvp},
+        Control{Fault::kIgnoresQDot, "IgnoresQDot", "plain", Operation::kJvp},
+        Control{Fault::kIgnoresKDot, "IgnoresKDot", "plain", Operation::kHvp},
+        Control{Fault::kIgnoresVDot, "IgnoresVDot", "plain", Operation::kJvp},
+        Control{Fault::kIgnoresObarDot, "IgnoresObarDot", "plain", Operation::kHvp},
+        Control{Fault::kFrozenStatistics, "FrozenStatistics", "plain", Operation::kHvp},
+        Control{Fault::kNaNInEmptyRows, "NaNInEmptyRows", "masked rows", Operation::kForward},
+        Control{Fault::kIgnoresStrides, "IgnoresStrides", "strides", Operation::kForward}),
     [](const auto& info) { return info.param.name; });
 
 TEST(ParityTest, OneWrongElementIsSeen) {
-  NaiveAttention target(Defect::kOneWrongElement);
-  const std::vector<ParityResult> results = Check(target, NaiveAttention::Info());
+  FaultyAttention target(Fault::kOneWrongElement);
+  const std::vector<ParityResult> results =
+      Check(target, FaultyAttention::Info(),
+            [](const ParityCase& what) { return what.problem.option_class == "plain"; });
   for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kFloat16}) {
     EXPECT_THAT(Failures(results,
                          [&](const ParityResult& result) {
@@ -102,9 +146,9 @@ TEST(ParityTest, OneWrongElementIsSeen) {
   }
 }
 
-TEST(ParityTest, IdentitiesSeeDefectsWithoutAReference) {
-  NaiveAttention frozen(Defect::kFrozenStatistics);
-  const std::vector<ParityResult> results = Check(frozen, NaiveAttention::Info());
+TEST(ParityTest, IdentitiesFindFrozenStatistics) {
+  FaultyAttention frozen(Fault::kFrozenStatistics);
+  const std::vector<ParityResult> results = Check(frozen, FaultyAttention::Info(), IsIdentity);
   for (const Identity identity :
        {Identity::kAdjoint, Identity::kSymmetry, Identity::kFiniteDifferences}) {
     EXPECT_THAT(
@@ -117,8 +161,8 @@ TEST(ParityTest, IdentitiesSeeDefectsWithoutAReference) {
 
 // With o_bar_dot the product is no longer symmetric, but the differences still tell.
 TEST(ParityTest, FiniteDifferencesSeeTheTangentOfTheCotangent) {
-  NaiveAttention target(Defect::kDropsObarDot);
-  EXPECT_THAT(Failures(Check(target, NaiveAttention::Info()),
+  FaultyAttention target(Fault::kIgnoresObarDot);
+  EXPECT_THAT(Failures(Check(target, FaultyAttention::Info(), IsIdentity),
                        [](const ParityResult& result) {
                          return result.what.identity == Identity::kFiniteDifferences;
                        }),
@@ -126,11 +170,11 @@ TEST(ParityTest, FiniteDifferencesSeeTheTangentOfTheCotangent) {
 }
 
 TEST(ParityTest, SkipsWhatTheTargetDoesNotListAndSaysSo) {
-  client::ServerInfo info = NaiveAttention::Info(Implementation::kFused);
+  client::ServerInfo info = FaultyAttention::Info(Implementation::kFused);
   std::erase_if(info.kernels, [](const client::KernelSupport& kernel) {
     return kernel.dtype == DType::kFloat64 || kernel.operation == Operation::kHvp;
   });
-  NaiveAttention target;
+  FaultyAttention target;
   const std::vector<ParityResult> results = Check(target, info);
   for (const ParityResult& result : results) {
     const bool unlisted =
@@ -144,8 +188,8 @@ TEST(ParityTest, SkipsWhatTheTargetDoesNotListAndSaysSo) {
 }
 
 TEST(ParityTest, EveryListedImplementationIsPlanned) {
-  client::ServerInfo info = NaiveAttention::Info(Implementation::kFused);
-  const client::ServerInfo unfused = NaiveAttention::Info(Implementation::kUnfused);
+  client::ServerInfo info = FaultyAttention::Info(Implementation::kFused);
+  const client::ServerInfo unfused = FaultyAttention::Info(Implementation::kUnfused);
   info.kernels.insert(info.kernels.end(), unfused.kernels.begin(), unfused.kernels.end());
   const std::vector<ParityCase> cases = PlanParity(Suite::kFull, info);
   for (const client::KernelSupport& kernel : info.kernels) {
@@ -171,18 +215,18 @@ class BrokenAttention : public client::Attention {
 
 TEST(ParityTest, AListedKernelThatIsNotThereFails) {
   BrokenAttention target(absl::UnimplementedError("no such kernel"));
-  const std::vector<ParityResult> results = Check(target, NaiveAttention::Info());
+  const std::vector<ParityResult> results = Check(target, FaultyAttention::Info());
   EXPECT_EQ(Count(results).held, 0);
   EXPECT_EQ(Count(results).failed, static_cast<int>(results.size()));
   EXPECT_THAT(results[0].reason, HasSubstr("no such kernel"));
 }
 
 TEST(ParityTest, AnUnreachableTargetEndsTheRun) {
-  const client::ServerInfo info = NaiveAttention::Info();
+  const client::ServerInfo info = FaultyAttention::Info();
   BrokenAttention target(absl::UnavailableError("gone"));
-  NaiveAttention reference;
+  FaultyAttention reference;
   const auto run = [&](client::Attention& a, client::Attention& b) {
-    return RunParity(a, info, b, PlanParity(Suite::kQuick, info), [](const ParityResult&) {})
+    return RunParity(a, info, &b, PlanParity(Suite::kQuick, info), [](const ParityResult&) {})
         .status();
   };
   EXPECT_TRUE(absl::IsUnavailable(run(target, reference)));
@@ -190,8 +234,8 @@ TEST(ParityTest, AnUnreachableTargetEndsTheRun) {
 }
 
 TEST(ParityReportTest, CountsWorstErrorsAndFailures) {
-  NaiveAttention target(Defect::kIgnoresCausal);
-  const std::vector<ParityResult> results = Check(target, NaiveAttention::Info());
+  FaultyAttention target(Fault::kCausalOffByOne);
+  const std::vector<ParityResult> results = Check(target, FaultyAttention::Info());
   const std::string text = FormatParity(results);
   EXPECT_THAT(text, HasSubstr("FAIL "));
   EXPECT_THAT(text, HasSubstr("FAILED reference float32 forward causal 1x2/2 33x33 d16/16: o is"));

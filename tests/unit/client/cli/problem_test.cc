@@ -1,11 +1,12 @@
 #include "client/cli/parity/problem.h"
 
+#include <algorithm>
 #include <cmath>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "client/cli/parity/suite.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -87,16 +88,40 @@ TEST(ProblemTest, MasksLeaveARowEmptyOnlyWhereMeant) {
   }
 }
 
-TEST(ProblemTest, SuitesCoverTheContractAndNamesAreUnique) {
-  const std::vector<Problem> full = Problems(Suite::kFull);
-  EXPECT_GT(full.size(), 2 * Problems(Suite::kQuick).size());
-  std::set<std::string> names;
-  for (const Problem& problem : full) {
-    const std::string name = problem.option_class + problem.Sizes() +
-                             (problem.only_q_tangent ? "q" : "") +
-                             (problem.only_v_tangent ? "v" : "");
-    EXPECT_TRUE(names.insert(name).second) << name;
-    EXPECT_EQ(problem.heads_q % problem.heads_kv, 0) << name;
+double LargestOf(const client::AnyTensor& tensor) {
+  double largest = 0.0;
+  for (const double value : tensor.local().ToDoubles()) {
+    largest = std::max(largest, std::fabs(value));
+  }
+  return largest;
+}
+
+TEST(ProblemTest, MagnitudeIsOfQAndKAndTiesAreSigns) {
+  const Problem problem = Find(Problems(Suite::kQuick), "tied scores 130^2");
+  const AttentionRequest request = MakeRequest(problem, Operation::kHvp, DType::kBFloat16);
+  for (const double value : request.q.local().ToDoubles()) EXPECT_EQ(std::fabs(value), 130.0);
+  EXPECT_LT(LargestOf(request.k_dot), 0.1);
+  EXPECT_LT(LargestOf(request.v), 10.0);
+}
+
+TEST(ProblemTest, FilledMasksAreFiniteAndReachTheEndOfTheDType) {
+  const std::vector<Problem> problems = Problems(Suite::kFull);
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+    for (const char* name : {"half of keys", "rows", "left padding"}) {
+      const Problem& lowest = Find(problems, std::string(name) + " lowest");
+      const client::Tensor mask =
+          MakeRequest(lowest, Operation::kForward, dtype).options.mask.local();
+      EXPECT_EQ(mask.dtype(), dtype);
+      const double end = LargestOf(mask);
+      EXPECT_TRUE(std::isfinite(end)) << name << client::DTypeName(dtype);
+      const double beyond = end * 1.01;
+      EXPECT_FALSE(std::isfinite(
+          client::Tensor::FromValues<double>({beyond}, {1}).Cast(dtype).ToDoubles()[0]))
+          << name << client::DTypeName(dtype);
+      const Problem& billion = Find(problems, std::string(name) + " -1e9");
+      EXPECT_NEAR(LargestOf(MakeRequest(billion, Operation::kForward, dtype).options.mask), 1e9,
+                  4e6);
+    }
   }
 }
 

@@ -31,7 +31,7 @@ def main() -> int:
     """Runs the demonstration; the return value is the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m theria.demo",
-        description="Starts servers, checks parity, compares MAML modes, writes OUT/report.md.",
+        description="Starts a server, checks parity, compares MAML modes, writes OUT/report.md.",
     )
     parser.add_argument("--server", type=Path, required=True, help="the theria-server program")
     parser.add_argument("--cli", type=Path, required=True, help="the theria command")
@@ -59,12 +59,9 @@ def _demonstrate(arguments: argparse.Namespace, console: Console) -> Results:
     data = out / "data"
     data.mkdir(parents=True, exist_ok=True)
     seeds = range(arguments.seeds)
-    with (
-        start_server(arguments.server, out / "logs" / "server.log") as target,
-        start_server(arguments.server, out / "logs" / "reference.log") as reference,
-    ):
-        console.print(f"servers at {target} and {reference}", highlight=False)
-        parity = run_parity(arguments.cli, target, reference, data / "parity.json")
+    with start_server(arguments.server, out / "logs" / "server.log") as target:
+        console.print(f"server at {target}", highlight=False)
+        parity = run_parity(arguments.cli, target, data / "parity.json")
         command = run_maml(arguments.cli, target, data / "maml_command.json")
         with theria.connect(target, timeout=60.0) as connection:
             client = CountingClient(connection)

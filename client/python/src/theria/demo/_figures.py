@@ -197,7 +197,7 @@ def _parity(results: Results) -> Figure:
     axes.set_xticks(range(len(groups)), labels)
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel("largest error / tolerance")
-    axes.set_title("Parity with the reference server, one mark for each case")
+    axes.set_title("Parity with explicit float64 attention, one mark for each case")
     figure.legend(loc="outside lower center", ncols=len(DTYPE_STYLE), handletextpad=0.2)
     return figure
 

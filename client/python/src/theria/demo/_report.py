@@ -58,9 +58,10 @@ def write_report(results: Results, path: Path) -> None:
         "",
         "## Parity",
         "",
-        "`theria parity`: forward, VJP, JVP and HVP of the server against the float64 results of "
-        "a second server process, in every dtype, with every option; and the identities that the "
-        "four operations owe each other. An error of 1 is the tolerance of dtype and operation.",
+        "`theria parity` compares forward, VJP, JVP and HVP of the server with an explicit "
+        "float64 attention inside the command, which shares no code with the server's kernels: in "
+        "every dtype, with every option, with large scores, finite masks, and NaN. It also checks "
+        "the identities between the four operations. An error of 1 is the tolerance.",
         "",
         "![Errors in units of their tolerances](figures/parity.png)",
         "",

@@ -1,20 +1,20 @@
-#ifndef THERIA_TESTS_UNIT_CLIENT_CLI_NAIVE_SERVER_H_
-#define THERIA_TESTS_UNIT_CLIENT_CLI_NAIVE_SERVER_H_
+#ifndef THERIA_TESTS_UNIT_CLIENT_CLI_FAULTY_SERVER_H_
+#define THERIA_TESTS_UNIT_CLIENT_CLI_FAULTY_SERVER_H_
 
 #include <memory>
 #include <string>
 
 #include "absl/time/time.h"
-#include "tests/unit/client/cli/naive_attention.h"
+#include "tests/unit/client/cli/faulty_attention.h"
 
 namespace theria::cli {
 
-// A gRPC server in this process that answers from a NaiveAttention: GetServerInfo, RunBenchmark and
-// the four operations, with inline tensors.
-class NaiveServer {
+// A gRPC server in this process that answers from a FaultyAttention: GetServerInfo, RunBenchmark
+// and the four operations, with inline tensors.
+class FaultyServer {
  public:
-  explicit NaiveServer(Defect defect = Defect::kNone);
-  ~NaiveServer();
+  explicit FaultyServer(Fault fault = Fault::kNone);
+  ~FaultyServer();
 
   const std::string& target() const { return target_; }
 
@@ -31,4 +31,4 @@ class NaiveServer {
 
 }  // namespace theria::cli
 
-#endif  // THERIA_TESTS_UNIT_CLIENT_CLI_NAIVE_SERVER_H_
+#endif  // THERIA_TESTS_UNIT_CLIENT_CLI_FAULTY_SERVER_H_

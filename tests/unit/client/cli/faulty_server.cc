@@ -1,4 +1,4 @@
-#include "tests/unit/client/cli/naive_server.h"
+#include "tests/unit/client/cli/faulty_server.h"
 
 #include <atomic>
 #include <cstdint>
@@ -40,6 +40,7 @@ client::AttentionOptions Decode(const v1::AttentionOptions& message) {
   options.mask = Decode(message.mask());
   options.dropout.probability = message.dropout().probability();
   options.dropout.seed = message.dropout().seed();
+  options.dropout.offset = message.dropout().offset();
   return options;
 }
 
@@ -70,9 +71,9 @@ class Gate {
   std::atomic<std::int64_t> delay_ms_ = 0;  // under a second
 };
 
-class AttentionFromNaive : public v1::AttentionService::Service {
+class AttentionService : public v1::AttentionService::Service {
  public:
-  AttentionFromNaive(Defect defect, Gate& gate) : naive_(defect), gate_(gate) {}
+  AttentionService(Fault fault, Gate& gate) : attention_(fault), gate_(gate) {}
 
   grpc::Status Forward(grpc::ServerContext*, const v1::ForwardRequest* request,
                        v1::ForwardResponse* response) override {
@@ -109,7 +110,7 @@ class AttentionFromNaive : public v1::AttentionService::Service {
       request.o_bar_dot = Decode(message.o_bar_dot());
     request.options = Decode(message.options());
 
-    const client::AttentionResult result = naive_.Run(operation, request, {}).value();
+    const client::AttentionResult result = attention_.Run(operation, request, {}).value();
     client::EncodeTensor(result.o, response->mutable_o());
     client::EncodeTensor(result.lse, response->mutable_lse());
     if constexpr (requires { response->mutable_o_dot(); }) {
@@ -126,11 +127,11 @@ class AttentionFromNaive : public v1::AttentionService::Service {
       client::EncodeTensor(result.k_bar_dot, response->mutable_k_bar_dot());
       client::EncodeTensor(result.v_bar_dot, response->mutable_v_bar_dot());
     }
-    response->mutable_execution()->set_kernel("naive");
+    response->mutable_execution()->set_kernel("faulty");
     return grpc::Status::OK;
   }
 
-  NaiveAttention naive_;
+  FaultyAttention attention_;
   Gate& gate_;
 };
 
@@ -141,7 +142,7 @@ class InfoService : public v1::ServerService::Service {
   grpc::Status GetServerInfo(grpc::ServerContext*, const v1::GetServerInfoRequest*,
                              v1::GetServerInfoResponse* response) override {
     response->set_version("1.2.3");
-    for (const client::KernelSupport& kernel : NaiveAttention::Info().kernels) {
+    for (const client::KernelSupport& kernel : FaultyAttention::Info().kernels) {
       v1::KernelSupport* message = response->add_kernels();
       message->set_operation(client::ToMessage(kernel.operation));
       message->set_implementation(v1::REFERENCE);
@@ -170,9 +171,9 @@ class InfoService : public v1::ServerService::Service {
 
 }  // namespace
 
-class NaiveServer::Services {
+class FaultyServer::Services {
  public:
-  explicit Services(Defect defect) : attention_(defect, gate_), info_(gate_) {
+  explicit Services(Fault fault) : attention_(fault, gate_), info_(gate_) {
     grpc::ServerBuilder builder;
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(&attention_);
@@ -186,22 +187,22 @@ class NaiveServer::Services {
 
  private:
   Gate gate_;
-  AttentionFromNaive attention_;
+  AttentionService attention_;
   InfoService info_;
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;
 };
 
-NaiveServer::NaiveServer(Defect defect)
-    : services_(std::make_unique<Services>(defect)),
+FaultyServer::FaultyServer(Fault fault)
+    : services_(std::make_unique<Services>(fault)),
       target_("127.0.0.1:" + std::to_string(services_->port())) {}
 
-NaiveServer::~NaiveServer() = default;
+FaultyServer::~FaultyServer() = default;
 
-void NaiveServer::Refuse(int count, absl::Duration delay) {
+void FaultyServer::Refuse(int count, absl::Duration delay) {
   services_->gate().Refuse(count, delay);
 }
 
-int NaiveServer::refusals_left() const { return services_->gate().left(); }
+int FaultyServer::refusals_left() const { return services_->gate().left(); }
 
 }  // namespace theria::cli
