@@ -29,6 +29,7 @@ _TENSOR = tuple(
     Struct(f"<IiiiQ{rank}q{8 * (4 - rank)}x{rank}q{8 * (4 - rank)}x") for rank in range(5)
 )
 _TENSOR_BYTES = 88
+_DATA_AT = 16
 _POINTERS = Struct("<II10Q")
 _OPTIONS = Struct("<IiiiiiiidqqdQQ")
 _POINTER = Struct("<Q")
@@ -56,6 +57,10 @@ _MASK_SLOT = INPUT_SLOTS[_MASK]
 _NUL = b"\0"
 _kernel_names: dict[bytes, str] = {}
 
+# A program has tensors of few shapes.
+_MAX_LAYOUTS = 1024
+_row_major_layouts: dict[tuple[int, ...], bytes] = {}
+
 
 def pack_options(
     *,
@@ -82,6 +87,14 @@ def pack_options(
         right or 0,
         *dropout,
     )
+
+
+def _row_major_layout(dtype: int, shape: Sequence[int]) -> bytes:
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * shape[axis + 1]
+    rank = len(shape)
+    return _TENSOR[rank].pack(_TENSOR_BYTES, dtype, rank, 0, 0, *shape, *strides)
 
 
 class CallFrame:
@@ -124,6 +137,20 @@ class CallFrame:
             )
         else:
             _TENSOR[0].pack_into(self._bytes, at, _TENSOR_BYTES, dtype, rank, 0, data)
+        self._pointers[slot] = self._slots[slot]
+
+    def set_row_major(self, slot: int, data: int, dtype: int, shape: Sequence[int]) -> None:
+        """Describes a row-major tensor of at most 4 dimensions."""
+        key = (dtype, *shape)
+        layout = _row_major_layouts.get(key)
+        if layout is None:
+            layout = _row_major_layout(dtype, shape)
+            if len(_row_major_layouts) >= _MAX_LAYOUTS:
+                _row_major_layouts.clear()
+            _row_major_layouts[key] = layout
+        at = _TENSORS_AT + slot * _TENSOR_BYTES
+        self._bytes[at : at + _TENSOR_BYTES] = layout
+        _POINTER.pack_into(self._bytes, at + _DATA_AT, data)
         self._pointers[slot] = self._slots[slot]
 
     def seal(self, options: bytes) -> None:

@@ -80,6 +80,22 @@ class TorchDTypes:
             )
         return code
 
+    def output(
+        self,
+        frame: CallFrame,
+        slot: int,
+        shape: Sequence[int],
+        like: torch.Tensor,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """A new row-major tensor on the device of `like`, described to the library."""
+        # Without arguments where that says enough: they take longer to parse than the rest does.
+        tensor = (
+            like.new_empty(shape) if dtype is like.dtype else like.new_empty(shape, dtype=dtype)
+        )
+        frame.set_row_major(slot, tensor.data_ptr(), self.codes[dtype], shape)
+        return tensor
+
     def statistics(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of `lse` for inputs of `dtype`."""
         torch_module = self.torch
@@ -123,37 +139,6 @@ class HostPlace:
             frame.set_tensor(slot, value.data_ptr(), code, value.shape, value.stride())
             return value
         array = host_tensor(value, field).array
-        self._describe(frame, slot, array, field)
-        return array
-
-    def add_output(self, frame: CallFrame, slot: int, shape: Sequence[int], like: Any) -> Any:
-        if self._gives_torch and self._dtypes is not None:
-            return self._torch_output(frame, slot, shape, like.dtype)
-        return self._numpy_output(frame, slot, shape, like.dtype)
-
-    def add_statistics(self, frame: CallFrame, slot: int, shape: Sequence[int], like: Any) -> Any:
-        if self._gives_torch and self._dtypes is not None:
-            return self._torch_output(frame, slot, shape, self._dtypes.statistics(like.dtype))
-        return self._numpy_output(frame, slot, shape, statistics_dtype(like.dtype))
-
-    def _torch_output(
-        self, frame: CallFrame, slot: int, shape: Sequence[int], dtype: torch.dtype
-    ) -> Any:
-        assert self._dtypes is not None
-        tensor = self._dtypes.torch.empty(shape, dtype=dtype)
-        code = self._dtypes.codes[dtype]
-        frame.set_tensor(slot, tensor.data_ptr(), code, tensor.shape, tensor.stride())
-        return tensor
-
-    def _numpy_output(
-        self, frame: CallFrame, slot: int, shape: Sequence[int], dtype: np.dtype[Any]
-    ) -> Any:
-        array = np.empty(shape, dtype)
-        self._describe(frame, slot, array, "output")
-        return array
-
-    @staticmethod
-    def _describe(frame: CallFrame, slot: int, array: Any, field: str) -> None:
         itemsize = array.itemsize
         frame.set_tensor(
             slot,
@@ -162,6 +147,26 @@ class HostPlace:
             array.shape,
             [stride // itemsize for stride in array.strides],
         )
+        return array
+
+    def add_output(self, frame: CallFrame, slot: int, shape: Sequence[int], like: Any) -> Any:
+        if self._gives_torch and self._dtypes is not None:
+            return self._dtypes.output(frame, slot, shape, like, like.dtype)
+        return self._numpy_output(frame, slot, shape, like.dtype)
+
+    def add_statistics(self, frame: CallFrame, slot: int, shape: Sequence[int], like: Any) -> Any:
+        if self._gives_torch and self._dtypes is not None:
+            statistics = self._dtypes.statistics(like.dtype)
+            return self._dtypes.output(frame, slot, shape, like, statistics)
+        return self._numpy_output(frame, slot, shape, statistics_dtype(like.dtype))
+
+    def _numpy_output(
+        self, frame: CallFrame, slot: int, shape: Sequence[int], dtype: np.dtype[Any]
+    ) -> Any:
+        array = np.empty(shape, dtype)
+        code = DTYPE_CODES[encode_dtype(dtype, "output")]
+        frame.set_row_major(slot, array.__array_interface__["data"][0], code, shape)
+        return array
 
 
 class CudaPlace:
@@ -197,13 +202,8 @@ class CudaPlace:
         return value
 
     def add_output(self, frame: CallFrame, slot: int, shape: Sequence[int], like: Any) -> Any:
-        return self._output(frame, slot, shape, like.dtype)
+        return self._dtypes.output(frame, slot, shape, like, like.dtype)
 
     def add_statistics(self, frame: CallFrame, slot: int, shape: Sequence[int], like: Any) -> Any:
-        return self._output(frame, slot, shape, self._dtypes.statistics(like.dtype))
-
-    def _output(self, frame: CallFrame, slot: int, shape: Sequence[int], dtype: torch.dtype) -> Any:
-        tensor = self._dtypes.torch.empty(shape, dtype=dtype, device=self._device)
-        code = self._dtypes.codes[dtype]
-        frame.set_tensor(slot, tensor.data_ptr(), code, tensor.shape, tensor.stride())
-        return tensor
+        statistics = self._dtypes.statistics(like.dtype)
+        return self._dtypes.output(frame, slot, shape, like, statistics)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from theria._call_frame import CallFrame
+from theria._errors import InvalidArgument
 from theria._local_arrays import HostPlace
 from theria._local_call import LocalCall
 from theria._local_context import LocalContext
@@ -35,6 +36,10 @@ class ProblemShape:
 
     def inputs(self, operation: str, dtype: np.dtype[Any]) -> dict[str, Any]:
         """Random tensors for all that `operation` reads."""
+        for name in ("batch", "heads_q", "seq_q", "head_dim"):
+            extent = getattr(self, name)
+            if extent < 1:
+                raise InvalidArgument.of(name, f"{name} is {extent}, must be at least 1")
         heads_kv, seq_kv = self.heads_kv or self.heads_q, self.seq_kv or self.seq_q
         head_dim_v = self.head_dim_v or self.head_dim
         q = (self.batch, self.heads_q, self.seq_q, self.head_dim)

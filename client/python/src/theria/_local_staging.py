@@ -39,13 +39,11 @@ class StagedPlace:
         self._context.library.write(
             self._context.address, address, memory.ctypes.data, memory.nbytes
         )
-        frame.set_tensor(
-            slot,
-            address,
-            DTYPE_CODES[host.wire_dtype],
-            host.shape,
-            _row_major(host.shape) if strides is None else strides,
-        )
+        code = DTYPE_CODES[host.wire_dtype]
+        if strides is None and len(host.shape) <= 4:
+            frame.set_row_major(slot, address, code, host.shape)
+        else:
+            frame.set_tensor(slot, address, code, host.shape, strides or ())
         return host
 
     def add_output(
@@ -79,17 +77,10 @@ class StagedPlace:
         address = self._allocate(array.nbytes)
         self._outputs.append((array, address))
         code = DTYPE_CODES[encode_dtype(dtype, "output")]
-        frame.set_tensor(slot, address, code, shape, _row_major(shape))
+        frame.set_row_major(slot, address, code, shape)
         return to_framework(array, self._framework)
 
     def _allocate(self, size_bytes: int) -> int:
         address = self._context.library.allocate(self._context.address, size_bytes)
         self._memory.append(address)
         return address
-
-
-def _row_major(shape: Sequence[int]) -> list[int]:
-    strides = [1] * len(shape)
-    for axis in range(len(shape) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * shape[axis + 1]
-    return strides
