@@ -276,6 +276,13 @@ def test_is_a_client_like_any(local: theria.Client, rng: np.random.Generator) ->
     assert repr(local) == "theria.local('cpu')"
 
 
+def test_says_where_it_computes(client: theria.Client, local: theria.Client) -> None:
+    assert theria.local().computes_on("cuda")
+    for each in (client, local):
+        assert each.computes_on("cpu")
+        assert not each.computes_on("cuda")
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "cpu:1", None, 0])
 def test_refuses_what_is_no_device(device: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:

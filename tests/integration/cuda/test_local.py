@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import theria
+from theria.torch import sdpa
 
 try:
     _client = theria.local("cuda")
@@ -161,6 +163,23 @@ def test_wrong_places_name_their_field(client: theria.Client) -> None:
     assert caught.value.field == "k.shape[3]"
     with pytest.raises(theria.InvalidArgument):
         theria.local("cpu").forward(q, k, v)
+
+
+def test_sdpa_computes_where_the_tensors_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THERIA_TARGET", raising=False)
+    query, key, value = (x.requires_grad_() for x in draw(3))
+    o = sdpa(query, key, value)
+    assert o.is_cuda
+    (gradient,) = torch.autograd.grad(o.square().sum(), query, create_graph=True)
+    twice = torch.autograd.grad(gradient.square().sum(), (query, key, value))
+    double = [x.detach().double().requires_grad_() for x in (query, key, value)]
+    with sdpa_kernel(SDPBackend.MATH):
+        exact = torch.nn.functional.scaled_dot_product_attention(*double)
+    (gradient,) = torch.autograd.grad(exact.square().sum(), double[0], create_graph=True)
+    for actual, expected in zip(
+        twice, torch.autograd.grad(gradient.square().sum(), double), strict=True
+    ):
+        assert (actual.double() - expected).norm() < 1e-5 * expected.norm()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

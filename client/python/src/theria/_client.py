@@ -75,6 +75,14 @@ class Client(ABC):
         Does nothing in a forked child, where the connection is the parent's, and to a local client.
         """
 
+    def computes_on(self, device_type: str) -> bool:
+        """Whether calls take torch tensors on devices of that type where they are.
+
+        Args:
+            device_type: As of `torch.device`: ``"cpu"``, ``"cuda"``.
+        """
+        return device_type == "cpu"
+
     def forward(
         self, q: Operand, k: Operand, v: Operand, **options: Unpack[CallOptions]
     ) -> ForwardResult:

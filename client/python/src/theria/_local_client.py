@@ -72,6 +72,10 @@ class LocalClient(Client):
         pass
 
     @override
+    def computes_on(self, device_type: str) -> bool:
+        return device_type == "cpu" or (device_type == "cuda" and self._ordinal != -1)
+
+    @override
     def _attention(
         self,
         operation: Operation[R],
