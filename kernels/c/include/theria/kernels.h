@@ -158,9 +158,8 @@ typedef struct theria_tensor {
 
 /* NULL is an absent tensor. q, k and v are required; vjp and hvp require o_bar. An absent tangent
  * (x_dot, o_bar_dot) is zero, and its products are not computed. o and lse (both or neither) are
- * the outputs of forward on the same q, k, v and options; giving them to vjp, jvp or hvp saves
- * computing them again. They are trusted. A tensor that the operation does not read must be absent.
- */
+ * the outputs of forward on the same q, k, v and options. They are a hint that may save vjp, jvp or
+ * hvp some work. A tensor that the operation does not read must be absent. */
 typedef struct theria_inputs {
   uint32_t struct_size;
   uint32_t reserved;
