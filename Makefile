@@ -33,10 +33,12 @@ $(VENV)/.complete: client/python/pyproject.toml client/python/constraints.txt | 
 	@touch $@
 
 .PHONY: build
-build: packages $(VENV)/.complete  ## Server, command and Python package: build/bin, .venv; CUDA=ON: with it
+build: packages $(VENV)/.complete  ## Server, command, kernels and Python packages: build/bin, .venv; CUDA=ON: with it
 	cmake --preset release -DTHERIA_CUDA=$(CUDA)
 	cmake --build --preset release --parallel $(JOBS)
 	@$(BIN)/python client/python/generate.py
+	@cmake --install build --component kernels_python --prefix \
+	  "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/theria_kernels" >/dev/null
 
 .PHONY: demo
 demo: build  ## Start a CPU server, check parity, compare MAML modes, write build/demo/report.md

@@ -62,6 +62,7 @@ def main() -> int:
     build: Path = arguments.build.resolve()
     os.environ.setdefault("THERIA_SERVER", str(build / "bin" / "theria-server"))
     os.environ.setdefault("THERIA_CLI", str(build / "bin" / "theria"))
+    os.environ.setdefault("THERIA_KERNELS_LIBRARY", str(build / "lib" / "libtheria_kernels.so"))
 
     tally = Tally()
     junit = build / "ctest.xml"

@@ -68,7 +68,8 @@ constexpr char kFaultVariable[] = "THERIA_TEST_FAULT_AFTER_RUNS";
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const Config& config) {
   const bool is_cuda = config.backend == "cuda";
   absl::StatusOr<std::unique_ptr<Backend>> backend =
-      is_cuda ? MakeCudaBackend({.device = config.device, .tuning_table = config.tuning_table})
+      is_cuda ? absl::StatusOr<std::unique_ptr<Backend>>(
+                    MakeCudaBackend({.device = config.device, .tuning_table = config.tuning_table}))
               : MakeCpuBackend(CpuBackendOptions{.threads = config.backend_threads});
   const char* const good_runs = std::getenv(kFaultVariable);
   if (!backend.ok() || good_runs == nullptr) return backend;

@@ -13,11 +13,13 @@
 #include "kernels/cuda/fused.h"
 #include "kernels/cuda/registry.h"
 #include "kernels/cuda/runtime/cuda_check.h"
+#include "kernels/cuda/runtime/device_guard.h"
 #include "kernels/cuda/runtime/device_memory.h"
 #include "kernels/cuda/runtime/stream.h"
 #include "kernels/cuda/runtime/workspace.h"
 #include "kernels/cuda/tuning.h"
 #include "kernels/cuda/unfused/cublas.h"
+#include "kernels/cuda/unfused/stream_handles.h"
 #include "kernels/cuda/unfused/unfused.h"
 
 namespace theria {
@@ -38,7 +40,7 @@ DType DTypeOf(cuda::Arithmetic arithmetic) {
   return DType::kFloat32;
 }
 
-class CudaBackend final : public Backend {
+class CudaBackend final : public StreamBackend {
  public:
   CudaBackend(int device, const cudaDeviceProp& properties, cuda::Tuning tuning,
               std::unique_ptr<cuda::DeviceMemory> memory)
@@ -70,6 +72,12 @@ class CudaBackend final : public Backend {
   // Each on a stream of its own, so that what is too small to fill the device fills it together.
   void RunTogether(const AttentionProblem& problem, absl::Span<Computation> computations) override;
 
+  absl::StatusOr<EnqueueReport> Enqueue(const AttentionProblem& problem,
+                                        const AttentionInputs& inputs,
+                                        const AttentionOutputs& outputs, void* stream,
+                                        const CallerWorkspace& caller) override;
+  absl::Status Synchronize(void* stream) override;
+
  private:
   // A computation that is enqueued, with what must outlive it.
   struct InFlight {
@@ -81,8 +89,8 @@ class CudaBackend final : public Backend {
   };
 
   // Whatever it returns OK must be given to Finish. Errors: as Run.
-  absl::StatusOr<InFlight> Enqueue(const AttentionProblem& problem, const AttentionInputs& inputs,
-                                   const AttentionOutputs& outputs, const Interrupt& interrupt);
+  absl::StatusOr<InFlight> Launch(const AttentionProblem& problem, const AttentionInputs& inputs,
+                                  const AttentionOutputs& outputs, const Interrupt& interrupt);
   // Waits for the end: what was enqueued must be over before its buffers, or the caller's, are
   // reused.
   absl::StatusOr<ComputeReport> Finish(InFlight computation) const;
@@ -98,6 +106,7 @@ class CudaBackend final : public Backend {
   cuda::PinnedMemory pinned_memory_;
   cuda::StreamPool streams_;
   cuda::CublasPool cublas_;
+  cuda::StreamHandles stream_handles_;
 };
 
 DeviceInfo Describe(int device, const cudaDeviceProp& properties) {
@@ -187,7 +196,7 @@ absl::StatusOr<ComputeReport> CudaBackend::Run(const AttentionProblem& problem,
                                                const AttentionInputs& inputs,
                                                const AttentionOutputs& outputs,
                                                const Interrupt& interrupt) {
-  absl::StatusOr<InFlight> computation = Enqueue(problem, inputs, outputs, interrupt);
+  absl::StatusOr<InFlight> computation = Launch(problem, inputs, outputs, interrupt);
   if (!computation.ok()) return computation.status();
   return Finish(*std::move(computation));
 }
@@ -197,7 +206,7 @@ void CudaBackend::RunTogether(const AttentionProblem& problem,
   std::vector<absl::StatusOr<InFlight>> in_flight;
   in_flight.reserve(computations.size());
   for (const Computation& one : computations) {
-    in_flight.push_back(Enqueue(problem, *one.inputs, *one.outputs, *one.interrupt));
+    in_flight.push_back(Launch(problem, *one.inputs, *one.outputs, *one.interrupt));
   }
   for (std::size_t i = 0; i < computations.size(); ++i) {
     if (in_flight[i].ok()) {
@@ -208,15 +217,16 @@ void CudaBackend::RunTogether(const AttentionProblem& problem,
   }
 }
 
-absl::StatusOr<CudaBackend::InFlight> CudaBackend::Enqueue(const AttentionProblem& problem,
-                                                           const AttentionInputs& inputs,
-                                                           const AttentionOutputs& outputs,
-                                                           const Interrupt& interrupt) {
+absl::StatusOr<CudaBackend::InFlight> CudaBackend::Launch(const AttentionProblem& problem,
+                                                          const AttentionInputs& inputs,
+                                                          const AttentionOutputs& outputs,
+                                                          const Interrupt& interrupt) {
   const absl::StatusOr<Implementation> implementation = Choose(problem, inputs.options);
   if (!implementation.ok()) return implementation.status();
   absl::Status status = interrupt.Check();
   if (!status.ok()) return status;
-  THERIA_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  const cuda::DeviceGuard guard(device_);
+  THERIA_CUDA_RETURN_IF_ERROR(guard.error());
   absl::StatusOr<cuda::StreamPool::Borrowed> stream = streams_.Borrow();
   if (!stream.ok()) return stream.status();
   cuda::CublasPool::Borrowed cublas(nullptr, cuda::CublasPool::Return(&cublas_));
@@ -234,6 +244,35 @@ absl::StatusOr<CudaBackend::InFlight> CudaBackend::Enqueue(const AttentionProble
           : cuda::EnqueueUnfused(problem, inputs, outputs, cublas.get(), workspace.get());
   return InFlight{*implementation, *std::move(stream), std::move(cublas), std::move(workspace),
                   std::move(kernel)};
+}
+
+absl::StatusOr<EnqueueReport> CudaBackend::Enqueue(const AttentionProblem& problem,
+                                                   const AttentionInputs& inputs,
+                                                   const AttentionOutputs& outputs, void* stream,
+                                                   const CallerWorkspace& caller) {
+  const absl::StatusOr<Implementation> implementation = Choose(problem, inputs.options);
+  if (!implementation.ok()) return implementation.status();
+  const cuda::DeviceGuard guard(device_);
+  THERIA_CUDA_RETURN_IF_ERROR(guard.error());
+  cuda::Workspace workspace(static_cast<cudaStream_t>(stream), caller);
+  absl::StatusOr<std::string> kernel;
+  if (*implementation == Implementation::kFused) {
+    kernel = cuda::EnqueueFused(problem, inputs, outputs, kernels_, &workspace);
+  } else {
+    absl::StatusOr<cuda::StreamHandles::Locked> cublas =
+        stream_handles_.Lock(static_cast<cudaStream_t>(stream));
+    if (!cublas.ok()) return cublas.status();
+    kernel = cuda::EnqueueUnfused(problem, inputs, outputs, cublas->handle, &workspace);
+  }
+  if (!kernel.ok()) return kernel.status();
+  return EnqueueReport{*implementation, *std::move(kernel), workspace.size_bytes()};
+}
+
+absl::Status CudaBackend::Synchronize(void* stream) {
+  const cuda::DeviceGuard guard(device_);
+  THERIA_CUDA_RETURN_IF_ERROR(guard.error());
+  THERIA_CUDA_RETURN_IF_ERROR(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ComputeReport> CudaBackend::Finish(InFlight computation) const {
@@ -260,7 +299,15 @@ int CudaDeviceCount() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options) {
+std::string CudaKernelNames() {
+  std::string lines;
+  for (const cuda::KernelVariant& variant : cuda::KernelVariants()) {
+    lines += variant.group + ' ' + variant.name + '\n';
+  }
+  return lines;
+}
+
+absl::StatusOr<std::unique_ptr<StreamBackend>> MakeCudaBackend(const CudaBackendOptions& options) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) {

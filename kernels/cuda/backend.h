@@ -5,7 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "kernels/api/backend.h"
+#include "kernels/api/stream_backend.h"
 
 // The CUDA backend: attention and its derivatives on one GPU. Tensors live in device memory; every
 // result is bitwise repeatable, since no kernel adds atomically. Thread-safe: each Run has a stream
@@ -34,7 +34,12 @@ int CudaDeviceCount();
 // first.
 // Errors: UNAVAILABLE where the build has no CUDA or there is no such device; NOT_FOUND and
 // INVALID_ARGUMENT for the tuning table; INTERNAL.
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options = {});
+absl::StatusOr<std::unique_ptr<StreamBackend>> MakeCudaBackend(
+    const CudaBackendOptions& options = {});
+
+// The compiled kernels, by the names that a tuning table uses: lines "group name", those of a group
+// in order of preference. Empty where the build has no CUDA.
+std::string CudaKernelNames();
 
 }  // namespace theria
 

@@ -11,8 +11,11 @@ absl::Status PlantCudaFault(int /*device*/) {
   return absl::UnavailableError("this build has no CUDA backend");
 }
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& /*options*/) {
+absl::StatusOr<std::unique_ptr<StreamBackend>> MakeCudaBackend(
+    const CudaBackendOptions& /*options*/) {
   return absl::UnavailableError("this build has no CUDA backend (configure with -DTHERIA_CUDA=ON)");
 }
+
+std::string CudaKernelNames() { return ""; }
 
 }  // namespace theria

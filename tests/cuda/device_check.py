@@ -23,6 +23,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from device_kernels import DeviceKernels, KernelsError, Options, allocate_outputs
 from environment import environment
 from explicit_attention import Tf32Products, explicit_outputs
 from hard_inputs import (
@@ -35,7 +36,6 @@ from hard_inputs import (
     rounded_once,
     spoil,
 )
-from theria_shim import Options, Shim, ShimError, allocate_outputs
 from visible_attention import visible_outputs
 
 OPERATIONS = ("forward", "vjp", "jvp", "hvp")
@@ -165,7 +165,7 @@ class Row:
 
 
 def check(
-    shim: Shim,
+    kernels: DeviceKernels,
     operation: str,
     dtype_name: str,
     shape: Shape,
@@ -220,8 +220,8 @@ def check(
     ours = dataclasses.replace(options, fast=dtype_name == "tf32", implementation=implementation)
     torch.cuda.synchronize()
     try:
-        _, kernel = shim.call(operation, given, outputs, ours)
-    except ShimError as error:
+        _, kernel = kernels.call(operation, given, outputs, ours)
+    except KernelsError as error:
         return [Row(case, "*", str(error), (0, 0), (0, 0), (0, 0), float("inf"), False)]
     rows = []
     for name, x in outputs.items():
@@ -246,7 +246,9 @@ def check(
     return rows
 
 
-def repeatable(shim: Shim, operation: str, dtype_name: str, shape: Shape, kind: str) -> Row:
+def repeatable(
+    kernels: DeviceKernels, operation: str, dtype_name: str, shape: Shape, kind: str
+) -> Row:
     """Whether three runs give the same bits."""
     dtype = DTYPES[dtype_name]
     drawn = draw(shape, dtype, "bhsd")
@@ -256,7 +258,7 @@ def repeatable(shim: Shim, operation: str, dtype_name: str, shape: Shape, kind: 
     for _ in range(3):
         outputs = allocate_outputs(operation, inputs)
         torch.cuda.synchronize()
-        _, kernel = shim.call(operation, inputs, outputs, options)
+        _, kernel = kernels.call(operation, inputs, outputs, options)
         runs.append(outputs)
     same = all(torch.equal(runs[0][n], run[n]) for run in runs[1:] for n in runs[0])
     case = f"repeatable {operation} {dtype_name} {shape} {kind}"
@@ -264,7 +266,7 @@ def repeatable(shim: Shim, operation: str, dtype_name: str, shape: Shape, kind: 
 
 
 def cases() -> list[tuple[object, ...]]:
-    """Arguments of `check`, without the shim."""
+    """Arguments of `check`, without the library."""
     listed: list[tuple[object, ...]] = []
     for operation, dtype, shape in itertools.product(OPERATIONS, DTYPES, SHAPES):
         kinds = ["plain", "causal", "window", "bool_mask", "dropout"]
@@ -314,10 +316,10 @@ def cases() -> list[tuple[object, ...]]:
     return listed
 
 
-def prefer(shim: Shim, candidate: int) -> None:
+def prefer(kernels: DeviceKernels, candidate: int) -> None:
     """Makes the backend use the `candidate`-th kernel of each group; call before any other."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as table:
-        for group, names in shim.kernels().items():
+        for group, names in kernels.kernels().items():
             name = names[min(candidate, len(names) - 1)]
             table.writelines(f"{group} {length} {name}\n" for length in ("short", "medium", "long"))
     os.environ["THERIA_CUDA_TUNING"] = table.name
@@ -341,9 +343,9 @@ def main() -> int:
     )
     parser.add_argument("--show", type=int, default=40, help="failures to print, the worst first")
     arguments = parser.parse_args()
-    shim = Shim(arguments.library)
+    kernels = DeviceKernels(arguments.library)
     if arguments.candidate is not None:
-        prefer(shim, arguments.candidate)
+        prefer(kernels, arguments.candidate)
     rows: list[Row] = []
     count = 0
     for case in cases():
@@ -351,12 +353,12 @@ def main() -> int:
         if not any(match in text for match in arguments.match):
             continue
         count += 1
-        rows += check(shim, *case)  # type: ignore[arg-type]
+        rows += check(kernels, *case)  # type: ignore[arg-type]
     for operation, dtype, kind in itertools.product(OPERATIONS, DTYPES, ("plain", "everything")):
         text = f"{operation} {dtype} {SHAPES[3]} {kind}"
         if any(match in text for match in arguments.match):
             count += 1
-            rows.append(repeatable(shim, operation, dtype, SHAPES[3], kind))
+            rows.append(repeatable(kernels, operation, dtype, SHAPES[3], kind))
     failed = sorted((row for row in rows if not row.passed), key=lambda row: -row.ratio)
     for row in failed[: arguments.show]:
         print("FAILED", row.case, row.output, "ours", row.ours, "torch", row.torch, row.kernel)

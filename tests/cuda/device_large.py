@@ -1,6 +1,6 @@
 """Long sequences, tensors of more than 2^31 elements, and workspace, on the GPU.
 
-    python3 tests/cuda/device_large.py build/cuda/libtheria_cuda_shim.so [--json FILE]
+    python3 tests/cuda/device_large.py build/cuda/lib/libtheria_kernels.so [--json FILE]
 
 - T = 65536, D = 128: all four operations run; rows of o and o_dot are compared with float64.
 - More than 2^31 elements: the last batch of a large problem gives the bits that it gives alone.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from device_check import INPUTS_OF, OPERATIONS
-from theria_shim import Options, Shim, allocate_outputs
+from device_kernels import DeviceKernels, Options, allocate_outputs
 
 
 def draw(batch: int, heads: int, rows: int, dim: int) -> dict[str, torch.Tensor]:
@@ -32,7 +32,7 @@ def pick(inputs: dict[str, torch.Tensor], operation: str) -> dict[str, torch.Ten
     return {name: inputs[name] for name in INPUTS_OF[operation]}
 
 
-def long_rows(shim: Shim, causal: bool) -> dict[str, object]:
+def long_rows(kernels: DeviceKernels, causal: bool) -> dict[str, object]:
     """T = 65536: times, and the relative error of the last 64 rows of o and o_dot."""
     inputs = draw(1, 2, 65536, 128)
     result: dict[str, object] = {"case": f"T = 65536, causal {causal}"}
@@ -40,7 +40,7 @@ def long_rows(shim: Shim, causal: bool) -> dict[str, object]:
         given = pick(inputs, operation)
         outputs = allocate_outputs(operation, given)
         torch.cuda.synchronize()
-        seconds, _ = shim.call(operation, given, outputs, Options(is_causal=causal))
+        seconds, _ = kernels.call(operation, given, outputs, Options(is_causal=causal))
         result[f"{operation} ms"] = 1e3 * seconds
         if not all(bool(torch.isfinite(x).all()) for x in outputs.values()):
             result["failed"] = f"{operation} is not finite"
@@ -67,7 +67,7 @@ def long_rows(shim: Shim, causal: bool) -> dict[str, object]:
     return result
 
 
-def many_elements(shim: Shim) -> dict[str, object]:
+def many_elements(kernels: DeviceKernels) -> dict[str, object]:
     """2.2e9 elements a tensor: the last batch alone gives the same bits."""
     batch, heads, rows, dim = 33, 16, 32768, 128
     options = Options(window=(40, 40))
@@ -78,19 +78,19 @@ def many_elements(shim: Shim) -> dict[str, object]:
     result: dict[str, object] = {"case": f"{inputs['q'].numel()} elements"}
     outputs = allocate_outputs("vjp", inputs)
     torch.cuda.synchronize()
-    seconds, _ = shim.call("vjp", inputs, outputs, options)
+    seconds, _ = kernels.call("vjp", inputs, outputs, options)
     result["vjp ms"] = 1e3 * seconds
     last = {name: x[-1:].contiguous() for name, x in inputs.items()}
     alone = allocate_outputs("vjp", last)
     torch.cuda.synchronize()
-    shim.call("vjp", last, alone, options)
+    kernels.call("vjp", last, alone, options)
     different = [name for name, x in alone.items() if not torch.equal(x, outputs[name][-1:])]
     if different:
         result["failed"] = f"different bits in {different}"
     return result
 
 
-def workspace(shim: Shim, dim: int) -> dict[str, object]:
+def workspace(kernels: DeviceKernels, dim: int) -> dict[str, object]:
     """T = 16384: the workspace's peak over the inputs' bytes, for each operation."""
     inputs = draw(1, 16, 16384, dim)
     result: dict[str, object] = {"case": f"workspace at T = 16384, D = {dim}"}
@@ -98,9 +98,8 @@ def workspace(shim: Shim, dim: int) -> dict[str, object]:
         given = pick(inputs, operation)
         outputs = allocate_outputs(operation, given)
         torch.cuda.synchronize()
-        shim.pool_peak_bytes()
-        shim.call(operation, given, outputs, Options())
-        share = shim.pool_peak_bytes() / sum(x.numel() * 2 for x in given.values())
+        kernels.call(operation, given, outputs, Options())
+        share = kernels.workspace_bytes / sum(x.numel() * 2 for x in given.values())
         result[operation] = share
         if not 0 <= share < 0.05:
             result["failed"] = f"{operation} takes {share:.3f} of the inputs"
@@ -113,9 +112,9 @@ def main() -> int:
     parser.add_argument("library")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    shim = Shim(arguments.library)
-    results = [workspace(shim, 64), workspace(shim, 128)]
-    results += [long_rows(shim, False), long_rows(shim, True), many_elements(shim)]
+    kernels = DeviceKernels(arguments.library)
+    results = [workspace(kernels, 64), workspace(kernels, 128)]
+    results += [long_rows(kernels, False), long_rows(kernels, True), many_elements(kernels)]
     for result in results:
         print(result)
     if arguments.json:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from theria_shim import Options
+from device_kernels import Options
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from theria_shim import Options
+from device_kernels import Options
 
 
 @dataclasses.dataclass(frozen=True)

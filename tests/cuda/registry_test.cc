@@ -54,7 +54,7 @@ void TestTuningTables() {
          "a missing file is NOT_FOUND");
 }
 
-// What a table or a shim names exists once.
+// What a table or a test names exists once.
 void TestNames() {
   for (const KernelVariant& a : KernelVariants()) {
     int count = 0;

@@ -11,7 +11,7 @@ export BUILD PYTHONUNBUFFERED=1
 if [ -n "${ABSL:-}" ]; then
   export LD_LIBRARY_PATH=$PWD/$ABSL/lib/x86_64-linux-gnu:${LD_LIBRARY_PATH:-}
 fi
-shim=$BUILD/libtheria_cuda_shim.so
+library=$BUILD/lib/libtheria_kernels.so
 started=$(date +%s)
 for step in "$@"; do
   case $step in
@@ -19,7 +19,7 @@ for step in "$@"; do
     check)
       # CHECK_ARGUMENTS is a list of words.
       # shellcheck disable=SC2086
-      timeout 240 python3 -X faulthandler tests/cuda/device_check.py "$shim" \
+      timeout 240 python3 -X faulthandler tests/cuda/device_check.py "$library" \
         --json "$OUT/check.json" ${CHECK_ARGUMENTS:-} >"$OUT/check.log" 2>&1
       # What failed first, the worst of it at the top; then the tables, or how it ended.
       grep '^FAILED' "$OUT/check.log" | head -20 | cut -c1-400
@@ -31,7 +31,7 @@ for step in "$@"; do
       tail -1 "$OUT/tune.err" | tr '\r' '\n' | tail -1
       ;;
     large)
-      timeout 120 python3 tests/cuda/device_large.py "$shim" --json "$OUT/large.json" 2>&1 | tail -20
+      timeout 120 python3 tests/cuda/device_large.py "$library" --json "$OUT/large.json" 2>&1 | tail -20
       ;;
     registry) "$BUILD/bin/theria_cuda_registry_test" | tail -20 ;;
     smoke) timeout 120 "$BUILD/bin/theria_cuda_smoke" 2>&1 | tail -20 ;;
@@ -45,7 +45,7 @@ for step in "$@"; do
     bench)
       # BENCH_ARGUMENTS is a list of words.
       # shellcheck disable=SC2086
-      timeout 300 python3 tests/bench/cuda/bench.py "$shim" --json "$OUT/bench.json" \
+      timeout 300 python3 tests/bench/cuda/bench.py "$library" --json "$OUT/bench.json" \
         ${BENCH_ARGUMENTS:-} 2>&1 | grep -v Warning | tee "$OUT/bench.log"
       ;;
   esac

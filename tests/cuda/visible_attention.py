@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from device_kernels import Options
 from explicit_attention import ExplicitAttention
-from theria_shim import Options
 
 
 def _sum(weights: torch.Tensor, rows: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,12 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     "kernels/api": (),
     "kernels/cpu": ("kernels/api",),
     "kernels/cuda": ("kernels/api",),
+    "kernels/c": (
+        "kernels/api",
+        "kernels/cpu/backend.h",
+        "kernels/cuda/backend.h",
+        "theria/kernels.h",
+    ),
     "server/telemetry": ("kernels/api",),
     "server/cache": ("kernels/api",),
     "server/engine": ("kernels/api", "server/cache", "server/telemetry"),
@@ -101,6 +107,9 @@ def self_test() -> None:
         ("server/rpc/x.cc", '#include "kernels/cpu/backend.h"'),
         ("client/cpp/x.cc", '#include "kernels/api/dtype.h"'),
         ("client/cli/x.cc", '#include "server/config.h"'),
+        ("kernels/cpu/x.cc", '#include "kernels/c/context.h"'),
+        ("kernels/c/x.cc", '#include "kernels/cpu/run.h"'),
+        ("kernels/c/x.cc", "#include <cuda_runtime.h>"),
     ]
     right = [
         ("server/main.cc", '#include "kernels/cpu/backend.h"'),

@@ -12,7 +12,8 @@ tensors = list(np.random.default_rng(0).standard_normal(shape).astype(np.float32
 q, k, v, o_bar, q_dot, k_dot, v_dot = tensors
 steps, differences = np.logspace(-6, 0, 31).tolist(), []
 
-with theria.connect(sys.argv[1] if sys.argv[1:] else "localhost:50051") as client:
+# In this process, or on the server that the command line names.
+with theria.connect(sys.argv[1]) if sys.argv[1:] else theria.local() as client:
     o = client.forward(q, k, v).o
     exact = client.hvp(q, k, v, o_bar, q_dot, k_dot, v_dot).q_bar_dot  # one call
     true = client.hvp(*[x.astype(np.float64) for x in tensors]).q_bar_dot

@@ -5,6 +5,7 @@ import pytest
 from fake_server import FakeServer
 
 from theria import Client
+from theria._remote_client import RemoteClient
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def server() -> FakeServer:
 
 @pytest.fixture
 def client(server: FakeServer) -> Client:
-    return Client(server)
+    return RemoteClient(server)
 
 
 @pytest.fixture
@@ -26,5 +27,5 @@ def rng() -> np.random.Generator:
 def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits between retries, which are recorded instead of waited."""
     recorded: list[float] = []
-    monkeypatch.setattr("theria._client.time.sleep", recorded.append)
+    monkeypatch.setattr("theria._remote_client.time.sleep", recorded.append)
     return recorded

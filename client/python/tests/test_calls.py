@@ -15,6 +15,7 @@ from fake_server import AsyncFakeServer, FakeServer
 
 import theria
 from theria import Client, InvalidArgument, ResidentTensor
+from theria._remote_client import RemoteClient
 from theria.v1 import attention_pb2
 
 
@@ -261,7 +262,7 @@ def test_a_forked_child_is_told_to_connect_itself(
 
 
 def test_a_client_is_not_pickled_but_shared(server: FakeServer) -> None:
-    blocking, asynchronous = Client(server), theria.aio.Client(AsyncFakeServer(server))
+    blocking, asynchronous = RemoteClient(server), theria.aio.Client(AsyncFakeServer(server))
     for each in (blocking, asynchronous):
         with pytest.raises(TypeError, match="pass the target to the other process"):
             pickle.dumps([each])
@@ -275,7 +276,7 @@ def test_a_pickled_resident_tensor_names_the_same_without_its_source(
     tensor = client.put(array)
     twin = pickle.loads(pickle.dumps(tensor))
     assert repr(twin) == repr(tensor)
-    np.testing.assert_array_equal(Client(server).get(twin), array)
+    np.testing.assert_array_equal(RemoteClient(server).get(twin), array)
     assert copy.deepcopy([tensor])[0] is copy.copy(tensor) is tensor
     server.lose_all()
     with pytest.raises(theria.TensorMissing):
@@ -284,7 +285,7 @@ def test_a_pickled_resident_tensor_names_the_same_without_its_source(
 
 
 def test_a_context_manager_closes(server: FakeServer) -> None:
-    with Client(server) as client:
+    with RemoteClient(server) as client:
         client.info()
         assert not server.closed
     assert server.closed

@@ -15,6 +15,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 import theria
 from theria import Client, RetryPolicy
+from theria._remote_client import RemoteClient
 from theria._session import Session
 from theria._status import error_from_status
 
@@ -108,7 +109,7 @@ class TestRetries:
         policy = RetryPolicy(max_attempts=5, initial_backoff=1, max_backoff=3, jitter=0)
         self.fail(server, 99, theria.Unavailable("gone"))
         with pytest.raises(theria.Unavailable, match="gone"):
-            Client(server, Session(retry=policy)).info()
+            RemoteClient(server, Session(retry=policy)).info()
         assert sleeps == [1, 2, 3, 3]
 
     def test_no_wait_reaches_past_the_timeout(
@@ -117,11 +118,11 @@ class TestRetries:
         policy = RetryPolicy(initial_backoff=100, max_backoff=9999, jitter=0)
         self.fail(server, 99, theria.Unavailable("gone"))
         with pytest.raises(theria.Unavailable, match="gone"):
-            Client(server, Session(retry=policy)).forward(Q, Q, Q, timeout=600)
+            RemoteClient(server, Session(retry=policy)).forward(Q, Q, Q, timeout=600)
         assert sleeps == [100, 200, 400]
 
     def test_the_clients_timeout_holds_for_calls_without_one(self, server: FakeServer) -> None:
-        client = Client(server, Session(timeout=5.0))
+        client = RemoteClient(server, Session(timeout=5.0))
         client.forward(Q, Q, Q)
         client.info()
         client.info(timeout=2.0)
@@ -247,7 +248,7 @@ class TestRepair:
         tensor = client.put(Q)
         handle = tensor.handle
         other_server = FakeServer()
-        other, colleague = Client(other_server), Client(server)
+        other, colleague = RemoteClient(other_server), RemoteClient(server)
         np.testing.assert_array_equal(colleague.get(tensor), Q)
         calls: list[Callable[[], Any]] = [
             lambda: other.forward(tensor, Q, Q),
@@ -281,7 +282,7 @@ class TestRepair:
     ) -> None:
         tensor = client.put(Q)
         with pytest.raises(theria.TensorMissing):
-            Client(FakeServer()).delete(tensor)
+            RemoteClient(FakeServer()).delete(tensor)
         server.lose_all()
         np.testing.assert_array_equal(client.get(tensor), Q)
 
@@ -316,7 +317,7 @@ class TestRepair:
 
 class TestStore:
     def test_put_and_get_in_chunks(self, server: FakeServer) -> None:
-        client = Client(server, Session(chunk_bytes=16))
+        client = RemoteClient(server, Session(chunk_bytes=16))
         array = np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1)
         tensor = client.put(array)
         assert tensor.dtype == np.float64

@@ -8,6 +8,7 @@
 #include "kernels/api/attention.h"
 #include "kernels/api/message.h"
 #include "kernels/cuda/runtime/cuda_check.h"
+#include "kernels/cuda/runtime/device_guard.h"
 #include "kernels/cuda/runtime/device_pool.h"
 
 namespace theria::cuda {
@@ -42,7 +43,8 @@ absl::StatusOr<std::size_t> AllocatedBytes(void* base) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceMemory>> DeviceMemory::Create(int device) {
-  THERIA_CUDA_RETURN_IF_ERROR(cudaSetDevice(device));
+  const DeviceGuard guard(device);
+  THERIA_CUDA_RETURN_IF_ERROR(guard.error());
   std::unique_ptr<DeviceMemory> memory(new DeviceMemory(device, Message("cuda:", device)));
   THERIA_CUDA_RETURN_IF_ERROR(cudaStreamCreateWithFlags(&memory->stream_, cudaStreamNonBlocking));
   const absl::Status kept = KeepFreedMemory(device);
@@ -55,7 +57,8 @@ DeviceMemory::~DeviceMemory() {
 }
 
 absl::StatusOr<Buffer> DeviceMemory::Allocate(std::size_t size_bytes) {
-  THERIA_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  const DeviceGuard guard(device_);
+  THERIA_CUDA_RETURN_IF_ERROR(guard.error());
   absl::StatusOr<void*> data = AllocateAsync(std::max<std::size_t>(size_bytes, 1), stream_);
   if (!data.ok()) return data.status();
   Buffer buffer(this, *data, size_bytes);
@@ -88,13 +91,14 @@ absl::Status DeviceMemory::CopyAllToHost(absl::Span<const MemoryCopy> copies) {
 }
 
 absl::StatusOr<TransferPool::Borrowed> DeviceMemory::Lane() {
-  THERIA_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  const DeviceGuard guard(device_);
+  THERIA_CUDA_RETURN_IF_ERROR(guard.error());
   return lanes_.Borrow();
 }
 
 void DeviceMemory::Deallocate(void* data, std::size_t /*size_bytes*/) noexcept {
   // Nothing uses the block any more: Run and the copies return only when they are complete.
-  cudaSetDevice(device_);
+  const DeviceGuard guard(device_);
   cudaFreeAsync(data, stream_);
 }
 
@@ -106,7 +110,8 @@ absl::StatusOr<Buffer> DeviceMemory::Import(std::string_view ipc_handle, std::si
                         Message("has ", ipc_handle.size(), " bytes, must have ", sizeof(handle)));
   }
   std::memcpy(&handle, ipc_handle.data(), sizeof(handle));
-  THERIA_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  const DeviceGuard guard(device_);
+  THERIA_CUDA_RETURN_IF_ERROR(guard.error());
   void* data = nullptr;
   const cudaError_t opened = cudaIpcOpenMemHandle(&data, handle, cudaIpcMemLazyEnablePeerAccess);
   if (opened != cudaSuccess) {
@@ -129,7 +134,8 @@ absl::StatusOr<Buffer> DeviceMemory::Import(std::string_view ipc_handle, std::si
 
 absl::Status DeviceMemory::CopyWithin(void* destination, const void* source,
                                       std::size_t size_bytes) {
-  THERIA_CUDA_RETURN_IF_ERROR(cudaSetDevice(device_));
+  const DeviceGuard guard(device_);
+  THERIA_CUDA_RETURN_IF_ERROR(guard.error());
   THERIA_CUDA_RETURN_IF_ERROR(
       cudaMemcpyAsync(destination, source, size_bytes, cudaMemcpyDeviceToDevice, stream_));
   THERIA_CUDA_RETURN_IF_ERROR(cudaStreamSynchronize(stream_));

@@ -33,9 +33,9 @@ from peers import COMPILED, EXPLICIT, FUSED, PEERS_OF, Tensors, prepare
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "cuda"))
+from device_kernels import OUTPUTS_OF, DeviceKernels, Options, allocate_outputs
 from environment import environment
 from explicit_attention import explicit_outputs
-from theria_shim import OUTPUTS_OF, Options, Shim, allocate_outputs
 
 
 class Problem(NamedTuple):
@@ -199,7 +199,7 @@ class Bench:
     """Ours and peers over problems, in one dtype; `results` grows."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self._shim = Shim(arguments.library)
+        self._kernels = DeviceKernels(arguments.library)
         self._dtype_name: str = arguments.dtype
         self._dtype = DTYPES[arguments.dtype]
         self._fast = arguments.dtype == "tf32"
@@ -224,7 +224,9 @@ class Bench:
         options = Options(is_causal=problem.causal, fast=self._fast)
         forward = allocate_outputs("forward", inputs)
         torch.cuda.synchronize()
-        self._shim.call("forward", {n: inputs[n] for n in INPUTS_OF["forward"]}, forward, options)
+        self._kernels.call(
+            "forward", {n: inputs[n] for n in INPUTS_OF["forward"]}, forward, options
+        )
         for operation in self._operations:
             given = {name: inputs[name] for name in INPUTS_OF[operation]}
             if operation == "vjp":
@@ -233,13 +235,11 @@ class Bench:
             for name in given:
                 outputs.pop(name, None)
             torch.cuda.synchronize()
-            self._shim.call(operation, given, outputs, options)
-            self._shim.pool_peak_bytes()
-            _, kernel = self._shim.call(operation, given, outputs, options)
-            extra = self._shim.pool_peak_bytes()
+            _, kernel = self._kernels.call(operation, given, outputs, options)
+            extra = self._kernels.workspace_bytes
             stream = torch.cuda.current_stream().cuda_stream
             times = measure(
-                self._shim.prepare(operation, given, outputs, options, stream), self._repeats
+                self._kernels.prepare(operation, given, outputs, options, stream), self._repeats
             )
             row = {
                 "preset": problem.preset,

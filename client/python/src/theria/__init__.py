@@ -35,6 +35,7 @@ from theria._errors import (
 )
 from theria._identity import Priority, Tls
 from theria._keepalive import Keepalive
+from theria._local import local
 from theria._options import CallOptions, Implementation, Operand, OutputMode, Precision
 from theria._resident import ResidentTensor, TensorInfo
 from theria._results import (
@@ -94,6 +95,7 @@ __all__ = [
     "VjpResult",
     "aio",
     "connect",
+    "local",
 ]
 
 __version__ = "0.1.0"

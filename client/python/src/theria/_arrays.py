@@ -62,12 +62,12 @@ class HostTensor:
     @property
     def payload_bytes(self) -> int:
         """Bytes that `write` puts into a message."""
-        return self._payload[0].nbytes
+        return self.payload[0].nbytes
 
     @property
     def memory(self) -> NumpyArray:
         """What `write` puts into a message, one-dimensional: a view where that is possible."""
-        return self._payload[0]
+        return self.payload[0]
 
     def write(
         self, message: tensor_pb2.Tensor, part: tensor_pb2.SharedMemoryRef | None = None
@@ -80,7 +80,7 @@ class HostTensor:
         """
         message.dtype = self.wire_dtype
         message.shape.extend(self.array.shape)
-        memory, strides = self._payload
+        memory, strides = self.payload
         if strides is not None:
             message.strides.extend(strides)
         if part is not None:
@@ -89,7 +89,8 @@ class HostTensor:
             message.data = memory.tobytes()
 
     @cached_property
-    def _payload(self) -> tuple[NumpyArray, tuple[int, ...] | None]:
+    def payload(self) -> tuple[NumpyArray, tuple[int, ...] | None]:
+        """What is sent, one-dimensional, and its strides in elements; None for row-major."""
         return _compact(self.array)
 
     def chunks(self, chunk_bytes: int) -> Iterator[bytes]:

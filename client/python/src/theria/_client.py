@@ -1,21 +1,18 @@
-"""The blocking client."""
+"""What every client is: the calls, whoever computes them."""
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 from typing_extensions import Self, Unpack
 
-from theria import _server_flows, _store_flows
 from theria._arrays import ArrayLike
-from theria._attention_flow import attention
-from theria._operations import FORWARD, HVP, JVP, VJP
-from theria._options import CallOptions, Operand, milliseconds
-from theria._process import OfOneProcess
-from theria._put_flow import get, put
+from theria._operations import FORWARD, HVP, JVP, VJP, Operation
+from theria._options import CallOptions, Operand
 from theria._resident import ResidentTensor, Retain, TensorInfo
 from theria._results import (
     BenchmarkResult,
@@ -25,28 +22,31 @@ from theria._results import (
     ServerInfo,
     VjpResult,
 )
-from theria._session import Session
-from theria._shared_memory import SharedRegion, share, unshare
-from theria._steps import Call, Deadline, Download, Flow, Sleep, T, Upload
-from theria._transport import Transport
+from theria._shared_memory import SharedRegion
 
 __all__ = ["Client"]
 
+R = TypeVar("R", ForwardResult, VjpResult, JvpResult, HvpResult)
 
-class Client(OfOneProcess):
-    """Calls a server. Made by `connect`; a context manager that closes it.
 
-    Any number of threads may use one client at once; each call blocks its own thread. A client
-    belongs to the process that made it: gRPC does not survive a fork, so connect after forking;
-    a call in a forked child raises RuntimeError, and pickling a client TypeError. `copy.copy` and
-    `copy.deepcopy` give the client itself.
+class Client(ABC):
+    """Computes attention and its derivatives. Made by `connect` or `local`; a context manager.
+
+    `connect` returns a client of a server, `local` one that computes in this process. Whatever
+    takes a client takes either.
+
+    Any number of threads may use one client at once; each call blocks its own thread. A client of a
+    server belongs to the process that made it: gRPC does not survive a fork, so connect after
+    forking; a call in a forked child raises RuntimeError, and pickling such a client TypeError.
+    `copy.copy` and `copy.deepcopy` give the client itself.
 
     Tensors are numpy arrays of any strides, torch CPU tensors of any strides, `ResidentTensor`s, or
     whatever `numpy.asarray` takes; float64, float32, float16 or bfloat16 (`ml_dtypes`), all of one
-    call alike. Shapes are [batch, heads, seq, head_dim]; heads of k and v may divide those of q
-    (grouped queries). Outputs are new arrays; torch tensors if `q` was one, detached from any graph
-    (`theria.torch` records graphs). Inputs and outputs that exceed the server's message size go
-    through its tensor store by themselves.
+    call alike. A local client also takes torch CUDA tensors. Shapes are [batch, heads, seq,
+    head_dim]; heads of k and v may divide those of q (grouped queries). Outputs are new arrays;
+    torch tensors on the device of `q` if `q` was one, detached from any graph (`theria.torch`
+    records graphs). Inputs and outputs that exceed a server's message size go through its tensor
+    store by themselves.
 
     All calls take the keyword options of `CallOptions`, and raise `theria.Error`:
 
@@ -56,11 +56,6 @@ class Client(OfOneProcess):
     * ResourceExhausted: queue, memory or quota is full; `.retry_delay` says when to come back.
     * DeadlineExceeded, Cancelled, Unavailable, Internal.
     """
-
-    def __init__(self, transport: Transport, session: Session | None = None):
-        super().__init__()
-        self._transport = transport
-        self._session = session or Session()
 
     def __enter__(self) -> Self:
         return self
@@ -73,13 +68,20 @@ class Client(OfOneProcess):
     ) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """Ends the connection. Calls under way, and later ones, raise Cancelled.
 
-        Does nothing in a forked child: the connection is the parent's.
+        Does nothing in a forked child, where the connection is the parent's, and to a local client.
         """
-        if self._is_of_this_process:
-            self._transport.close()
+
+    def computes_on(self, device_type: str) -> bool:
+        """Whether calls take torch tensors on devices of that type where they are.
+
+        Args:
+            device_type: As of `torch.device`: ``"cpu"``, ``"cuda"``.
+        """
+        return device_type == "cpu"
 
     def forward(
         self, q: Operand, k: Operand, v: Operand, **options: Unpack[CallOptions]
@@ -96,7 +98,7 @@ class Client(OfOneProcess):
             `o`, and `lse`: the natural log of the sum of exponentials of each row's scores. A row
             whose mask forbids every key has o = 0 and lse = -inf.
         """
-        return self._run(attention(self._session, FORWARD, {"q": q, "k": k, "v": v}, options))
+        return self._attention(FORWARD, {"q": q, "k": k, "v": v}, options)
 
     def vjp(
         self,
@@ -122,7 +124,7 @@ class Client(OfOneProcess):
             **options: See `CallOptions`.
         """
         inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "o": o, "lse": lse}
-        return self._run(attention(self._session, VJP, inputs, options))
+        return self._attention(VJP, inputs, options)
 
     def jvp(
         self,
@@ -152,7 +154,7 @@ class Client(OfOneProcess):
         """
         inputs = {"q": q, "k": k, "v": v, "o": o, "lse": lse}
         tangents = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot}
-        return self._run(attention(self._session, JVP, {**inputs, **tangents}, options))
+        return self._attention(JVP, {**inputs, **tangents}, options)
 
     def hvp(
         self,
@@ -192,8 +194,18 @@ class Client(OfOneProcess):
         """
         inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "o": o, "lse": lse}
         tangents = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot, "o_bar_dot": o_bar_dot}
-        return self._run(attention(self._session, HVP, {**inputs, **tangents}, options))
+        return self._attention(HVP, {**inputs, **tangents}, options)
 
+    @abstractmethod
+    def _attention(
+        self,
+        operation: Operation[R],
+        inputs: Mapping[str, Operand | None],
+        options: CallOptions,
+    ) -> R:
+        """One of the four calls. `inputs` by their names in the contract; None is absent."""
+
+    @abstractmethod
     def put(
         self,
         tensor: ArrayLike,
@@ -220,18 +232,8 @@ class Client(OfOneProcess):
                 the ResidentTensor, ``"weak"`` only refers to it, ``"none"`` forgets it.
             timeout: Seconds for the whole call.
         """
-        return self._run(
-            put(
-                self._session,
-                self._deadline(timeout),
-                tensor,
-                ttl=ttl,
-                pin=pin,
-                content_address=content_address,
-                retain=retain,
-            )
-        )
 
+    @abstractmethod
     def get(
         self,
         tensor: ResidentTensor | str,
@@ -250,8 +252,8 @@ class Client(OfOneProcess):
             A new row-major array: of torch if the tensor was put as one (or came from a call whose
             `q` was one), else of numpy.
         """
-        return self._run(get(self._session, self._deadline(timeout), tensor, region))
 
+    @abstractmethod
     def share(
         self, nbytes: int, *, ttl: float | None = None, timeout: float | None = None
     ) -> SharedRegion:
@@ -272,24 +274,24 @@ class Client(OfOneProcess):
             Unimplemented: The server shares no memory.
             Unavailable: It is not on this host, or its socket cannot be reached.
         """
-        return self._run(share(self._session, self._deadline(timeout), nbytes, ttl))
 
+    @abstractmethod
     def unshare(self, region: SharedRegion, *, timeout: float | None = None) -> None:
         """Ends the server's part in a region. Arrays in it stay; calls that use it finish.
 
         Raises:
             RegionMissing: The server has it no more, or shares no memory any more.
         """
-        self._run(unshare(self._session, self._deadline(timeout), region))
 
+    @abstractmethod
     def attach(self, handle: str, *, timeout: float | None = None) -> ResidentTensor:
         """A tensor that somebody else made resident, by its handle. Without a source."""
-        return self._run(_store_flows.attach(self._session, self._deadline(timeout), handle))
 
+    @abstractmethod
     def stat(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> TensorInfo:
         """Describes a resident tensor; does not count as a use."""
-        return self._on_tensor(_store_flows.STAT, tensor, timeout)
 
+    @abstractmethod
     def renew(
         self,
         tensor: ResidentTensor | str,
@@ -298,10 +300,8 @@ class Client(OfOneProcess):
         timeout: float | None = None,
     ) -> TensorInfo:
         """Lets the lease end `ttl` seconds from now; None for the server's default."""
-        return self._on_tensor(
-            _store_flows.RENEW, tensor, timeout, repair=True, ttl_ms=milliseconds(ttl, "ttl")
-        )
 
+    @abstractmethod
     def pin(
         self,
         tensor: ResidentTensor | str,
@@ -310,34 +310,28 @@ class Client(OfOneProcess):
         timeout: float | None = None,
     ) -> TensorInfo:
         """Protects from eviction and lease end for `duration` seconds; None for the default."""
-        return self._on_tensor(
-            _store_flows.PIN,
-            tensor,
-            timeout,
-            repair=True,
-            pin_ms=milliseconds(duration, "duration"),
-        )
 
+    @abstractmethod
     def unpin(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> TensorInfo:
         """Ends a pin; no error if there is none."""
-        return self._on_tensor(_store_flows.UNPIN, tensor, timeout)
 
+    @abstractmethod
     def delete(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> None:
         """Deletes a resident tensor, for good. Calls that read it finish.
 
         Raises:
             TensorMissing: It is gone already, or another tenant's.
         """
-        self._run(_store_flows.delete(self._session, self._deadline(timeout), tensor))
 
+    @abstractmethod
     def list(self, *, timeout: float | None = None) -> tuple[TensorInfo, ...]:
         """All resident tensors of this tenant, oldest first."""
-        return self._run(_store_flows.list_tensors(self._session, self._deadline(timeout)))
 
+    @abstractmethod
     def info(self, *, timeout: float | None = None) -> ServerInfo:
         """Version, devices, kernels and limits of the server."""
-        return self._run(_server_flows.server_info(self._session, self._deadline(timeout)))
 
+    @abstractmethod
     def health(self, service: str = "", *, timeout: float | None = None) -> str:
         """One health check, without retries.
 
@@ -348,8 +342,8 @@ class Client(OfOneProcess):
         Returns:
             ``"serving"``, ``"not_serving"``, ``"service_unknown"`` or ``"unknown"``.
         """
-        return self._run(_server_flows.health(service, self._deadline(timeout)))
 
+    @abstractmethod
     def benchmark(
         self,
         operation: str,
@@ -382,67 +376,3 @@ class Client(OfOneProcess):
             preset: Label of the server's gauges.
             **options: See `CallOptions`; masks and outputs do not apply.
         """
-        shape = {
-            "batch": batch,
-            "heads_q": heads_q,
-            "heads_kv": heads_kv,
-            "seq_q": seq_q,
-            "seq_kv": seq_kv,
-            "head_dim": head_dim,
-            "head_dim_v": head_dim_v,
-        }
-        return self._run(
-            _server_flows.benchmark(
-                self._session, operation, shape, dtype, repetitions, preset, options
-            )
-        )
-
-    def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self._session.timeout if timeout is None else timeout)
-
-    def _on_tensor(
-        self,
-        method: Any,
-        tensor: ResidentTensor | str,
-        timeout: float | None,
-        *,
-        repair: bool = False,
-        **fields: int,
-    ) -> TensorInfo:
-        return self._run(
-            _store_flows.on_tensor(
-                self._session,
-                self._deadline(timeout),
-                method,
-                tensor,
-                repair=repair,
-                **fields,
-            )
-        )
-
-    def _run(self, flow: Flow[T]) -> T:
-        self._check_process()
-        return _run_flow(flow, self._transport)
-
-
-def _run_flow(flow: Flow[T], transport: Transport) -> T:
-    try:
-        step = next(flow)
-        while True:
-            result: Any = None
-            try:
-                if isinstance(step, Call):
-                    result = transport.call(step)
-                elif isinstance(step, Upload):
-                    result = transport.upload(step)
-                elif isinstance(step, Download):
-                    transport.download(step)
-                elif isinstance(step, Sleep):
-                    time.sleep(step.seconds)
-            except BaseException as error:  # also KeyboardInterrupt: the flow cleans up
-                step = flow.throw(error)
-            else:
-                step = flow.send(result)
-    except StopIteration as end:
-        value: T = end.value
-        return value

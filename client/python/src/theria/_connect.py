@@ -9,6 +9,7 @@ from theria._grpc import GrpcTransport
 from theria._grpc_channel import ChannelCredentials, Endpoint
 from theria._identity import Metadata, MetadataSource, Priority, Tls
 from theria._keepalive import DEFAULT_KEEPALIVE, Keepalive
+from theria._remote_client import RemoteClient
 from theria._session import Session
 from theria._steps import RetryPolicy
 
@@ -66,4 +67,4 @@ def connect(
     """
     endpoint = Endpoint(target, credentials, tls, keepalive, connect_timeout, retry is not None)
     transport = GrpcTransport(endpoint, MetadataSource(metadata, token, token_file, priority))
-    return Client(transport, Session(timeout, retry or RetryPolicy()))
+    return RemoteClient(transport, Session(timeout, retry or RetryPolicy()))

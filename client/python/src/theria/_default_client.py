@@ -1,4 +1,8 @@
-"""The client that `theria.torch` and `theria.jax` use when they are given none. Thread-safe."""
+"""The client that `theria.torch` and `theria.jax` use when they are given none. Thread-safe.
+
+It is the one that `set_default_client` chose, else that of the server at $THERIA_TARGET, else one
+that computes in this process, on the device of the tensors.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any, Protocol
 
 import theria
 from theria._differentiation_errors import NoClientError
-from theria._errors import InvalidArgument
+from theria._errors import InvalidArgument, Unavailable
 
 __all__ = ["AttentionClient", "chosen_client", "default_client", "set_default_client"]
 
@@ -38,10 +42,11 @@ class AttentionClient(Protocol):
 _lock = threading.Lock()
 _chosen: AttentionClient | None = None
 _connected: tuple[int, str, theria.Client] | None = None  # process id, target, client
+_local: theria.Client | None = None
 
 
 def set_default_client(client: AttentionClient | None) -> None:
-    """Makes `client` the default of this process; None goes back to THERIA_TARGET.
+    """Makes `client` the default of this process; None goes back to what it was without.
 
     The caller keeps ownership: a client that was replaced is not closed.
     """
@@ -64,30 +69,40 @@ def chosen_client(client: AttentionClient | None) -> AttentionClient:
         raise InvalidArgument.of(
             "client",
             f"client is a {type(client).__module__}.{type(client).__qualname__}, must be what "
-            "theria.connect returns",
+            "theria.connect or theria.local returns",
         )
     return client
 
 
 def default_client() -> AttentionClient:
-    """The client set by `set_default_client`, else one connected to $THERIA_TARGET.
+    """The client set by `set_default_client`, else of $THERIA_TARGET, else `theria.local()`.
 
-    The connection is made on first use and kept; a forked child makes its own.
+    A connection is made on first use and kept; a forked child makes its own.
 
     Raises:
-        NoClientError: Neither is there.
+        NoClientError: None of the three is there.
         theria.Error: As `theria.connect`.
     """
-    global _connected
+    global _connected, _local
     with _lock:
         if _chosen is not None:
             return _chosen
         target = os.environ.get("THERIA_TARGET")
         if not target:
-            raise NoClientError(
-                "attention has no client: pass client=, call set_default_client(client), "
-                "or set THERIA_TARGET to a server's address such as localhost:50051"
-            )
+            if _local is None:
+                _local = _make_local()
+            return _local
         if _connected is None or _connected[:2] != (os.getpid(), target):
             _connected = (os.getpid(), target, theria.connect(target))
         return _connected[2]
+
+
+def _make_local() -> theria.Client:
+    try:
+        return theria.local()
+    except Unavailable as error:
+        raise NoClientError(
+            f"attention has no client: {error}; or pass client=, call "
+            "set_default_client(client), or set THERIA_TARGET to a server's address such as "
+            "localhost:50051"
+        ) from error

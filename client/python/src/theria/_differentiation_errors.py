@@ -3,7 +3,7 @@
 theria.Error
 ├── DerivativeOrderError   a derivative that the four operations do not give
 ├── MaskGradientError      a derivative with respect to the mask or bias
-└── NoClientError          attention called without a client, and no default set
+└── NoClientError          attention called without a client, and there is no default
 """
 
 import theria
@@ -20,4 +20,4 @@ class MaskGradientError(theria.Error):
 
 
 class NoClientError(theria.Error):
-    """No client was given, none was set as default, and THERIA_TARGET is not in the environment."""
+    """No client was given, there is no default, and theria-kernels is not installed."""

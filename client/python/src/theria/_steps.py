@@ -2,7 +2,7 @@
 
 A flow is a generator that yields steps (one RPC, or a sleep), is sent their results and has their
 errors thrown into it, and returns the call's result. The blocking and the asyncio client run the
-same flows; all that differs is `run_flow` of `_client.py` and of `aio.py`.
+same flows; all that differs is `run_flow` of `_remote_client.py` and of `aio.py`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ import theria.jax
 from theria.jax import (
     DerivativeOrderError,
     MaskGradientError,
-    NoClientError,
     dot_product_attention,
 )
 
@@ -282,8 +281,12 @@ def test_an_address_is_no_client() -> None:
 
 def test_default_client(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("THERIA_TARGET", raising=False)
-    with pytest.raises(NoClientError, match="THERIA_TARGET"):
-        dot_product_attention(*PLAIN.inputs())
+    np.testing.assert_allclose(
+        dot_product_attention(*PLAIN.inputs()),
+        dot_product_attention(*PLAIN.inputs(), client=client),
+        rtol=1e-12,
+    )
+    client.calls.clear()
     compiled = jax.jit(dot_product_attention)
     other = type(client)()
     try:

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import theria.torch
+from theria._kernels_library import kernels_library
 from theria.torch import DerivativeOrderError, NoClientError, patch
 
 Tensor = torch.Tensor
@@ -73,8 +74,12 @@ def test_it_is_restored_after_an_error(client: ReferenceClient) -> None:
 
 def test_no_client(monkeypatch: pytest.MonkeyPatch, client: ReferenceClient) -> None:
     monkeypatch.delenv("THERIA_TARGET", raising=False)
+    monkeypatch.setenv("THERIA_KERNELS_LIBRARY", "/no/such/library.so")
+    monkeypatch.setattr("theria._default_client._local", None)
+    kernels_library.cache_clear()
     with pytest.raises(NoClientError), patch():
         pass
+    kernels_library.cache_clear()
     theria.torch.set_default_client(client)
     try:
         with patch():

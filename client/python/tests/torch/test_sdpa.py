@@ -422,9 +422,34 @@ def no_default_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_default_client")
-def test_default_client(client: ReferenceClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NoClientError, match="THERIA_TARGET"):
+def test_no_default_client_without_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable() -> theria.Client:
+        raise theria.Unavailable("not installed")
+
+    monkeypatch.setattr("theria._default_client._local", None)
+    monkeypatch.setattr(theria, "local", unavailable)
+    with pytest.raises(NoClientError, match=r"not installed.*THERIA_TARGET"):
         sdpa(*PLAIN.inputs())
+
+
+@pytest.mark.usefixtures("no_default_client")
+def test_the_default_computes_in_this_process() -> None:
+    query, key, value = (x.requires_grad_() for x in PLAIN.inputs())
+    o = sdpa(query, key, value)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(o, expected)
+    (gradient,) = torch.autograd.grad(o.square().sum(), query, create_graph=True)
+    (exact,) = torch.autograd.grad(expected.square().sum(), query, create_graph=True)
+    torch.testing.assert_close(gradient, exact)
+    torch.testing.assert_close(
+        torch.autograd.grad(gradient.square().sum(), (query, key, value)),
+        torch.autograd.grad(exact.square().sum(), (query, key, value)),
+    )
+    assert theria.torch.default_client() is theria.torch.default_client()
+
+
+@pytest.mark.usefixtures("no_default_client")
+def test_default_client(client: ReferenceClient, monkeypatch: pytest.MonkeyPatch) -> None:
     theria.torch.set_default_client(client)
     sdpa(*PLAIN.inputs())
     assert client.calls == {"forward": 1}

@@ -80,17 +80,23 @@ class Call:
             name: "inline" if name in outputs else "skip" for name in OPERATIONS[operation].outputs
         }
         if mask is not None:
-            options["attn_mask"] = _on_cpu(mask)
+            options["attn_mask"] = self._readable(mask)
         if seed is not None:
             options["dropout_seed"] = int(seed) & 0xFFFFFFFFFFFFFFFF
         if o is not None:
-            options.update(o=_on_cpu(o), lse=_on_cpu(lse))
+            options.update(o=self._readable(o), lse=self._readable(lse))
         with _NAMES.in_errors(0 if mask is None else mask.dim()):
-            result = getattr(self.client, operation)(*map(_on_cpu, tensors), **options)
+            result = getattr(self.client, operation)(*map(self._readable, tensors), **options)
         query = tensors[0]
         assert query is not None
         return tuple(getattr(result, name).to(query.device) for name in outputs)
 
-
-def _on_cpu(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    return None if tensor is None else tensor.detach().cpu()
+    def _readable(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        """The elements, where the client can read them."""
+        if tensor is None:
+            return None
+        tensor = tensor.detach()
+        computes_on = getattr(self.client, "computes_on", None)
+        if computes_on is not None and computes_on(tensor.device.type):
+            return tensor
+        return tensor.cpu()

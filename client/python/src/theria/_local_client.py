@@ -1,0 +1,300 @@
+"""The client that computes in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Self, Unpack, override
+
+from theria._arrays import ArrayLike, Framework, host_tensor, to_framework
+from theria._call_frame import CallFrame
+from theria._client import Client, R
+from theria._errors import InvalidArgument, RegionMissing, Unimplemented
+from theria._kernels_library import kernels_library
+from theria._local_arrays import CudaPlace, HostPlace, torch_dtypes
+from theria._local_benchmark import ProblemShape, benchmark
+from theria._local_call import LocalCall
+from theria._local_context import LocalContext, local_context
+from theria._local_options import OPERATION_NUMBERS, check_option_names, packed_options
+from theria._local_server import server_info
+from theria._local_staging import StagedPlace
+from theria._local_store import LocalStore
+from theria._local_workspace import TorchWorkspace
+from theria._operations import OPERATIONS, Operation
+from theria._options import CallOptions, Operand, choice, milliseconds
+from theria._resident import ResidentTensor, Retain, TensorInfo
+from theria._results import BenchmarkResult, ServerInfo
+from theria._shared_memory import SharedRegion
+from theria._steps import Deadline
+
+__all__ = ["LocalClient"]
+
+_HEALTH_SERVICES = ("", "theria.v1.AttentionService")
+
+
+class LocalClient(Client):
+    """A `Client` that computes in this process. Made by `local`.
+
+    Args:
+        ordinal: Of the CUDA device; -1 for the CPU; None for the device of each call's `q`.
+        threads: Of the CPU; 0 for one per core.
+    """
+
+    def __init__(self, ordinal: int | None, threads: int = 0):
+        self._ordinal = ordinal
+        self._threads = threads
+        self._store = LocalStore()
+        self._frames: list[CallFrame] = []  # append and pop are atomic
+        self._places: dict[int, tuple[CudaPlace, TorchWorkspace]] = {}
+        self._modes: dict[tuple[object, ...], dict[str, str]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalClient, (self._ordinal, self._threads)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        name = "auto" if self._ordinal is None else "cpu"
+        if self._ordinal is not None and self._ordinal >= 0:
+            name = f"cuda:{self._ordinal}"
+        return f"theria.local({name!r})"
+
+    @override
+    def close(self) -> None:
+        pass
+
+    @override
+    def computes_on(self, device_type: str) -> bool:
+        return device_type == "cpu" or (device_type == "cuda" and self._ordinal != -1)
+
+    @override
+    def _attention(
+        self,
+        operation: Operation[R],
+        inputs: Mapping[str, Operand | None],
+        options: CallOptions,
+    ) -> R:
+        check_option_names(operation.name, options)
+        timeout = options.get("timeout")
+        deadline = None if timeout is None else Deadline(timeout)
+        packed = packed_options(options)
+        modes = self._output_modes(operation, options.get("outputs"))
+        tensors: dict[str, Any] = {**inputs, "options.mask": options.get("attn_mask")}
+        for name, value in tensors.items():
+            if isinstance(value, ResidentTensor):
+                tensors[name] = self._store.array(value)
+        for name in ("q", "k", "v"):
+            if tensors[name] is None:
+                raise InvalidArgument.of(name, f"{name} is None, must be an array")
+
+        number = OPERATION_NUMBERS[operation.name]
+        context, place, workspace = self._place_of(tensors["q"])
+        try:
+            frame = self._frames.pop()
+        except IndexError:
+            frame = CallFrame()
+        try:
+            call = LocalCall(context, place, frame)
+            call.describe(tensors, packed)
+            wanted = [name for name, mode in modes.items() if mode != "skip"]
+            made = call.make_outputs(number, wanted)
+            remaining = None if deadline is None else deadline.remaining()
+            execution = call.run(number, workspace, remaining)
+        finally:
+            self._frames.append(frame)
+            if isinstance(place, StagedPlace):
+                place.close()
+        outputs = {name: made.get(name) for name in modes}
+        if "resident" in modes.values():
+            self._make_resident(outputs, modes, options)
+        return operation.result(**outputs, execution=execution)
+
+    def _place_of(
+        self, q: Any
+    ) -> tuple[LocalContext, HostPlace | CudaPlace | StagedPlace, TorchWorkspace | None]:
+        """Who computes on `q`, and where its tensors are."""
+        torch = sys.modules.get("torch")
+        is_torch = torch is not None and isinstance(q, torch.Tensor)
+        ordinal = self._ordinal
+        if is_torch and q.is_cuda and (ordinal is None or ordinal >= 0):
+            ordinal = q.get_device() if ordinal is None else ordinal
+            if ordinal not in self._places:
+                self._places[ordinal] = (
+                    CudaPlace(torch_dtypes(torch), ordinal),
+                    TorchWorkspace(torch, ordinal),
+                )
+            return local_context(ordinal), *self._places[ordinal]
+        if ordinal is not None and ordinal >= 0:
+            context = local_context(ordinal)
+            return context, StagedPlace(context), None
+        dtypes = None if torch is None else torch_dtypes(torch)
+        return local_context(-1, self._threads), HostPlace(dtypes, is_torch), None
+
+    def _output_modes(
+        self, operation: Operation[Any], asked: Mapping[str, Any] | None
+    ) -> Mapping[str, str]:
+        if not asked:
+            return operation.outputs
+        try:
+            key = (operation.name, *asked.items())
+            return self._modes[key]
+        except (KeyError, TypeError):
+            modes: dict[str, str] = {**operation.output_modes(asked)}
+        if len(self._modes) < 256:
+            self._modes[key] = modes
+        return modes
+
+    def _make_resident(
+        self, outputs: dict[str, Any], modes: Mapping[str, str], options: CallOptions
+    ) -> None:
+        ttl = _seconds(options.get("resident_ttl"), "resident_ttl")
+        for name, mode in modes.items():
+            if mode == "resident":
+                array = outputs[name]
+                framework: Framework = "numpy" if isinstance(array, np.ndarray) else "torch"
+                outputs[name] = self._store.add(array, framework, ttl=ttl)
+
+    @override
+    def put(
+        self,
+        tensor: ArrayLike,
+        *,
+        ttl: float | None = None,
+        pin: float | None = None,
+        content_address: bool = False,
+        retain: Retain = "strong",
+        timeout: float | None = None,
+    ) -> ResidentTensor:
+        Deadline(timeout)
+        lease, pinned = _seconds(ttl, "ttl"), _seconds(pin, "pin")
+        if getattr(tensor, "is_cuda", False) and self._ordinal != -1:
+            array = tensor.detach().resolve_neg().contiguous().clone()  # type: ignore[union-attr]
+            return self._store.add(
+                array, "torch", ttl=lease, pin=pinned, content_address=content_address
+            )
+        host = host_tensor(tensor, "tensor")
+        array = to_framework(np.array(host.array, order="C", copy=True), host.framework)
+        return self._store.add(
+            array, host.framework, ttl=lease, pin=pinned, content_address=content_address
+        )
+
+    @override
+    def get(
+        self,
+        tensor: ResidentTensor | str,
+        *,
+        region: SharedRegion | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        Deadline(timeout)
+        array = self._store.array(tensor)
+        return array.copy() if isinstance(array, np.ndarray) else array.clone()
+
+    @override
+    def share(
+        self, nbytes: int, *, ttl: float | None = None, timeout: float | None = None
+    ) -> SharedRegion:
+        raise Unimplemented("a local client shares no memory: it reads arrays where they are")
+
+    @override
+    def unshare(self, region: SharedRegion, *, timeout: float | None = None) -> None:
+        raise RegionMissing("a local client shares no memory: it reads arrays where they are")
+
+    @override
+    def attach(self, handle: str, *, timeout: float | None = None) -> ResidentTensor:
+        return self._store.attach(handle)
+
+    @override
+    def stat(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> TensorInfo:
+        return self._store.info(tensor)
+
+    @override
+    def renew(
+        self,
+        tensor: ResidentTensor | str,
+        ttl: float | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> TensorInfo:
+        return self._store.renew(tensor, _seconds(ttl, "ttl"))
+
+    @override
+    def pin(
+        self,
+        tensor: ResidentTensor | str,
+        duration: float | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> TensorInfo:
+        return self._store.pin(tensor, _seconds(duration, "duration"))
+
+    @override
+    def unpin(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> TensorInfo:
+        return self._store.pin(tensor, 0.0)
+
+    @override
+    def delete(self, tensor: ResidentTensor | str, *, timeout: float | None = None) -> None:
+        self._store.delete(tensor)
+
+    @override
+    def list(self, *, timeout: float | None = None) -> tuple[TensorInfo, ...]:
+        return self._store.infos()
+
+    @override
+    def info(self, *, timeout: float | None = None) -> ServerInfo:
+        return server_info(self._contexts(), self._store)
+
+    @override
+    def health(self, service: str = "", *, timeout: float | None = None) -> str:
+        self._contexts()
+        return "serving" if service in _HEALTH_SERVICES else "service_unknown"
+
+    @override
+    def benchmark(
+        self,
+        operation: str,
+        *,
+        batch: int,
+        heads_q: int,
+        seq_q: int,
+        head_dim: int,
+        heads_kv: int = 0,
+        seq_kv: int = 0,
+        head_dim_v: int = 0,
+        dtype: npt.DTypeLike = "float32",
+        repetitions: int = 0,
+        preset: str = "",
+        **options: Unpack[CallOptions],
+    ) -> BenchmarkResult:
+        check_option_names("benchmark", options)
+        if options.get("attn_mask") is not None:
+            raise InvalidArgument.of("options.mask", "a benchmark takes no mask")
+        shape = ProblemShape(batch, heads_q, seq_q, head_dim, heads_kv, seq_kv, head_dim_v)
+        return benchmark(
+            self._contexts()[0],
+            choice(OPERATIONS, operation, "operation"),
+            shape,
+            np.dtype(dtype),
+            repetitions or 10,
+            packed_options(options),
+        )
+
+    def _contexts(self) -> tuple[LocalContext, ...]:
+        """Those that this client may use; the one that computes first."""
+        if self._ordinal is not None:
+            return (local_context(self._ordinal, self._threads if self._ordinal < 0 else 0),)
+        gpus = range(kernels_library().cuda_device_count())
+        return (local_context(-1, self._threads), *map(local_context, gpus))
+
+
+def _seconds(seconds: float | None, field: str) -> float | None:
+    milliseconds(seconds, field)  # refuses what is no time
+    return seconds
