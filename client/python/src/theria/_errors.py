@@ -23,6 +23,7 @@ finds. `_status.py` is the one place that turns gRPC's codes into these.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from typing_extensions import Self
@@ -106,6 +107,18 @@ class InvalidArgument(Error, ValueError):
     def of(cls, field: str, message: str) -> Self:
         """An error about one field that was found before anything was sent."""
         return cls(message, violations=(FieldViolation(field, message),))
+
+    def renamed(self, rename: Callable[[str], str]) -> Self:
+        """This error with every field and text passed through `rename`."""
+        return type(self)(
+            rename(self.message),
+            violations=tuple(
+                FieldViolation(rename(violation.field), rename(violation.description))
+                for violation in self.violations
+            ),
+            code=self.code,
+            request_id=self.request_id,
+        )
 
     @property
     def field(self) -> str:

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from theria._client_registry import DEFAULT, named_client
 from theria._default_client import AttentionClient
@@ -72,7 +72,17 @@ def _below_autograd() -> Iterator[None]:
         yield
 
 
-class _Differentiable(torch.autograd.function._SingleLevelFunction):
+class _Level(torch.autograd.function._SingleLevelFunction):
+    """A function at one level of functorch; `Function` would pass through all of them at once."""
+
+    @classmethod
+    def of(cls, *arguments: Any) -> Any:
+        """Applies it."""
+        with enable_single_level_autograd_function():
+            return cls.apply(*arguments)  # type: ignore[attr-defined]  # of the C++ base
+
+
+class _Differentiable(_Level):
     """(site, *arguments) -> outputs, with inputs saved for both modes."""
 
     @staticmethod
@@ -97,6 +107,11 @@ def _save(ctx: Any, site: _Site, tensors: Sequence[MaybeTensor]) -> None:
     ctx.set_materialize_grads(False)
 
 
+def _primals(ctx: Any) -> tuple[MaybeTensor, ...]:
+    """The saved tensors without their tangents: a tangent's formula sees only values."""
+    return tuple(None if x is None else unpack_dual(x).primal for x in ctx.saved_tensors)
+
+
 class _Forward(_Differentiable):
     """(site, q, k, v, mask, seed) -> o, lse. `lse` is not differentiable."""
 
@@ -118,7 +133,7 @@ class _Forward(_Differentiable):
 
     @staticmethod
     def jvp(ctx: Any, _site: None, *tangents: MaybeTensor) -> Any:
-        q, k, v, mask, seed, o, lse = ctx.saved_tensors
+        q, k, v, mask, seed, o, lse = _primals(ctx)
         qkv_dot = tangents[:3]
         _refuse_mask(tangents[3] is not None)
         if not _any(qkv_dot):
@@ -146,7 +161,7 @@ class _Vjp(_Differentiable):
 
     @staticmethod
     def jvp(ctx: Any, _site: None, *tangents: MaybeTensor) -> Any:
-        q, k, v, o_bar, *constants = ctx.saved_tensors
+        q, k, v, o_bar, *constants = _primals(ctx)
         *qkv_dot, o_bar_dot = tangents[:4]
         if _any(qkv_dot):
             dots = (*qkv_dot, o_bar_dot)
@@ -177,7 +192,7 @@ class _Jvp(_Differentiable):
 
     @staticmethod
     def jvp(ctx: Any, _site: None, *tangents: MaybeTensor) -> Any:
-        q, k, v, _, _, _, *constants = ctx.saved_tensors
+        q, k, v, _, _, _, *constants = _primals(ctx)
         qkv_dot, qkv_ddot = tangents[:3], tangents[3:6]
         if _any(qkv_dot):
             raise DerivativeOrderError(
@@ -210,7 +225,7 @@ class _Hvp(_Differentiable):
         h, g = ([given.get(name) for name in names] for names in (_BARS, _BAR_DOTS))
         u = given.get("o_dot")
 
-        # By the tangents, in which the operator is linear: its matrix [[H, J^T], [J, 0]] is symmetric.
+        # By the tangents: the operator is linear in them, by the symmetric [[H, J^T], [J, 0]].
         by_dots: Sequence[MaybeTensor] = (None,) * 3
         by_o_bar_dot: MaybeTensor = None
         if _any(g):
@@ -224,7 +239,7 @@ class _Hvp(_Differentiable):
         if o_bar_dot is None:
             by_o_bar_dot = None
 
-        # By q, k, v and o_bar. Those of the outputs that are no Hessian product have one here.
+        # By q, k, v and o_bar: of the bars and of o_dot, which are of first order.
         by_point: list[MaybeTensor] = [None] * 4
         if any(ctx.needs_input_grad[1:5]) and not _any(g):
             by_point = [torch.zeros_like(x) for x in (q, k, v, o_bar)]
@@ -241,7 +256,7 @@ class _Hvp(_Differentiable):
 
     @staticmethod
     def jvp(ctx: Any, _site: None, *tangents: MaybeTensor) -> Any:
-        q, k, v, o_bar, *rest = ctx.saved_tensors
+        q, k, v, o_bar, *rest = _primals(ctx)
         dots, constants = rest[:3], rest[4:]
         *qkv_dot, o_bar_t = tangents[4:8]
         *ddots, o_bar_dot_t = tangents[8:12]
@@ -265,7 +280,7 @@ class _Hvp(_Differentiable):
         return tuple(total)
 
 
-class _Guard(torch.autograd.function._SingleLevelFunction):
+class _Guard(_Level):
     """x -> x, whose gradient is needed only where a third-order derivative is asked for.
 
     Autograd tells a function which of its inputs require a gradient, not which gradients are asked
@@ -291,7 +306,7 @@ class _Guard(torch.autograd.function._SingleLevelFunction):
 
 def _guarded(arguments: Sequence[MaybeTensor]) -> list[MaybeTensor]:
     return [
-        _Guard.apply(x) if x is not None and x.requires_grad and torch.is_grad_enabled() else x
+        _Guard.of(x) if x is not None and x.requires_grad and torch.is_grad_enabled() else x
         for x in arguments
     ]
 
@@ -306,16 +321,13 @@ _COUNTS = {"forward": 5, "vjp": 8, "jvp": 10, "hvp": 12}
 
 
 def _register(name: str) -> None:
-    def kernel(
-        keyset: torch._C.DispatchKeySet, *arguments: MaybeTensor, **options: Any
-    ) -> Any:
+    def kernel(keyset: torch._C.DispatchKeySet, *arguments: MaybeTensor, **options: Any) -> Any:
         site = _Site(name, keyset, options, _client(options.get("client", "")))
         missing = (None,) * (_COUNTS[name] - len(arguments))  # the dispatcher drops defaults
         operands = [*arguments, *missing]
-        with enable_single_level_autograd_function():
-            if name == "hvp":
-                operands = [*_guarded(operands[:4]), *operands]
-            return after_schema(name, _FUNCTIONS[name].apply(site, *operands))
+        if name == "hvp":
+            operands = [*_guarded(operands[:4]), *operands]
+        return after_schema(name, _FUNCTIONS[name].of(site, *operands))
 
     LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
 

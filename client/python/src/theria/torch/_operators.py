@@ -2,10 +2,10 @@
 
 An operator takes tensors [batch, heads, seq, dim] by the names of docs/operator_contract.md, a mask
 and a dropout seed, and options that are plain values. Tracers (`make_fx`, `torch.compile`,
-`torch.export`, `torch.jit.trace`, `torch.func.linearize`) therefore record a call, which is computed
-anew whenever their graph runs. Each operator has a kernel that asks the client, one for tensors
-without storage that gives shapes and dtypes, and a rule for each of PyTorch's two vmaps. Its
-derivatives are in `_functions.py`.
+`torch.export`, `torch.jit.trace`, `torch.func.linearize`) therefore record a call, which runs anew
+whenever their graph does. Each operator has a kernel that calls the client, one for tensors without
+storage that gives shapes and dtypes, and a rule for each of PyTorch's two vmaps. The derivatives
+are in `_functions.py`.
 """
 
 from __future__ import annotations

@@ -121,6 +121,8 @@ def sdpa(
         precision=precision,
         client=_client(client),
     )
+    if len(leading) == 2:
+        return o  # type: ignore[no-any-return]
     # No view: torch.compile's guard against double backward does not see through views.
     return torch.ops.aten._unsafe_view(o, [*leading, *o.shape[-2:]])  # type: ignore[no-any-return]
 
@@ -167,7 +169,9 @@ def _check_numbers(scale: object, dropout_p: object) -> None:
 def _autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Under `torch.autocast`, the dtype that PyTorch's own attention would be run in."""
     device = query.device.type
-    if torch.is_autocast_enabled(device) and query.dtype != torch.float64:
+    if device == "meta" or query.dtype == torch.float64:
+        return query, key, value
+    if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         return query.to(dtype), key.to(dtype), value.to(dtype)
     return query, key, value
@@ -205,10 +209,17 @@ def _broadcast_leading(
             + ", ".join(str(tuple(shape)) for shape in shapes)
             + ("" if enable_gqa else "; enable_gqa=True lets groups of heads share key and value"),
         ) from error
-    query = query.expand(*leading, *heads_q, *query.shape[-2:])
-    key = key.expand(*leading, *heads_kv, *key.shape[-2:])
-    value = value.expand(*leading, *heads_kv, *value.shape[-2:])
+    query = _expanded(query, (*leading, *heads_q))
+    key = _expanded(key, (*leading, *heads_kv))
+    value = _expanded(value, (*leading, *heads_kv))
     return (*leading, *heads_q), query, key, value
+
+
+def _expanded(tensor: Tensor, leading: tuple[int, ...]) -> Tensor:
+    """Untouched where nothing is to do, so that `torch.jit.trace` records no extents."""
+    if tuple(tensor.shape[:-2]) == leading:
+        return tensor
+    return tensor.expand(*leading, *tensor.shape[-2:])
 
 
 def _group(heads_q: int, heads_kv: int) -> int:
@@ -221,6 +232,8 @@ def _group(heads_q: int, heads_kv: int) -> int:
 
 def _four_dimensional(tensor: Tensor) -> Tensor:
     """[..., heads, seq, dim] -> [batch, heads, seq, dim]; a copy only if strides demand it."""
+    if tensor.dim() == 4:
+        return tensor
     if tensor.dim() > 4:
         return tensor.flatten(0, -4)
     return tensor.reshape(*[1] * (4 - tensor.dim()), *tensor.shape)

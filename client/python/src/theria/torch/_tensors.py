@@ -79,8 +79,10 @@ def _is_foreign(kind: type) -> bool:
 
 
 def _refusal(name: str, what: str, advice: str) -> WrongType:
-    message = f"{name} is a {what}, {advice}" if advice.startswith(("must", "which")) else (
-        f"{name} is a {what}, which attention does not take: {advice}"
+    message = (
+        f"{name} is a {what}, {advice}"
+        if advice.startswith(("must", "which"))
+        else (f"{name} is a {what}, which attention does not take: {advice}")
     )
     error = WrongType.of(name, message)
     assert isinstance(error, WrongType)
