@@ -31,7 +31,7 @@ BUILT_IN: dict[type[theria.Error], tuple[type[Exception], ...]] = {
 @pytest.mark.parametrize("kind", BUILT_IN, ids=lambda kind: kind.__name__)
 def test_built_in_classes(kind: type[theria.Error]) -> None:
     for base in (RuntimeError, theria.Error, *BUILT_IN[kind]):
-        with pytest.raises(base, match="^what happened$"):
+        with pytest.raises(base, match="what happened"):
             raise kind("what happened")
     again = pickle.loads(pickle.dumps(kind("what happened")))
     assert type(again) is kind

@@ -10,7 +10,7 @@ import torch
 import theria.torch._functions  # noqa: F401  # the operators' derivatives
 from theria._client_registry import DEFAULT, client_name, known_name
 from theria._default_client import AttentionClient, chosen_client
-from theria._differentiation_errors import MaskGradientError, NoClientError
+from theria._differentiation_errors import MaskGradientError
 from theria._errors import InvalidArgument, WrongType
 from theria._options import IMPLEMENTATIONS, PRECISIONS, Implementation, Precision, choice
 from theria.torch._operators import operator
@@ -135,10 +135,11 @@ def _client(client: AttentionClient | None) -> str:
         return DEFAULT  # whichever it is when the compiled code runs
     name = known_name(client)
     if name is None:
-        raise NoClientError(
+        torch._dynamo.graph_break(
             "torch.compile meets this client for the first time: call sdpa with it once before "
             "compiling, use theria.torch.patch(client=...), or set_default_client(client)"
         )
+        name = client_name(chosen_client(client))
     return name
 
 
