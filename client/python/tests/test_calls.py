@@ -237,6 +237,28 @@ class TestLargeTensors:
             client.forward(q, q, q)
         assert server.tensors == {}
 
+    @pytest.mark.parametrize("name", ["k", "options.mask"])
+    def test_an_error_about_an_upload_names_the_argument(
+        self, name: str, client: Client, server: FakeServer
+    ) -> None:
+        q, large = np.ones((1, 1, 1, 4)), np.ones((1, 1, 300_000, 4))
+        mask = np.ones((1, 1, 200, 5000)) if name == "options.mask" else None
+
+        def refuse(called: str) -> theria.InvalidArgument | None:
+            message = "has 2400000 elements, more than the store holds"
+            violation = theria.FieldViolation("header.shape", message)
+            refusal = theria.InvalidArgument(f"header.shape: {message}", violations=(violation,))
+            return refusal if called == "Upload" else None
+
+        server.faults.append(refuse)
+        with pytest.raises(theria.InvalidArgument) as error:
+            client.forward(q, q if mask is not None else large, q, attn_mask=mask)
+        assert error.value.field == f"{name}.shape"
+        assert error.value.message.startswith(f"{name}.shape: has 2400000")
+        with pytest.raises(theria.InvalidArgument) as error:
+            client.put(large)
+        assert error.value.field == "tensor.shape"
+
     def test_an_upload_lost_before_its_use_is_repeated(
         self, client: Client, server: FakeServer
     ) -> None:

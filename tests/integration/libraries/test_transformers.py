@@ -29,15 +29,27 @@ def llama() -> transformers.PreTrainedModel:
     return transformers.LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
 
 
-@pytest.mark.parametrize("make", [bert, gpt2, llama])
-@pytest.mark.parametrize("padding", [False, True])
+def falcon() -> transformers.PreTrainedModel:
+    """ALiBi, which the model adds to its padding mask of the smallest finite numbers."""
+    config = transformers.FalconConfig(**SMALL, vocab_size=50, alibi=True, bias=True)
+    return transformers.FalconForCausalLM._from_config(config, attn_implementation="sdpa")
+
+
+# First token and end of the tokens of the second text.
+PADDING = {"none": (0, 7), "right": (0, 5), "left": (2, 7)}
+
+
+@pytest.mark.parametrize("make", [bert, gpt2, llama, falcon])
+@pytest.mark.parametrize("padding", PADDING)
 def test_differentiates_twice(
-    make: Callable[[], transformers.PreTrainedModel], padding: bool, compare: Compare
+    make: Callable[[], transformers.PreTrainedModel], padding: str, compare: Compare
 ) -> None:
+    """Logits' loss, its gradients and those of their squared norm, a gradient penalty."""
     tokens = torch.randint(50, (2, 7), generator=torch.Generator().manual_seed(0))
+    start, end = PADDING[padding]
     mask = torch.ones_like(tokens)
-    if padding:
-        mask[1, 5:] = 0
+    mask[1] = 0
+    mask[1, start:end] = 1
     labels = tokens.where(mask > 0, -100)
 
     def gradients(dtype: torch.dtype) -> list[torch.Tensor]:

@@ -32,6 +32,7 @@ from theria._errors import (
     TensorMissing,
     Unavailable,
     Unimplemented,
+    WrongType,
 )
 from theria._identity import Priority, Tls
 from theria._keepalive import Keepalive
@@ -93,6 +94,7 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "VjpResult",
+    "WrongType",
     "aio",
     "connect",
     "local",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from theria._errors import FieldViolation, InvalidArgument
+from theria._errors import InvalidArgument
 
 __all__ = ["ArgumentNames"]
 
@@ -37,18 +37,7 @@ class ArgumentNames:
         try:
             yield
         except InvalidArgument as error:
-            raise InvalidArgument(
-                self._renamed(error.message, mask_rank),
-                violations=tuple(
-                    FieldViolation(
-                        self._renamed(violation.field, mask_rank),
-                        self._renamed(violation.description, mask_rank),
-                    )
-                    for violation in error.violations
-                ),
-                code=error.code,
-                request_id=error.request_id,
-            ) from error
+            raise error.renamed(lambda text: self._renamed(text, mask_rank)) from error
 
     def _renamed(self, text: str, mask_rank: int) -> str:
         def argument(found: re.Match[str]) -> str:

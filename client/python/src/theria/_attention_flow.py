@@ -144,7 +144,7 @@ def _move_large_inputs(
         if total <= limit:
             break
         host = hosts[name]
-        resident = yield from upload(session, deadline, host)
+        resident = yield from upload(session, deadline, host, name=name)
         resident.source = Source(host, session)
         made.append(resident)
         tensors[name] = resident

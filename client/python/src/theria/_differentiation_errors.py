@@ -1,23 +1,34 @@
 """The errors that differentiating attention in a framework adds to the tree of `_errors.py`.
 
-theria.Error
-├── DerivativeOrderError   a derivative that the four operations do not give
-├── MaskGradientError      a derivative with respect to the mask or bias
-└── NoClientError          attention called without a client, and there is no default
+theria.Error (RuntimeError)
+├── DerivativeOrderError (NotImplementedError)   a derivative that the four operations do not give
+├── MaskGradientError (NotImplementedError)      a derivative with respect to the mask or bias
+└── NoClientError                                no client was given, and there is no default
 """
 
-import theria
+from theria._errors import Error
 
 __all__ = ["DerivativeOrderError", "MaskGradientError", "NoClientError"]
 
 
-class DerivativeOrderError(theria.Error):
+class DerivativeOrderError(Error, NotImplementedError):
     """The derivative is of third order, or forward mode over forward mode."""
 
 
-class MaskGradientError(theria.Error):
+class MaskGradientError(Error, NotImplementedError):
     """The mask or bias requires a gradient or carries a tangent; it is a constant."""
 
+    @classmethod
+    def of(cls, argument: str) -> "MaskGradientError":
+        """The error about the argument of that name."""
+        return cls(
+            f"{argument} is a constant of attention: it has no derivative here. Detach it. A "
+            "learned bias of low rank r, bias = a @ b.T, can be moved into the scores instead: "
+            "append a / scale to query and b to key along the head dimension, which grows by r and "
+            "may be at most 512 in all, and pass scale. A bias of full rank needs an attention "
+            "that differentiates it, such as PyTorch's or JAX's own"
+        )
 
-class NoClientError(theria.Error):
+
+class NoClientError(Error):
     """No client was given, there is no default, and theria-kernels is not installed."""

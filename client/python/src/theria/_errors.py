@@ -1,8 +1,9 @@
 """The exception tree. Everything that this package raises on purpose is a `theria.Error`.
 
-    Error                               .code .message .request_id
+    Error (RuntimeError)                .code .message .request_id
     ├── InvalidArgument (ValueError)    .violations .field    shapes, dtypes, options do not fit
-    ├── Unimplemented                   valid, but no kernel for it on this server
+    │   └── WrongType (TypeError)                             an argument of a class not accepted
+    ├── Unimplemented (NotImplementedError)                   valid, but this server has no kernel
     ├── FailedPrecondition
     │   ├── TensorMissing (LookupError) .handles              unknown, expired, evicted, deleted
     │   └── RegionMissing (LookupError)                       shared memory that the server lost
@@ -13,14 +14,19 @@
     ├── AccessDenied (PermissionError)                        not authenticated, or not permitted
     └── Internal                                              a fault of the device or the server
 
-The classes in parentheses are further bases from the standard library. A misuse that never reaches
-the server (an array of integers, an unknown option value) raises the same `InvalidArgument` as one
-that the server finds. `_status.py` is the one place that turns gRPC's codes into these.
+The classes in parentheses are further bases from the standard library. PyTorch and JAX report all
+of these as RuntimeError or a subclass, so code written for them catches ours too; where they raise
+ValueError, TypeError or NotImplementedError, so do we. A misuse that never reaches the server (an
+array of integers, an unknown option value) raises the same `InvalidArgument` as one that the server
+finds. `_status.py` is the one place that turns gRPC's codes into these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from typing_extensions import Self
 
 __all__ = [
     "SERVER_FAILURES",
@@ -37,10 +43,11 @@ __all__ = [
     "TensorMissing",
     "Unavailable",
     "Unimplemented",
+    "WrongType",
 ]
 
 
-class Error(Exception):
+class Error(RuntimeError):
     """Base of all exceptions of this package.
 
     Attributes:
@@ -97,9 +104,21 @@ class InvalidArgument(Error, ValueError):
         self.violations = violations
 
     @classmethod
-    def of(cls, field: str, message: str) -> InvalidArgument:
+    def of(cls, field: str, message: str) -> Self:
         """An error about one field that was found before anything was sent."""
         return cls(message, violations=(FieldViolation(field, message),))
+
+    def renamed(self, rename: Callable[[str], str]) -> Self:
+        """This error with every field and text passed through `rename`."""
+        return type(self)(
+            rename(self.message),
+            violations=tuple(
+                FieldViolation(rename(violation.field), rename(violation.description))
+                for violation in self.violations
+            ),
+            code=self.code,
+            request_id=self.request_id,
+        )
 
     @property
     def field(self) -> str:
@@ -107,7 +126,11 @@ class InvalidArgument(Error, ValueError):
         return self.violations[0].field if self.violations else ""
 
 
-class Unimplemented(Error):
+class WrongType(InvalidArgument, TypeError):
+    """An argument is an object of a class that is not accepted there."""
+
+
+class Unimplemented(Error, NotImplementedError):
     """A valid request for which this server has no kernel; the message names what it has."""
 
     code = "UNIMPLEMENTED"

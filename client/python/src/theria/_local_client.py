@@ -13,6 +13,7 @@ from typing_extensions import Self, Unpack, override
 from theria._arrays import ArrayLike, Framework, host_tensor, to_framework
 from theria._call_frame import CallFrame
 from theria._client import Client, R
+from theria._client_registry import client_name
 from theria._errors import InvalidArgument, RegionMissing, Unimplemented
 from theria._kernels_library import kernels_library
 from theria._local_arrays import CudaPlace, HostPlace, torch_dtypes
@@ -51,6 +52,7 @@ class LocalClient(Client):
         self._frames: list[CallFrame] = []  # append and pop are atomic
         self._places: dict[int, tuple[CudaPlace, TorchWorkspace]] = {}
         self._modes: dict[tuple[object, ...], dict[str, str]] = {}
+        client_name(self)  # torch.compile finds a name and cannot give one
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalClient, (self._ordinal, self._threads)

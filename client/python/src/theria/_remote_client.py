@@ -13,6 +13,7 @@ from theria import _server_flows, _store_flows
 from theria._arrays import ArrayLike
 from theria._attention_flow import attention
 from theria._client import Client, R
+from theria._client_registry import client_name
 from theria._operations import Operation
 from theria._options import CallOptions, Operand, milliseconds
 from theria._process import OfOneProcess
@@ -34,6 +35,7 @@ class RemoteClient(OfOneProcess, Client):
         super().__init__()
         self._transport = transport
         self._session = session or Session()
+        client_name(self)  # torch.compile finds a name and cannot give one
 
     @override
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from theria._arrays import HostTensor, NumpyArray
 from theria._dtypes import decode_dtype
-from theria._errors import Error, Internal, TensorMissing
+from theria._errors import Error, Internal, InvalidArgument, TensorMissing
 from theria._resident import ResidentTensor, TensorInfo, decode_info
 from theria._session import Session
 from theria._shared_memory import SharedPlace, SharedRegion, with_regions
@@ -60,25 +61,31 @@ def upload(
     deadline: Deadline,
     tensor: HostTensor,
     *,
+    name: str = "tensor",
     ttl_ms: int = 0,
     pin_ms: int = 0,
     content_address: bool = False,
 ) -> Flow[ResidentTensor]:
-    """Makes `tensor` resident; the result has no source."""
-    return (
-        yield from with_regions(
-            session,
-            deadline,
-            lambda: _upload(
+    """Makes `tensor` resident; the result has no source. Errors call it `name`."""
+    try:
+        return (
+            yield from with_regions(
                 session,
                 deadline,
-                tensor,
-                ttl_ms=ttl_ms,
-                pin_ms=pin_ms,
-                content_address=content_address,
-            ),
+                lambda: _upload(
+                    session,
+                    deadline,
+                    tensor,
+                    ttl_ms=ttl_ms,
+                    pin_ms=pin_ms,
+                    content_address=content_address,
+                ),
+            )
         )
-    )
+    except InvalidArgument as error:
+        raise error.renamed(
+            lambda text: re.sub(r"\bheader(?=\.(shape|dtype))", name, text)
+        ) from error
 
 
 def _upload(

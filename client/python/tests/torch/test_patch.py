@@ -266,3 +266,16 @@ def test_mixed_precision(dtype: torch.dtype, client: ReferenceClient) -> None:
         assert a.dtype == e.dtype == torch.float32
         floor = 0.05 * e.norm() + 1e-3
         assert (a - e).norm() < 2 * (t - e).norm() + floor
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripting_keeps_pytorchs_attention(client: ReferenceClient) -> None:
+    module = torch.nn.MultiheadAttention(4, 2, batch_first=True).eval()
+    x = torch.randn(2, 3, 4)
+    expected = module(x, x, x, need_weights=False)[0]
+    with patch(client=client):
+        inside = torch.jit.script(module)
+        torch.testing.assert_close(inside(x, x, x, need_weights=False)[0], expected)
+    assert not client.calls
+    after = torch.jit.script(torch.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True))
+    assert after(x).shape == x.shape

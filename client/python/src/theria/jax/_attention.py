@@ -68,8 +68,8 @@ def dot_product_attention(
         dropout_key: Of `jax.random`; needed for dropout_rate > 0. All derivatives see one draw.
 
     Returns:
-        o, [B, T, N, V] or [T, N, V]; with `return_residual` also lse, [B, T, N] or [T, N], float32,
-        or float64 where query is.
+        o, [B, T, N, V] or [T, N, V]; with `return_residual` also lse, [B, T, N] or [T, N]; both of
+        query's dtype.
 
     Raises:
         theria.InvalidArgument: Shapes or dtypes do not fit, or what the server finds.
@@ -100,7 +100,7 @@ def dot_product_attention(
         constants["seed"] = jax.random.bits(dropout_key, (2,), jnp.uint32)
     site = Site(client, options, tuple(constants))
     o, lse = forward(site, *(x.swapaxes(1, 2) for x in (q, k, v)), *constants.values())
-    outputs = o.swapaxes(1, 2), jax.lax.stop_gradient(lse).swapaxes(1, 2)
+    outputs = o.swapaxes(1, 2), jax.lax.stop_gradient(lse).swapaxes(1, 2).astype(o.dtype)
     if jnp.ndim(query) == 3:
         outputs = outputs[0][0], outputs[1][0]
     return outputs if return_residual else outputs[0]

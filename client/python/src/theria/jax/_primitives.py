@@ -205,10 +205,7 @@ def _residuals(site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Sequ
 
 def _refuse_mask(site: Site, tangents: Sequence[Any]) -> None:
     if "mask" in site.constants and not _is_zero(tangents[len(_QKV)]):
-        raise MaskGradientError(
-            "bias is a constant of attention: it has no derivative here; pass it through "
-            "jax.lax.stop_gradient, or add the bias to be learned to query and key"
-        )
+        raise MaskGradientError.of("bias")
 
 
 def _zeros(outputs: Sequence[Any]) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.func import functional_call, grad, grad_and_value, jvp, vjp
 
+from theria._errors import Error
 from theria.maml._random_state import RandomState
 
 __all__ = ["Loss", "Params", "from_module", "hessian_vector", "value_and_gradient"]
@@ -62,7 +63,8 @@ def hessian_vector(loss: Loss, params: Params, batch: Any, vector: Params) -> Pa
     try:
         product = jvp(gradient, (params,), (vector,))[1]
     except RuntimeError as error:
-        if not isinstance(error, NotImplementedError) and "ZeroTensors" not in str(error):
+        lacks_forward_mode = isinstance(error, NotImplementedError) or "ZeroTensors" in str(error)
+        if isinstance(error, Error) or not lacks_forward_mode:
             raise
         with random.restored():
             product = vjp(gradient, params)[1](vector)[0]

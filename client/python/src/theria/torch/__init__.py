@@ -15,9 +15,10 @@ reverse over forward         Hvp
 ===========================  =======================================================
 
 `torch.autograd` (`create_graph=True`, `forward_ad`) and `torch.func` (`grad`, `vjp`, `jvp`,
-`vmap`, `jacfwd`, `jacrev`, `hessian`) all work. `patch` puts `sdpa` in the place of PyTorch's
-function, for modules as they are. A third derivative, and forward over forward, are
-refused with `DerivativeOrderError`.
+`vmap`, `jacfwd`, `jacrev`, `hessian`, `linearize`) all work, and so do `make_fx`, `torch.compile`,
+`torch.export` and `torch.jit.trace`: the four calls are operators of `torch.library`. `patch` puts
+`sdpa` in the place of PyTorch's function, for modules as they are. A third derivative, and forward
+over forward, are refused with `DerivativeOrderError`.
 
 Errors: `theria.Error` and its subclasses, from the server or the client; here also
 `DerivativeOrderError`, `MaskGradientError` and `NoClientError`.

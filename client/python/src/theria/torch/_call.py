@@ -1,19 +1,20 @@
-"""One call site of attention: its options and its client."""
+"""One call of a client by an operator."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
 from theria._argument_names import ArgumentNames
+from theria._client_registry import named_client
 from theria._default_client import AttentionClient
 from theria._operations import OPERATIONS
-from theria._options import CallOptions
+from theria._options import CallOptions, Implementation, Precision
 
-__all__ = ["Call"]
+__all__ = ["Options", "run"]
 
 _NAMES = ArgumentNames(
     {
@@ -31,72 +32,99 @@ _NAMES = ArgumentNames(
         "options.precision": "precision",
     }
 )
+_UINT64 = 0xFFFFFFFFFFFFFFFF
 
 
-@dataclass(frozen=True, eq=False)
-class Call:
-    """The options that the forward and all its derivatives share, and who computes them.
+@dataclass(frozen=True)
+class Options:
+    """The operators' plain arguments, which the forward and all its derivatives share.
 
     Attributes:
-        client: Who computes.
-        options: All but the mask and the dropout's seed, which are tensors of their own.
-        outputs: What the HVP returns; the others return all they have.
+        scale: None for the server's default.
+        is_causal: Key j takes part in row i only if j <= i.
+        window_left: None for an unbounded side.
+        window_right: As `window_left`.
+        dropout_p: Probability of dropping a weight.
+        dropout_offset: 64 bits, as a signed number.
+        implementation: See `CallOptions`.
+        precision: See `CallOptions`.
+        client: Its name in the registry.
     """
 
-    client: AttentionClient
-    options: CallOptions
-    outputs: tuple[str, ...] = ()
+    scale: float | None = None
+    is_causal: bool = False
+    window_left: int | None = None
+    window_right: int | None = None
+    dropout_p: float = 0.0
+    dropout_offset: int = 0
+    implementation: str = "auto"
+    precision: str = "strict"
+    client: str = ""
 
-    def returning(self, *outputs: str) -> Call:
-        """This call site, with the outputs of its HVP chosen."""
-        return replace(self, outputs=outputs)
+    def of_call(self) -> CallOptions:
+        """Those of a client's method."""
+        options = CallOptions(
+            is_causal=self.is_causal,
+            scale=self.scale,
+            implementation=cast(Implementation, self.implementation),
+            precision=cast(Precision, self.precision),
+        )
+        if self.window_left is not None or self.window_right is not None:
+            options["window"] = self.window_left, self.window_right
+        if self.dropout_p > 0.0:
+            options["dropout_p"] = self.dropout_p
+            options["dropout_offset"] = self.dropout_offset & _UINT64
+        return options
 
-    def run(
-        self,
-        operation: str,
-        outputs: Sequence[str],
-        mask: torch.Tensor | None,
-        seed: torch.Tensor | None,
-        tensors: Sequence[torch.Tensor | None],
-        o: torch.Tensor | None = None,
-        lse: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """Calls `operation` of the client and returns `outputs`, on the device of the inputs.
 
-        Args:
-            operation: ``"forward"``, ``"vjp"``, ``"jvp"`` or ``"hvp"``.
-            outputs: Names of the symbol table.
-            mask: bool or floating point, broadcasts to [batch, heads_q, seq_q, seq_kv], or None.
-            seed: int64 [], the dropout's seed, or None without dropout.
-            tensors: The operation's positional arguments, q first; an absent tangent is None.
-            o: What the forward of the same q, k and v gave.
-            lse: The same.
+def run(
+    operation: str,
+    outputs: Sequence[str],
+    tensors: Sequence[torch.Tensor | None],
+    saved: tuple[torch.Tensor | None, torch.Tensor | None],
+    mask: torch.Tensor | None,
+    seed: torch.Tensor | None,
+    options: Options,
+) -> tuple[torch.Tensor, ...]:
+    """Calls `operation` of the client and returns `outputs`, on the device of the inputs.
 
-        Raises:
-            theria.Error: The client's, which names arguments of `sdpa`.
-        """
-        options: dict[str, Any] = dict(self.options)
-        options["outputs"] = {
-            name: "inline" if name in outputs else "skip" for name in OPERATIONS[operation].outputs
-        }
-        if mask is not None:
-            options["attn_mask"] = self._readable(mask)
-        if seed is not None:
-            options["dropout_seed"] = int(seed) & 0xFFFFFFFFFFFFFFFF
-        if o is not None:
-            options.update(o=self._readable(o), lse=self._readable(lse))
-        with _NAMES.in_errors(0 if mask is None else mask.dim()):
-            result = getattr(self.client, operation)(*map(self._readable, tensors), **options)
-        query = tensors[0]
-        assert query is not None
-        return tuple(getattr(result, name).to(query.device) for name in outputs)
+    Args:
+        operation: ``"forward"``, ``"vjp"``, ``"jvp"`` or ``"hvp"``.
+        outputs: Names of the symbol table.
+        tensors: The operation's positional arguments, q first; an absent tangent is None.
+        saved: o and lse of the forward of the same q, k and v; None where there are none.
+        mask: bool or floating point, broadcasts to [batch, heads_q, seq_q, seq_kv], or None.
+        seed: int64 [], the dropout's seed, or None without dropout.
+        options: The others.
 
-    def _readable(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        """The elements, where the client can read them."""
-        if tensor is None:
-            return None
-        tensor = tensor.detach()
-        computes_on = getattr(self.client, "computes_on", None)
-        if computes_on is not None and computes_on(tensor.device.type):
-            return tensor
-        return tensor.cpu()
+    Raises:
+        theria.Error: The client's, which names arguments of `sdpa`.
+    """
+    client = named_client(options.client)
+    keywords: dict[str, Any] = dict(options.of_call())
+    keywords["outputs"] = {
+        name: "inline" if name in outputs else "skip" for name in OPERATIONS[operation].outputs
+    }
+    if mask is not None:
+        keywords["attn_mask"] = _readable(client, mask)
+    if seed is not None:
+        keywords["dropout_seed"] = int(seed) & _UINT64
+    if saved[0] is not None:
+        keywords.update(o=_readable(client, saved[0]), lse=_readable(client, saved[1]))
+    arguments = [_readable(client, tensor) for tensor in tensors]
+    with _NAMES.in_errors(0 if mask is None else mask.dim()):
+        result = getattr(client, operation)(*arguments, **keywords)
+    query = tensors[0]
+    assert query is not None
+    return tuple(getattr(result, name).to(query.device) for name in outputs)
+
+
+def _readable(client: AttentionClient, tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """The elements, where the client can read them."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach()
+    computes_on = getattr(client, "computes_on", None)
+    if computes_on is not None and computes_on(tensor.device.type):
+        return tensor
+    return tensor.cpu()

@@ -14,7 +14,9 @@ from functools import partial, wraps
 from typing import Any, TypeAlias
 
 import torch
+from torch.jit._builtins import _get_builtin_table, _register_builtin
 
+from theria._client_registry import client_name
 from theria._default_client import AttentionClient, chosen_client
 from theria._options import Implementation, Precision
 from theria.torch._sdpa import sdpa
@@ -55,7 +57,9 @@ def patch(
     `torch.utils.checkpoint` calls the model again in the backward, which then has to be inside too.
     Not reached are names bound earlier (`from torch.nn.functional import
     scaled_dot_product_attention`) and code that writes attention out, as `MultiheadAttention` does
-    where `need_weights=True`.
+    where `need_weights=True`, and what `torch.jit.script` compiles, which keeps PyTorch's function.
+    Code of `torch.compile` is compiled again where a context opens or closes; inside, it follows
+    the context opened last, whichever thread opened it.
 
     Contexts nest, the innermost counts. A context belongs to the thread, or asyncio task, that
     opened it; the threads in which autograd runs the backward of other devices, which no Python
@@ -69,9 +73,11 @@ def patch(
     Raises:
         NoClientError: On entry, if there is no client.
     """
+    client = chosen_client(client)
+    client_name(client)  # torch.compile finds the name and cannot give one
     ours = partial(
         sdpa,
-        client=chosen_client(client),
+        client=client,
         implementation=implementation,
         precision=precision,
     )
@@ -91,7 +97,9 @@ def _install(ours: Sdpa) -> None:
             originals = [getattr(owner, _NAME) for owner in _OWNERS]
             _before = originals, torch.backends.mha.get_fastpath_enabled()
             for owner, original in zip(_OWNERS, originals, strict=True):
-                setattr(owner, _NAME, _dispatcher(original))
+                dispatcher = _dispatcher(original)
+                _register_builtin(dispatcher, f"aten::{_NAME}")
+                setattr(owner, _NAME, dispatcher)
             torch.backends.mha.set_fastpath_enabled(False)
         _open.append(ours)
 
@@ -104,6 +112,7 @@ def _remove(ours: Sdpa) -> None:
             assert _before is not None
             originals, fastpath = _before
             for owner, original in zip(_OWNERS, originals, strict=True):
+                _get_builtin_table().pop(id(getattr(owner, _NAME)), None)
                 setattr(owner, _NAME, original)
             torch.backends.mha.set_fastpath_enabled(fastpath)
             _before = None
@@ -112,12 +121,15 @@ def _remove(ours: Sdpa) -> None:
 def _dispatcher(original: Sdpa) -> Sdpa:
     @wraps(original)
     def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> torch.Tensor:
-        return (_current() or original)(*args, **kwargs)
+        current = _current()
+        return original(*args, **kwargs) if current is None else current(*args, **kwargs)
 
     return scaled_dot_product_attention
 
 
 def _current() -> Sdpa | None:
+    if torch.compiler.is_compiling():  # no thread and no context is known to the compiler
+        return _open[-1] if _open else None
     if isinstance(threading.current_thread(), threading._DummyThread):
         with _lock:
             return _innermost.get() or (_open[-1] if _open else None)

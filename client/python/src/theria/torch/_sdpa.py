@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from numbers import Real
+from operator import index
 
 import torch
 
+import theria.torch._functions  # noqa: F401  # the operators' derivatives
+from theria._client_registry import DEFAULT, client_name, known_name
 from theria._default_client import AttentionClient, chosen_client
 from theria._differentiation_errors import MaskGradientError
-from theria._errors import InvalidArgument
-from theria._options import CallOptions, Implementation, Precision
-from theria.torch._call import Call
-from theria.torch._functions import Forward
+from theria._errors import InvalidArgument, WrongType
+from theria._options import IMPLEMENTATIONS, PRECISIONS, Implementation, Precision, choice
+from theria.torch._operators import operator
+from theria.torch._tensors import CausalBias, causal_offset, check_tensor
 
 __all__ = ["sdpa"]
 
@@ -47,7 +50,8 @@ def sdpa(
         value: [..., heads_kv, seq_kv, head_dim_v], of the same dtype. Leading dimensions broadcast,
             and may be missing altogether ([seq, dim]).
         attn_mask: bool (true takes part) or floating point (added to the scaled scores), broadcast
-            to [..., heads_q, seq_q, seq_kv]. A constant: it may not require a gradient.
+            to [..., heads_q, seq_q, seq_kv]. A constant: it may not require a gradient. Or what
+            `torch.nn.attention.bias.causal_upper_left` and `causal_lower_right` return.
         dropout_p: Probability in [0, 1) of dropping an attention weight.
         is_causal: Key j takes part in row i only if j <= i.
         scale: Factor of the scores; default 1/sqrt(head_dim). A number, not a tensor: a
@@ -67,59 +71,98 @@ def sdpa(
 
     Raises:
         theria.InvalidArgument: The leading dimensions do not broadcast, grouped heads do not
-            divide, or what the server finds; `.field` names an argument, such as ``key.shape[-1]``.
+            divide, `is_causal` comes with a causal bias, or what the server finds; `.field` names
+            an argument, such as ``key.shape[-1]``.
+        theria.WrongType: An argument is no tensor or number, or a tensor of a kind that is not
+            supported: nested, sparse, quantised, or a subclass that is more than its elements.
         MaskGradientError: `attn_mask` requires a gradient.
         DerivativeOrderError: On differentiating thrice, or forward over forward.
         NoClientError: No client given and no default.
         theria.Error: Any other error of the client or the server.
     """
-    _check_tensors(query=query, key=key, value=value)
-    if attn_mask is not None:
-        _check_tensors(attn_mask=attn_mask)
+    check_tensor("query", query)
+    check_tensor("key", key)
+    check_tensor("value", value)
+    if attn_mask is not None and not isinstance(attn_mask, CausalBias):
+        check_tensor("attn_mask", attn_mask)
         if attn_mask.requires_grad and torch.is_grad_enabled():
-            raise MaskGradientError("attn_mask requires a gradient, but is a constant of attention")
+            raise MaskGradientError.of("attn_mask")
     _check_numbers(scale, dropout_p)
+    left, right = _sides(window)
+    choice(IMPLEMENTATIONS, implementation, "implementation")
+    choice(PRECISIONS, precision, "precision")
     query, key, value = _autocast(query, key, value)
     if min(query.dim(), key.dim(), value.dim()) < 2:
         raise InvalidArgument.of(
             "query.shape", "query, key and value need at least the dimensions [seq, dim]"
         )
+    if isinstance(attn_mask, CausalBias):
+        if is_causal:
+            raise InvalidArgument.of(
+                "is_causal", "is_causal is True, must be False with a CausalBias as attn_mask"
+            )
+        attn_mask, right = _understood(attn_mask, query, key, right)
     leading, query, key, value = _broadcast_leading(query, key, value, enable_gqa)
-    options = CallOptions(
-        is_causal=is_causal,
-        scale=scale,
-        window=window,
+    seed = _seed(dropout_seed) if dropout_p > 0.0 else None
+    mask = None if attn_mask is None else _four_dimensional_mask(attn_mask, leading)
+    o, _ = operator("forward")(
+        _four_dimensional(query),
+        _four_dimensional(key),
+        _four_dimensional(value),
+        mask,
+        seed,
+        scale=None if scale is None else float(scale),
+        is_causal=bool(is_causal),
+        window_left=left,
+        window_right=right,
+        dropout_p=float(dropout_p),
+        dropout_offset=_signed(dropout_offset),
         implementation=implementation,
         precision=precision,
+        client=_client(client),
     )
-    seed = None
-    if dropout_p > 0.0:
-        options["dropout_p"] = dropout_p
-        options["dropout_offset"] = dropout_offset
-        seed = _seed(dropout_seed)
-    call = Call(chosen_client(client), options)
-    mask = None if attn_mask is None else _four_dimensional_mask(attn_mask, leading)
-    o, _ = Forward.of(call, mask, seed, *map(_four_dimensional, (query, key, value)))
+    if len(leading) == 2:
+        return o  # type: ignore[no-any-return]
     # No view: torch.compile's guard against double backward does not see through views.
     return torch.ops.aten._unsafe_view(o, [*leading, *o.shape[-2:]])  # type: ignore[no-any-return]
 
 
-def _check_tensors(**arguments: object) -> None:
-    for name, argument in arguments.items():
-        if not isinstance(argument, Tensor):
-            raise InvalidArgument.of(
-                name, f"{name} is a {type(argument).__name__}, must be a torch.Tensor"
-            )
+def _client(client: AttentionClient | None) -> str:
+    """Its name for the operators."""
+    if not torch.compiler.is_compiling():
+        return client_name(chosen_client(client))
+    if client is None:
+        return DEFAULT  # whichever it is when the compiled code runs
+    name = known_name(client)
+    if name is None:
+        torch._dynamo.graph_break(
+            "torch.compile meets this client for the first time: call sdpa with it once before "
+            "compiling, use theria.torch.patch(client=...), or set_default_client(client)"
+        )
+        name = client_name(chosen_client(client))
+    return name
+
+
+def _understood(
+    bias: CausalBias, query: Tensor, key: Tensor, right: int | None
+) -> tuple[Tensor | None, int | None]:
+    """A mask and the right side of the window, which together are `bias` and the given window."""
+    seq_q, seq_kv = query.size(-2), key.size(-2)
+    offset = causal_offset(bias, seq_q, seq_kv)
+    if offset >= 0:
+        return None, offset if right is None else min(offset, right)
+    keep = torch.ones(seq_q, seq_kv, dtype=torch.bool, device=query.device)
+    return keep.tril(offset), right
 
 
 def _check_numbers(scale: object, dropout_p: object) -> None:
     """Refuses what would lose a gradient, or be taken for another number, without a word."""
     if isinstance(scale, Tensor):
-        raise InvalidArgument.of(
+        raise WrongType.of(
             "scale", "scale is a tensor, must be a number: multiply query by one that is learned"
         )
     if scale is not None and not isinstance(scale, Real):
-        raise InvalidArgument.of("scale", f"scale is {scale!r}, must be a number")
+        raise WrongType.of("scale", f"scale is {scale!r}, must be a number")
     if not isinstance(dropout_p, Real) or not 0.0 <= float(dropout_p) < 1.0:
         raise InvalidArgument.of("dropout_p", f"dropout_p is {dropout_p!r}, must be in [0, 1)")
 
@@ -127,7 +170,9 @@ def _check_numbers(scale: object, dropout_p: object) -> None:
 def _autocast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Under `torch.autocast`, the dtype that PyTorch's own attention would be run in."""
     device = query.device.type
-    if torch.is_autocast_enabled(device) and query.dtype != torch.float64:
+    if device == "meta" or query.dtype == torch.float64:
+        return query, key, value
+    if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         return query.to(dtype), key.to(dtype), value.to(dtype)
     return query, key, value
@@ -165,10 +210,17 @@ def _broadcast_leading(
             + ", ".join(str(tuple(shape)) for shape in shapes)
             + ("" if enable_gqa else "; enable_gqa=True lets groups of heads share key and value"),
         ) from error
-    query = query.expand(*leading, *heads_q, *query.shape[-2:])
-    key = key.expand(*leading, *heads_kv, *key.shape[-2:])
-    value = value.expand(*leading, *heads_kv, *value.shape[-2:])
+    query = _expanded(query, (*leading, *heads_q))
+    key = _expanded(key, (*leading, *heads_kv))
+    value = _expanded(value, (*leading, *heads_kv))
     return (*leading, *heads_q), query, key, value
+
+
+def _expanded(tensor: Tensor, leading: tuple[int, ...]) -> Tensor:
+    """Untouched where nothing is to do, so that `torch.jit.trace` records no extents."""
+    if tuple(tensor.shape[:-2]) == leading:
+        return tensor
+    return tensor.expand(*leading, *tensor.shape[-2:])
 
 
 def _group(heads_q: int, heads_kv: int) -> int:
@@ -181,6 +233,8 @@ def _group(heads_q: int, heads_kv: int) -> int:
 
 def _four_dimensional(tensor: Tensor) -> Tensor:
     """[..., heads, seq, dim] -> [batch, heads, seq, dim]; a copy only if strides demand it."""
+    if tensor.dim() == 4:
+        return tensor
     if tensor.dim() > 4:
         return tensor.flatten(0, -4)
     return tensor.reshape(*[1] * (4 - tensor.dim()), *tensor.shape)
@@ -203,8 +257,23 @@ def _four_dimensional_mask(mask: Tensor, leading: tuple[int, ...]) -> Tensor:
     return mask.reshape(mask.shape[-3:])
 
 
+def _sides(window: tuple[int | None, int | None] | None) -> tuple[int | None, int | None]:
+    if window is None:
+        return None, None
+    try:
+        left, right = window
+        return None if left is None else index(left), None if right is None else index(right)
+    except (TypeError, ValueError) as error:
+        raise WrongType.of("window", f"window is {window!r}, must be (left, right)") from error
+
+
 def _seed(chosen: int | None) -> Tensor:
     """int64 []; a tensor, so that vmap's `randomness` rules it."""
     if chosen is None:
         return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64)
-    return torch.tensor(chosen - 2**64 if chosen >= 2**63 else chosen, dtype=torch.int64)
+    return torch.tensor(_signed(chosen), dtype=torch.int64)
+
+
+def _signed(number: int) -> int:
+    """The 64 bits of an unsigned number as a signed one."""
+    return number - 2**64 if number >= 2**63 else number
