@@ -202,7 +202,9 @@ def _broadcast_leading(
     outer = -3 if enable_gqa else -2
     shapes = [tensor.shape[:outer] for tensor in (query, key, value)]
     try:
-        leading = torch.broadcast_shapes(*shapes)
+        # Equal shapes skip PyTorch's function, which takes longer than a small attention.
+        alike = shapes[0] == shapes[1] == shapes[2]
+        leading = tuple(shapes[0]) if alike else torch.broadcast_shapes(*shapes)
     except RuntimeError as error:
         raise InvalidArgument.of(
             "key.shape",
