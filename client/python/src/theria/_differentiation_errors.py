@@ -19,11 +19,11 @@ class MaskGradientError(Error, NotImplementedError):
     """The mask or bias requires a gradient or carries a tangent; it is a constant."""
 
     @classmethod
-    def of(cls, argument: str) -> "MaskGradientError":
-        """The error about the argument of that name."""
+    def of(cls, argument: str, advice: str) -> "MaskGradientError":
+        """The error about the argument of that name; `advice` says how to make it a constant."""
         return cls(
-            f"{argument} is a constant of attention: it has no derivative here. Detach it. A "
-            "learned bias of low rank r, bias = a @ b.T, can be moved into the scores instead: "
+            f"{argument} is a constant of attention: it has no derivative here. {advice}. "
+            "A learned bias of low rank r, bias = a @ b.T, can be moved into the scores instead: "
             "append a / scale to query and b to key along the head dimension, which grows by r and "
             "may be at most 512 in all, and pass scale. A bias of full rank needs an attention "
             "that differentiates it, such as PyTorch's or JAX's own"

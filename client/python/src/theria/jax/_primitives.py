@@ -205,7 +205,7 @@ def _residuals(site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Sequ
 
 def _refuse_mask(site: Site, tangents: Sequence[Any]) -> None:
     if "mask" in site.constants and not _is_zero(tangents[len(_QKV)]):
-        raise MaskGradientError.of("bias")
+        raise MaskGradientError.of("bias", "Apply jax.lax.stop_gradient to it")
 
 
 def _zeros(outputs: Sequence[Any]) -> list[Any]:

@@ -347,7 +347,7 @@ def _any(tensors: Sequence[MaybeTensor]) -> bool:
 
 def _refuse_mask(differentiated: bool) -> None:
     if differentiated:
-        raise MaskGradientError.of("attn_mask")
+        raise MaskGradientError.of("attn_mask", "Detach it")
 
 
 def _refuse_third_order() -> NoReturn:

@@ -86,7 +86,7 @@ def sdpa(
     if attn_mask is not None and not isinstance(attn_mask, CausalBias):
         check_tensor("attn_mask", attn_mask)
         if attn_mask.requires_grad and torch.is_grad_enabled():
-            raise MaskGradientError.of("attn_mask")
+            raise MaskGradientError.of("attn_mask", "Detach it")
     _check_numbers(scale, dropout_p)
     left, right = _sides(window)
     choice(IMPLEMENTATIONS, implementation, "implementation")
