@@ -69,7 +69,7 @@ def test_it_works_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     process = ServerProcess(tmp_path / "server")
     try:
-        assert run(python, "-c", USE, process.target).strip() == "Client"
+        assert run(python, "-c", USE, process.target).strip() == "RemoteClient"
         assert process.stop() == 0
     finally:
         process.kill()
