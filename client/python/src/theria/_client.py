@@ -118,8 +118,8 @@ class Client(ABC):
             k: As for `forward`.
             v: As for `forward`.
             o_bar: [batch, heads_q, seq_q, head_dim_v].
-            o: With `lse`, the results of `forward` on the same tensors and options, which saves
-                computing them again. Trusted.
+            o: With `lse`, the results of `forward` on the same tensors and options, which may save
+                computing them again. A hint: P is never rebuilt from an lse that has lost accuracy.
             lse: See `o`.
             **options: See `CallOptions`.
         """
