@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets of build/fuzz, all at once, for so many seconds (default 600), each on a copy
-# of its committed corpus in build/fuzz/corpus. Prints what each did: inputs run, coverage ("cov":
-# edges), inputs kept ("corp"). Exit status 1 on a finding, whose input lies in build/fuzz/findings.
+# Runs the fuzz targets of build/fuzz concurrently for SECONDS each (default 600). Each starts from
+# its committed corpus, which CMake unpacks into build/fuzz/tests/fuzz/corpus, and writes new inputs to
+# build/fuzz/corpus. Prints for each target the inputs run, the coverage ("cov": edges) and the
+# inputs kept ("corp"). On a finding the exit status is 1 and the input is in build/fuzz/findings.
 #
 #     scripts/fuzz.sh [SECONDS]
 set -euo pipefail
@@ -16,7 +17,7 @@ for target in "${targets[@]}"; do
   mkdir -p "$corpus"
   build/fuzz/tests/theria_fuzz_"$target" -max_total_time="$seconds" -timeout=20 \
     -rss_limit_mb=4096 -print_final_stats=1 -artifact_prefix="build/fuzz/findings/$target-" \
-    "$corpus" tests/fuzz/corpus/"$target" >"build/fuzz/$target.log" 2>&1 &
+    "$corpus" build/fuzz/tests/fuzz/corpus/"$target" >"build/fuzz/$target.log" 2>&1 &
   runs+=($!)
 done
 status=0

@@ -1,15 +1,21 @@
-"""Writes the seeds of the fuzz targets into tests/fuzz/corpus; what the fuzzers found lies beside.
+"""Packs tests/fuzz/corpus.tar.xz: the seeds of the fuzz targets, and inputs that the fuzzers found.
 
-.venv/bin/python tests/fuzz/make_corpus.py
+    .venv/bin/python tests/fuzz/make_corpus.py [--found FOLDER]
+
+Without --found, the seeds replace those in the archive and all its other inputs stay. With it,
+the archive holds the seeds and the files of FOLDER/TARGET. Equal inputs give an equal archive.
 """
 
 from __future__ import annotations
 
+import argparse
+import io
+import tarfile
 from pathlib import Path
 
 from theria.v1 import attention_pb2, tensor_pb2, tensor_store_pb2
 
-CORPUS = Path(__file__).resolve().parent / "corpus"
+ARCHIVE = Path(__file__).resolve().parent / "corpus.tar.xz"
 F32, F64, BOOL = tensor_pb2.FLOAT32, tensor_pb2.FLOAT64, tensor_pb2.BOOL
 
 
@@ -209,8 +215,8 @@ def connections() -> dict[str, bytes]:
     }
 
 
-def main() -> None:
-    """Writes all of them."""
+def seeds() -> dict[str, bytes]:
+    """All of them, by their paths in the archive."""
     corpora = {
         "tensor": tensors(),
         "attention": requests(),
@@ -218,10 +224,44 @@ def main() -> None:
         "download": downloads(),
         "socket": connections(),
     }
-    for target, seeds in corpora.items():
-        (CORPUS / target).mkdir(parents=True, exist_ok=True)
-        for name, data in seeds.items():
-            (CORPUS / target / name).write_bytes(data)
+    return {
+        f"corpus/{target}/{name}": data
+        for target, inputs in corpora.items()
+        for name, data in inputs.items()
+    }
+
+
+def unpacked() -> dict[str, bytes]:
+    """The files of the archive."""
+    with tarfile.open(ARCHIVE) as archive:
+        files = {member.name: archive.extractfile(member) for member in archive}
+        return {name: file.read() for name, file in files.items() if file is not None}
+
+
+def pack(files: dict[str, bytes]) -> None:
+    """Writes the archive, in order and without times and owners."""
+    with tarfile.open(ARCHIVE, "w:xz", format=tarfile.USTAR_FORMAT, preset=9) as archive:
+        for name, data in sorted(files.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def main() -> None:
+    """Packs the archive."""
+    parser = argparse.ArgumentParser(description="Packs the corpus of the fuzz targets.")
+    parser.add_argument("--found", type=Path, help="a folder of inputs for each target")
+    found: Path | None = parser.parse_args().found
+    inputs = (
+        unpacked()
+        if found is None
+        else {
+            f"corpus/{path.relative_to(found)}": path.read_bytes()
+            for path in found.glob("*/*")
+            if path.is_file()
+        }
+    )
+    pack(inputs | seeds())
 
 
 if __name__ == "__main__":
