@@ -33,6 +33,7 @@ from hard_inputs import (
     Shape,
     draw,
     finite_mask,
+    reordered,
     rounded_once,
     spoil,
 )
@@ -114,6 +115,8 @@ def options_of(kind: str, shape: Shape, dtype: torch.dtype) -> Options:
     raise ValueError(kind)
 
 
+# Yardsticks of each random kind that a case with large scores is compared with.
+DRAWS = 32
 # Units in the last place, see above, and their size.
 ULPS = {"float16": 2, "bfloat16": 2, "float32": 4, "tf32": 2, "float64": 64}
 EPSILON = {name: torch.finfo(dtype).eps for name, dtype in DTYPES.items()} | {"tf32": 2.0**-10}
@@ -164,6 +167,17 @@ class Row:
     passed: bool
 
 
+def reordered_outputs(
+    operation: str, inputs: dict[str, torch.Tensor | None], options: Options, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Explicit math whose sums over the head dimensions run in a random order."""
+    shuffled, back = reordered(inputs)
+    outputs = explicit_outputs(operation, shuffled, options, dtype)
+    return {
+        name: x if name.startswith("lse") else x[..., back[name[0]]] for name, x in outputs.items()
+    }
+
+
 def check(
     kernels: DeviceKernels,
     operation: str,
@@ -198,19 +212,23 @@ def check(
     # PyTorch spreads NaN: its error is that of the same inputs without.
     exact = explicit_outputs(operation, clean, options, torch.float64)
     # Where scores are large, one row between two keys makes the error, and chance decides whose
-    # rounding hits it. So the worst counts of three ways to write the same math, and of exact math
-    # on inputs that differ by a unit in the last place.
+    # rounding hits it. So the worst counts of three ways to write the same math, of the same sums
+    # in other orders, and of exact math on inputs that differ by a unit in the last place.
     with Tf32Products() if dtype_name == "tf32" else contextlib.nullcontext():
         yardsticks = [
             explicit_outputs(operation, clean, options, dtype, scaled)
             for scaled in ("q", "k", "scores")
         ]
+        if kind in SIZES and dtype_name[-2:] != "16":
+            yardsticks += [
+                reordered_outputs(operation, clean, options, dtype) for _ in range(DRAWS)
+            ]
     if dtype_name[-2:] != "16":
         yardsticks += [
             explicit_outputs(
                 operation, rounded_once(clean, EPSILON[dtype_name]), options, torch.float64
             )
-            for _ in range(3)
+            for _ in range(DRAWS if kind in SIZES else 3)
         ]
     outputs = allocate_outputs(operation, inputs)
     given = dict(inputs)

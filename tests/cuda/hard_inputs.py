@@ -127,3 +127,22 @@ def rounded_once(
         name: perturb(x) if x is not None and name in ("q", "k") else x
         for name, x in inputs.items()
     }
+
+
+def reordered(
+    inputs: dict[str, torch.Tensor | None],
+) -> tuple[dict[str, torch.Tensor | None], dict[str, torch.Tensor]]:
+    """The inputs with their head dimensions in a random order, and the way back for outputs.
+
+    Every sum over head_dim or head_dim_v then adds up the same products in another order.
+    """
+    q, v = inputs["q"], inputs["v"]
+    assert q is not None and v is not None
+    order = torch.randperm(q.shape[-1], device=q.device)
+    order_v = torch.randperm(v.shape[-1], device=v.device)
+    orders = {"q": order, "k": order, "v": order_v, "o": order_v}
+    back = {name: torch.argsort(way) for name, way in orders.items()}
+    return {
+        name: None if x is None else x[..., orders[name[0]]].contiguous()
+        for name, x in inputs.items()
+    }, back

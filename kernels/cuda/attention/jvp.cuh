@@ -146,8 +146,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
               mean.Rescale(tile, half, factor);
             });
         if (outweighs) {
-          const auto lane_sum = [&](int tile, int half) { return softmax.LaneSum(tile, half); };
-          mean.Recentre(s, s_dot, scale, lane_sum, o, o_dot);
+          const auto before = [&](int tile, int half) { return softmax.LaneSumBefore(tile, half); };
+          mean.Recentre(s, s_dot, scale, before, o, o_dot);
         }
         mean.Add(s, scale, s_dot);
         if (dropout) {

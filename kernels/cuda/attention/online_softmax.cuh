@@ -65,7 +65,8 @@ class OnlineSoftmax {
             sum += s[tile][block][e];
           }
         }
-        sum_[tile][half] = sum_[tile][half] * factor[tile][half] + sum;
+        before_[tile][half] = RoundedProduct(sum_[tile][half], factor[tile][half]);
+        sum_[tile][half] = FusedProduct(sum_[tile][half], factor[tile][half], sum);
       }
     }
     return __any_sync(0xffffffffu, grew);
@@ -103,9 +104,9 @@ class OnlineSoftmax {
     return __any_sync(0xffffffffu, any);
   }
 
-  // The lane's part of a row's sum so far.
-  __device__ __forceinline__ Accumulator LaneSum(int tile, int half) const {
-    return sum_[tile][half];
+  // The lane's part of the row's sum before the last tile, rescaled to the present maximum.
+  __device__ __forceinline__ Accumulator LaneSumBefore(int tile, int half) const {
+    return before_[tile][half];
   }
 
   // Sums over all columns; call once, after the last Add.
@@ -145,6 +146,7 @@ class OnlineSoftmax {
   Accumulator log2_scale_;
   Accumulator maximum_[kRowTiles][2];
   Accumulator sum_[kRowTiles][2];
+  Accumulator before_[kRowTiles][2];  // dead, and so not stored, where nobody asks for it
 };
 
 }  // namespace theria::cuda

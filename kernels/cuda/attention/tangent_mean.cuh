@@ -18,12 +18,15 @@ template <typename Accumulator, int kRowTiles>
 class TangentMean {
  public:
   // Renews the centres before a tile is added: `p` are its exponentials, `s_dot` its unscaled
-  // tangents, sum(tile, half) the lane's part of the row's running sum with this tile. `o` and
-  // `o_dot` are the sums so far, rescaled to the present maximum, as this mean is.
-  template <int kBlocks, int kOutputs, typename Sum>
+  // tangents, before(tile, half) the lane's part of the row's sum without this tile. `o`, `o_dot`
+  // and that sum are rescaled to the present maximum, as this mean is.
+  //
+  // The sum without the tile must not be formed as a difference: the error of 1 - 1 times a large
+  // S_dot would enter the mean but not o_dot.
+  template <int kBlocks, int kOutputs, typename Before>
   __device__ __forceinline__ void Recentre(const Accumulator (&p)[kRowTiles][kBlocks][4],
                                            const Accumulator (&s_dot)[kRowTiles][kBlocks][4],
-                                           Accumulator scale, const Sum& sum,
+                                           Accumulator scale, const Before& before,
                                            const Accumulator (&o)[kRowTiles][kOutputs][4],
                                            Accumulator (&o_dot)[kRowTiles][kOutputs][4]) {
 #pragma unroll
@@ -39,14 +42,14 @@ class TangentMean {
             weighted += p[tile][block][e] * (s_dot[tile][block][e] * scale);
           }
         }
-        const Accumulator before = sum(tile, half) - of_tile;
+        const Accumulator earlier = before(tile, half);
         Accumulator& centre = centre_[tile][half];
-        const Accumulator total = RowSum(sum(tile, half));
+        const Accumulator total = RowSum(earlier + of_tile);
         const Accumulator mean =
-            RowSum(deviation_[tile][half] + centre * before + weighted) / total;
+            RowSum(deviation_[tile][half] + centre * earlier + weighted) / total;
         const Accumulator shift = total == Accumulator(0) ? Accumulator(0) : centre - mean;
         if (total != Accumulator(0)) centre = mean;
-        deviation_[tile][half] += shift * before;
+        deviation_[tile][half] += shift * earlier;
 #pragma unroll
         for (int block = 0; block < kOutputs; ++block) {
 #pragma unroll

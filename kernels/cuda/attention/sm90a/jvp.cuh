@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     tiles.scores.Release(tiles.scores.index());
     tiles.scores.Advance();
     if (grew && softmax.Outweighs(factor)) {
-      const auto lane_sum = [&](int tile, int half) { return softmax.LaneSum(tile, half); };
-      mean.Recentre(s, s_dot, scale, lane_sum, o, o_dot);
+      const auto before = [&](int tile, int half) { return softmax.LaneSumBefore(tile, half); };
+      mean.Recentre(s, s_dot, scale, before, o, o_dot);
     }
     mean.Add(s, scale, s_dot);
     typename Mma::A p[kBlocks / 2];
