@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the client into a prefix of its own, builds the consumer project against nothing but that
-# prefix, and runs it against a server of its own.
+# Installs the client into a separate prefix, builds the consumer project against that prefix alone, and
+# runs it against a server.
 set -euo pipefail
 
 cmake="" build="" generator="" compiler="" sanitizer="" project="" server="" work=""
@@ -17,7 +17,7 @@ while [[ $# -gt 0 ]]; do
   esac
 done
 
-# A path of a unix socket has at most 107 bytes, so it stands in a short folder.
+# The path of a unix socket has at most 107 bytes, so the folder's path must be short.
 socket_dir=$(mktemp -d)
 server_pid=""
 finish() {
@@ -45,8 +45,11 @@ fi
 "$cmake" -S "$project" -B "$work/build" -G "$generator" -DCMAKE_PREFIX_PATH="$prefix" \
   -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_CXX_FLAGS="$flags" > "$work/configure.log"
 "$cmake" --build "$work/build"
-"$work/build/maml"
 
 "$server" --listen "unix:$socket_dir/socket" --metrics-listen 127.0.0.1:0 --log-level warn &
 server_pid=$!
 "$work/build/consumer" "unix:$socket_dir/socket"
+"$work/build/maml" "unix:$socket_dir/socket" | tee "$work/maml.log"
+# The losses that theria.maml computes with explicit attention for the same tasks.
+grep -q '1.68937 before adaptation, 1.39811 after' "$work/maml.log"
+grep -q '1.49553 before adaptation, 0.578302 after' "$work/maml.log"

@@ -32,3 +32,47 @@ def test_every_figure_is_there() -> None:
     for name in ("experiments.md", "higher_order_safety.md", "api_python.md"):
         for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", (DOCS / name).read_text()):
             assert (DOCS / path).exists(), path
+
+
+PAGES = [
+    path
+    for pattern in ("*.md", "docs/**/*.md", "client/python/README.md", "kernels/c/python/README.md")
+    for path in sorted(DOCS.parent.glob(pattern))
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS.parent)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """Those that GitHub gives to the headings."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_decisions_have_their_numbers_and_are_indexed() -> None:
+    index = (DOCS / "README.md").read_text()
+    for path in sorted((DOCS / "decisions").glob("*.md")):
+        number, title = path.name[:4], path.read_text().partition("\n")[0]
+        assert title.startswith(f"# {number}: "), path
+        row = f"| [{number}](decisions/{path.name}) | {title.removeprefix(f'# {number}: ')} |"
+        assert row in index, row
+
+
+def test_the_cpp_example_is_the_one_that_runs() -> None:
+    """The consumer test builds and runs it."""
+    source = DOCS.parent / "tests/integration/consumer/project/maml.cc"
+    code = source.read_text().partition("\n\n")[2]
+    assert f"```cpp\n{code}```" in (DOCS / "api_cpp.md").read_text()
