@@ -16,6 +16,19 @@ MutableTensorView Layout(DType dtype, std::initializer_list<std::int64_t> shape)
   return RowMajorView<void>(nullptr, dtype, shape);
 }
 
+// The row of that name, or null.
+template <typename Row, std::size_t kRows>
+const Row* Find(const Row (&table)[kRows], std::string_view name) {
+  const Row* const found =
+      std::find_if(table, table + kRows, [&](const Row& row) { return row.name == name; });
+  return found == table + kRows ? nullptr : found;
+}
+
+IndexVector Indices(const std::optional<TensorView>& vector) {
+  if (!vector.has_value()) return {};
+  return {vector->data, vector->strides[0]};
+}
+
 }  // namespace
 
 std::string_view OperationName(Operation operation) {
@@ -68,48 +81,77 @@ std::optional<std::string> FieldOf(const absl::Status& status) {
   return std::string(*payload);
 }
 
+bool HasInput(Operation operation, std::string_view input) {
+  const InputField* const field = Find(kInputFields, input);
+  return field != nullptr && Contains(field->operations, operation);
+}
+
 bool HasOutput(Operation operation, std::string_view output) {
-  const bool known = std::any_of(std::begin(kOutputFields), std::end(kOutputFields),
-                                 [&](const OutputField& field) { return field.name == output; });
-  const bool is_tangent = output == "o_dot" || output == "lse_dot";
-  const bool is_cotangent = output == "q_bar" || output == "k_bar" || output == "v_bar";
-  if (!known) return false;
-  switch (operation) {
-    case Operation::kForward:
-      return output == "o" || output == "lse";
-    case Operation::kVjp:
-      return output == "o" || output == "lse" || is_cotangent;
-    case Operation::kJvp:
-      return output == "o" || output == "lse" || is_tangent;
-    case Operation::kHvp:
-      return true;
+  const OutputField* const field = Find(kOutputFields, output);
+  return field != nullptr && Contains(field->operations, operation);
+}
+
+bool HasOutput(const AttentionProblem& problem, std::string_view output) {
+  return HasOutput(problem.operation, output) && (problem.bias.has_value() || !IsOfBias(output));
+}
+
+absl::Status CheckHasOutput(const AttentionProblem& problem, std::string_view output,
+                            std::string_view field) {
+  if (HasOutput(problem, output)) return absl::OkStatus();
+  if (!HasOutput(problem.operation, output)) {
+    return InvalidField(field, Message("is given, must be absent: it is no output of ",
+                                       OperationName(problem.operation)));
   }
-  return false;
+  return InvalidField(
+      field, "is given, must be absent: only a floating-point options.mask has a derivative");
+}
+
+bool IsOfBias(std::string_view output) {
+  const OutputField* const field = Find(kOutputFields, output);
+  return field != nullptr && field->like == Like::kBias;
 }
 
 MutableTensorView OutputLayout(const AttentionProblem& p, std::string_view output) {
-  if (output == "lse" || output == "lse_dot") {
-    return Layout(StatisticsDType(p.dtype), {p.batch, p.heads_q, p.seq_q});
-  }
-  switch (output.front()) {
-    case 'q':
+  const OutputField* const field = Find(kOutputFields, output);
+  switch (field == nullptr ? Like::kO : field->like) {
+    case Like::kQ:
       return Layout(p.dtype, {p.batch, p.heads_q, p.seq_q, p.head_dim});
-    case 'k':
+    case Like::kK:
       return Layout(p.dtype, {p.batch, p.heads_kv, p.seq_kv, p.head_dim});
-    case 'v':
+    case Like::kV:
       return Layout(p.dtype, {p.batch, p.heads_kv, p.seq_kv, p.head_dim_v});
-    default:
+    case Like::kO:
       return Layout(p.dtype, {p.batch, p.heads_q, p.seq_q, p.head_dim_v});
+    case Like::kLse:
+      return Layout(StatisticsDType(p.dtype), {p.batch, p.heads_q, p.seq_q});
+    case Like::kBias:
+      return p.bias.value_or(MutableTensorView{});
   }
+  return {};
 }
 
-ScoreMod MakeScoreMod(const AttentionProblem& /*problem*/, const AttentionOptions& options) {
+ScoreMod MakeScoreMod(const AttentionProblem& problem, const AttentionOptions& options) {
   ScoreMod mod;
+  mod.seq_q = problem.seq_q;
+  mod.seq_kv = problem.seq_kv;
   if (options.window.has_value()) {
     mod.window_left = std::min(options.window->left.value_or(mod.kUnbounded), mod.kUnbounded);
     mod.window_right = std::min(options.window->right.value_or(mod.kUnbounded), mod.kUnbounded);
   }
   if (options.is_causal) mod.window_right = 0;
+  mod.lower_right = options.causal_alignment == CausalAlignment::kLowerRight;
+  mod.kv_lengths = Indices(options.kv_lengths);
+  mod.cu_seqlens_q = Indices(options.cu_seqlens_q);
+  mod.cu_seqlens_kv = Indices(options.cu_seqlens_kv);
+  if (options.cu_seqlens_q.has_value()) mod.documents = options.cu_seqlens_q->shape[0] - 1;
+  mod.softcap.cap = options.softcap.value_or(0.0);
+  if (options.alibi_slopes.has_value()) {
+    const TensorView& slopes = *options.alibi_slopes;
+    mod.alibi_slopes = slopes.data;
+    mod.alibi_dtype = slopes.dtype;
+    mod.alibi_strides[0] = slopes.rank == 2 ? slopes.strides[0] : 0;
+    mod.alibi_strides[1] = slopes.strides[slopes.rank - 1];
+  }
   if (options.mask.has_value()) {
     const TensorView& mask = *options.mask;
     mod.mask = mask.data;

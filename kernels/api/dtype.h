@@ -17,6 +17,7 @@ enum class DType : std::uint8_t {
   kFloat16,   // IEEE 754 binary16
   kBFloat16,  // upper half of an IEEE 754 binary32
   kBool,      // one byte; zero is false, anything else true
+  kInt32,     // lengths and offsets
 };
 
 // Bytes of one element.
@@ -25,6 +26,7 @@ constexpr std::size_t ItemSizeBytes(DType dtype) {
     case DType::kFloat64:
       return 8;
     case DType::kFloat32:
+    case DType::kInt32:
       return 4;
     case DType::kFloat16:
     case DType::kBFloat16:
@@ -48,11 +50,13 @@ constexpr std::string_view DTypeName(DType dtype) {
       return "bfloat16";
     case DType::kBool:
       return "bool";
+    case DType::kInt32:
+      return "int32";
   }
   return "unknown";
 }
 
-constexpr bool IsFloatingPoint(DType dtype) { return dtype != DType::kBool; }
+constexpr bool IsFloatingPoint(DType dtype) { return dtype <= DType::kBFloat16; }
 
 // The dtype of the row statistics (`lse`, `lse_dot`) that go with inputs of `dtype`.
 constexpr DType StatisticsDType(DType dtype) {

@@ -1,6 +1,7 @@
 #ifndef THERIA_KERNELS_API_TENSOR_VIEW_H_
 #define THERIA_KERNELS_API_TENSOR_VIEW_H_
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -41,20 +42,31 @@ struct BasicTensorView {
     return static_cast<std::size_t>(NumElements()) * ItemSizeBytes(dtype);
   }
 
-  // Elements from the first to one past the last that the view reaches.
+  // Elements from the first to one past the last that the view reaches; 0 for an empty view.
   std::int64_t SpanElements() const {
+    if (NumElements() == 0) return 0;
     std::int64_t last = 0;
     for (int axis = 0; axis < rank; ++axis) last += (shape[axis] - 1) * strides[axis];
     return last + 1;
   }
 
   bool IsRowMajor() const {
+    if (NumElements() == 0) return true;
     std::int64_t expected = 1;
     for (int axis = rank - 1; axis >= 0; --axis) {
       if (shape[axis] != 1 && strides[axis] != expected) return false;
       expected *= shape[axis];
     }
     return true;
+  }
+
+  // Strides of the shape without gaps. An empty view has no stride of 0 either.
+  void SetRowMajor() {
+    std::int64_t stride = 1;
+    for (int axis = rank - 1; axis >= 0; --axis) {
+      strides[axis] = stride;
+      stride *= std::max<std::int64_t>(shape[axis], 1);
+    }
   }
 };
 
@@ -69,11 +81,7 @@ BasicTensorView<Void> RowMajorView(Void* data, DType dtype,
   view.data = data;
   view.dtype = dtype;
   for (std::int64_t extent : shape) view.shape[view.rank++] = extent;
-  std::int64_t stride = 1;
-  for (int axis = view.rank - 1; axis >= 0; --axis) {
-    view.strides[axis] = stride;
-    stride *= view.shape[axis];
-  }
+  view.SetRowMajor();
   return view;
 }
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -28,31 +29,32 @@ std::string Indexed(std::string_view name, std::string_view part, int axis) {
   return Message(name, ".", part, "[", axis, "]");
 }
 
-bool IsKnown(DType dtype) { return dtype <= DType::kBool; }
+bool IsKnown(DType dtype) { return dtype <= DType::kInt32; }
 
 // Sizes that fit and make sense by themselves: no overflow here means none later, wherever extents
-// are multiplied or strides added up.
+// are multiplied or strides added up. An extent of 0 counts as 1, so that the others stay sensible.
 absl::Status CheckLayout(std::string_view name, const TensorView& view) {
   std::int64_t size_bytes = static_cast<std::int64_t>(sizeof(double));
   std::int64_t span_bytes = static_cast<std::int64_t>(sizeof(double));
   for (int axis = 0; axis < view.rank; ++axis) {
     const std::int64_t extent = view.shape[axis];
     const std::int64_t stride = view.strides[axis];
-    if (extent < 1) {
+    const std::int64_t at_least_one = std::max<std::int64_t>(extent, 1);
+    if (extent < 0) {
       return InvalidField(Indexed(name, "shape", axis),
-                          Message("is ", extent, ", must be at least 1"));
+                          Message("is ", extent, ", must not be negative"));
     }
     if (stride < 0) {
       return InvalidField(Indexed(name, "strides", axis),
                           Message("is ", stride, ", must not be negative"));
     }
     std::int64_t reach_bytes = 0;
-    if (__builtin_mul_overflow(size_bytes, extent, &size_bytes)) {
+    if (__builtin_mul_overflow(size_bytes, at_least_one, &size_bytes)) {
       return InvalidField(Message(name, ".shape"),
                           Message("overflows at shape[", axis, "] = ", extent,
                                   ": the size must be at most ", kMaxBytes, " bytes"));
     }
-    if (__builtin_mul_overflow(extent - 1, stride, &reach_bytes) ||
+    if (__builtin_mul_overflow(at_least_one - 1, stride, &reach_bytes) ||
         __builtin_mul_overflow(reach_bytes, std::int64_t{sizeof(double)}, &reach_bytes) ||
         __builtin_add_overflow(span_bytes, reach_bytes, &span_bytes)) {
       return InvalidField(Message(name, ".strides"),
@@ -101,39 +103,23 @@ absl::Status CheckLike(std::string_view name, const TensorView& view, DType dtyp
   return absl::OkStatus();
 }
 
-// Which inputs an operation requires, accepts and has no use for.
-enum class Use { kRequired, kOptional, kNone };
-
-Use UseOf(Operation operation, std::string_view input) {
-  const bool has_cotangent = operation == Operation::kVjp || operation == Operation::kHvp;
-  const bool has_tangents = operation == Operation::kJvp || operation == Operation::kHvp;
-  if (input == "q" || input == "k" || input == "v") return Use::kRequired;
-  if (input == "o" || input == "lse") {
-    return operation == Operation::kForward ? Use::kNone : Use::kOptional;
-  }
-  if (input == "o_bar") return has_cotangent ? Use::kRequired : Use::kNone;
-  if (input == "o_bar_dot") return operation == Operation::kHvp ? Use::kOptional : Use::kNone;
-  return has_tangents ? Use::kOptional : Use::kNone;
-}
+bool IsRequired(std::string_view input) { return input == "q" || input == "k" || input == "v"; }
 
 absl::Status CheckPresence(Operation operation, const AttentionInputs& inputs) {
   for (const InputField& field : kInputFields) {
     const bool present = (inputs.*field.member).has_value();
-    switch (UseOf(operation, field.name)) {
-      case Use::kRequired:
-        if (!present) {
-          return InvalidField(field.name,
-                              Message("is missing, must be given for ", OperationName(operation)));
-        }
-        break;
-      case Use::kOptional:
-        break;
-      case Use::kNone:
-        if (present) {
-          return InvalidField(field.name, Message("is given, must be absent: it is no input of ",
-                                                  OperationName(operation)));
-        }
+    if (present && !Contains(field.operations, operation)) {
+      return InvalidField(field.name, Message("is given, must be absent: it is no input of ",
+                                              OperationName(operation)));
     }
+    if (!present && IsRequired(field.name)) {
+      return InvalidField(field.name,
+                          Message("is missing, must be given for ", OperationName(operation)));
+    }
+  }
+  if (HasInput(operation, "o_bar") && !inputs.o_bar.has_value() && !inputs.lse_bar.has_value()) {
+    return InvalidField("o_bar", Message("is missing, must be given for ", OperationName(operation),
+                                         " unless lse_bar is"));
   }
   if (inputs.o.has_value() != inputs.lse.has_value()) {
     return InvalidField(
@@ -157,7 +143,8 @@ absl::Status CheckPrimals(const TensorView& q, const TensorView& k, const Tensor
   THERIA_RETURN_IF_ERROR(CheckRank("k", k, 4, "[batch, heads_kv, seq_kv, head_dim]"));
   THERIA_RETURN_IF_ERROR(CheckLayout("k", k));
   THERIA_RETURN_IF_ERROR(CheckExtent("k", k, 0, {q.shape[0], "q.shape[0]"}));
-  if (q.shape[1] % k.shape[1] != 0) {
+  const bool divides = k.shape[1] == 0 ? q.shape[1] == 0 : q.shape[1] % k.shape[1] == 0;
+  if (!divides) {
     return InvalidField("k.shape[1]",
                         Message("is ", k.shape[1], ", must divide q.shape[1] = ", q.shape[1]));
   }
@@ -179,7 +166,8 @@ absl::Status CheckPrimals(const TensorView& q, const TensorView& k, const Tensor
                                               "most ",
                                               kMaxBytes));
   }
-  std::int64_t o_bytes = q.shape[0] * q.shape[1] * q.shape[2];
+  std::int64_t o_bytes = std::int64_t{1};
+  for (int axis = 0; axis < 3; ++axis) o_bytes *= std::max<std::int64_t>(q.shape[axis], 1);
   if (__builtin_mul_overflow(o_bytes, v.shape[3] * std::int64_t{sizeof(double)}, &o_bytes)) {
     return InvalidField("v.shape[3]", Message("is ", v.shape[3], ", the size of o must be at most ",
                                               kMaxBytes, " bytes"));
@@ -187,6 +175,36 @@ absl::Status CheckPrimals(const TensorView& q, const TensorView& k, const Tensor
   return absl::OkStatus();
 }
 
+absl::Status CheckStatistic(std::string_view name, const TensorView& view, DType dtype,
+                            const std::array<Extent, 4>& like_q) {
+  THERIA_RETURN_IF_ERROR(CheckDType(name, view.dtype, StatisticsDType(dtype),
+                                    ", the dtype of statistics for this q"));
+  THERIA_RETURN_IF_ERROR(CheckRank(name, view, 3, "[batch, heads_q, seq_q]"));
+  THERIA_RETURN_IF_ERROR(CheckLayout(name, view));
+  for (int axis = 0; axis < 3; ++axis) {
+    THERIA_RETURN_IF_ERROR(CheckExtent(name, view, axis, like_q[axis]));
+  }
+  return absl::OkStatus();
+}
+
+// `mask` is valid where it is present.
+absl::Status CheckLikeBias(std::string_view name, const TensorView& view,
+                           const std::optional<TensorView>& mask) {
+  if (!mask.has_value() || !IsFloatingPoint(mask->dtype)) {
+    return InvalidField(
+        name, "is given, must be absent: only a floating-point options.mask has a derivative");
+  }
+  THERIA_RETURN_IF_ERROR(CheckDType(name, view.dtype, mask->dtype, ", the dtype of options.mask"));
+  THERIA_RETURN_IF_ERROR(CheckRank(name, view, mask->rank, "the shape of options.mask"));
+  THERIA_RETURN_IF_ERROR(CheckLayout(name, view));
+  for (int axis = 0; axis < view.rank; ++axis) {
+    const std::string origin = Indexed("options.mask", "shape", axis);
+    THERIA_RETURN_IF_ERROR(CheckExtent(name, view, axis, {mask->shape[axis], origin}));
+  }
+  return absl::OkStatus();
+}
+
+// All inputs beside q, k and v, which are valid, as the options are.
 absl::Status CheckRelated(const AttentionInputs& inputs) {
   const TensorView& q = *inputs.q;
   const TensorView& k = *inputs.k;
@@ -204,33 +222,35 @@ absl::Status CheckRelated(const AttentionInputs& inputs) {
   std::array<Extent, 4> like_o = like_q;
   like_o[3] = {v.shape[3], "v.shape[3]"};
 
-  const struct {
-    std::string_view name;
-    const std::optional<TensorView>& view;
-    const std::array<Extent, 4>& extents;
-  } related[] = {{"o", inputs.o, like_o},         {"o_bar", inputs.o_bar, like_o},
-                 {"q_dot", inputs.q_dot, like_q}, {"k_dot", inputs.k_dot, like_k},
-                 {"v_dot", inputs.v_dot, like_v}, {"o_bar_dot", inputs.o_bar_dot, like_o}};
-  for (const auto& [name, view, extents] : related) {
-    if (view.has_value()) THERIA_RETURN_IF_ERROR(CheckLike(name, *view, q.dtype, extents));
-  }
-  if (inputs.lse.has_value()) {
-    const TensorView& lse = *inputs.lse;
-    THERIA_RETURN_IF_ERROR(CheckDType("lse", lse.dtype, StatisticsDType(q.dtype),
-                                      ", the dtype of statistics for this q"));
-    THERIA_RETURN_IF_ERROR(CheckRank("lse", lse, 3, "[batch, heads_q, seq_q]"));
-    THERIA_RETURN_IF_ERROR(CheckLayout("lse", lse));
-    for (int axis = 0; axis < 3; ++axis) {
-      THERIA_RETURN_IF_ERROR(CheckExtent("lse", lse, axis, like_q[axis]));
+  const auto check = [&](const InputField& field, const TensorView& view) {
+    switch (field.like) {
+      case Like::kQ:
+        return CheckLike(field.name, view, q.dtype, like_q);
+      case Like::kK:
+        return CheckLike(field.name, view, q.dtype, like_k);
+      case Like::kV:
+        return CheckLike(field.name, view, q.dtype, like_v);
+      case Like::kO:
+        return CheckLike(field.name, view, q.dtype, like_o);
+      case Like::kLse:
+        return CheckStatistic(field.name, view, q.dtype, like_q);
+      case Like::kBias:
+        return CheckLikeBias(field.name, view, inputs.options.mask);
     }
+    return absl::OkStatus();
+  };
+  for (const InputField& field : kInputFields) {
+    const std::optional<TensorView>& view = inputs.*field.member;
+    if (view.has_value()) THERIA_RETURN_IF_ERROR(check(field, *view));
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckMask(const TensorView& mask, const TensorView& q, const TensorView& k) {
-  if (!IsKnown(mask.dtype)) {
+  if (mask.dtype != DType::kBool && !IsFloatingPoint(mask.dtype)) {
     return InvalidField("options.mask.dtype",
-                        "is unknown, must be bool, float64, float32, float16 or bfloat16");
+                        Message("is ", DTypeName(mask.dtype),
+                                ", must be bool, float64, float32, float16 or bfloat16"));
   }
   if (mask.rank < 0 || mask.rank > kMaxRank) {
     return InvalidField("options.mask.shape",
@@ -252,6 +272,60 @@ absl::Status CheckMask(const TensorView& mask, const TensorView& q, const Tensor
   return absl::OkStatus();
 }
 
+absl::Status CheckAlibiSlopes(const TensorView& slopes, const TensorView& q) {
+  constexpr std::string_view kName = "options.alibi_slopes";
+  if (!IsFloatingPoint(slopes.dtype)) {
+    return InvalidField(Message(kName, ".dtype"),
+                        Message("is ", DTypeName(slopes.dtype),
+                                ", must be float64, float32, float16 or bfloat16"));
+  }
+  if (slopes.rank != 1 && slopes.rank != 2) {
+    return InvalidField(Message(kName, ".shape"),
+                        Message("has ", slopes.rank,
+                                " dimensions, must have 1 or 2: [heads_q] or [batch, heads_q]"));
+  }
+  THERIA_RETURN_IF_ERROR(CheckLayout(kName, slopes));
+  if (slopes.rank == 2) {
+    THERIA_RETURN_IF_ERROR(CheckExtent(kName, slopes, 0, {q.shape[0], "q.shape[0]"}));
+  }
+  return CheckExtent(kName, slopes, slopes.rank - 1, {q.shape[1], "q.shape[1]"});
+}
+
+absl::Status CheckIndices(std::string_view name, const TensorView& view,
+                          std::string_view dimensions) {
+  THERIA_RETURN_IF_ERROR(CheckDType(name, view.dtype, DType::kInt32, ""));
+  THERIA_RETURN_IF_ERROR(CheckRank(name, view, 1, dimensions));
+  return CheckLayout(name, view);
+}
+
+absl::Status CheckDocuments(const AttentionOptions& options, const TensorView& q) {
+  const std::optional<TensorView>& of_q = options.cu_seqlens_q;
+  const std::optional<TensorView>& of_kv = options.cu_seqlens_kv;
+  if (of_q.has_value() != of_kv.has_value()) {
+    return InvalidField(of_q.has_value() ? "options.cu_seqlens_kv" : "options.cu_seqlens_q",
+                        Message("is missing, must be given together with options.",
+                                of_q.has_value() ? "cu_seqlens_q" : "cu_seqlens_kv"));
+  }
+  if (!of_q.has_value()) return absl::OkStatus();
+  constexpr std::string_view kDimensions = "[documents + 1]";
+  THERIA_RETURN_IF_ERROR(CheckIndices("options.cu_seqlens_q", *of_q, kDimensions));
+  THERIA_RETURN_IF_ERROR(CheckIndices("options.cu_seqlens_kv", *of_kv, kDimensions));
+  if (of_q->shape[0] < 1) {
+    return InvalidField("options.cu_seqlens_q.shape[0]", "is 0, must be at least 1");
+  }
+  THERIA_RETURN_IF_ERROR(CheckExtent("options.cu_seqlens_kv", *of_kv, 0,
+                                     {of_q->shape[0], "options.cu_seqlens_q.shape[0]"}));
+  if (options.kv_lengths.has_value()) {
+    return InvalidField("options.kv_lengths",
+                        "is given, must be absent: options.cu_seqlens_kv sets the lengths");
+  }
+  if (q.shape[0] != 1) {
+    return InvalidField("q.shape[0]",
+                        Message("is ", q.shape[0], ", must be 1 with options.cu_seqlens_q"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckWindowSide(std::string_view field, const std::optional<std::int64_t>& side) {
   if (!side.has_value() || *side >= 0) return absl::OkStatus();
   return InvalidField(field, Message("is ", *side, ", must not be negative"));
@@ -266,7 +340,25 @@ absl::Status CheckOptions(const AttentionOptions& options, const TensorView& q,
     THERIA_RETURN_IF_ERROR(CheckWindowSide("options.window.left", options.window->left));
     THERIA_RETURN_IF_ERROR(CheckWindowSide("options.window.right", options.window->right));
   }
+  if (options.causal_alignment > CausalAlignment::kLowerRight) {
+    return InvalidField("options.causal_alignment",
+                        Message("is ", static_cast<int>(options.causal_alignment),
+                                ", must be upper left or lower right"));
+  }
+  if (options.softcap.has_value() && !(*options.softcap > 0.0 && std::isfinite(*options.softcap))) {
+    return InvalidField("options.softcap",
+                        Message("is ", *options.softcap, ", must be finite and above 0"));
+  }
   if (options.mask.has_value()) THERIA_RETURN_IF_ERROR(CheckMask(*options.mask, q, k));
+  if (options.alibi_slopes.has_value()) {
+    THERIA_RETURN_IF_ERROR(CheckAlibiSlopes(*options.alibi_slopes, q));
+  }
+  if (options.kv_lengths.has_value()) {
+    THERIA_RETURN_IF_ERROR(CheckIndices("options.kv_lengths", *options.kv_lengths, "[batch]"));
+    THERIA_RETURN_IF_ERROR(
+        CheckExtent("options.kv_lengths", *options.kv_lengths, 0, {q.shape[0], "q.shape[0]"}));
+  }
+  THERIA_RETURN_IF_ERROR(CheckDocuments(options, q));
   const double probability = options.dropout.probability;
   if (!(probability >= 0.0 && probability < 1.0)) {
     return InvalidField("options.dropout.probability",
@@ -293,8 +385,8 @@ absl::StatusOr<AttentionProblem> Validate(Operation operation, const AttentionIn
   }
   THERIA_RETURN_IF_ERROR(CheckPresence(operation, inputs));
   THERIA_RETURN_IF_ERROR(CheckPrimals(*inputs.q, *inputs.k, *inputs.v));
-  THERIA_RETURN_IF_ERROR(CheckRelated(inputs));
   THERIA_RETURN_IF_ERROR(CheckOptions(inputs.options, *inputs.q, *inputs.k));
+  THERIA_RETURN_IF_ERROR(CheckRelated(inputs));
 
   AttentionProblem problem;
   problem.operation = operation;
@@ -306,8 +398,12 @@ absl::StatusOr<AttentionProblem> Validate(Operation operation, const AttentionIn
   problem.seq_kv = inputs.k->shape[2];
   problem.head_dim = inputs.q->shape[3];
   problem.head_dim_v = inputs.v->shape[3];
-  problem.scale =
-      inputs.options.scale.value_or(1.0 / std::sqrt(static_cast<double>(problem.head_dim)));
+  const auto terms = static_cast<double>(std::max<std::int64_t>(problem.head_dim, 1));
+  problem.scale = inputs.options.scale.value_or(1.0 / std::sqrt(terms));
+  if (const auto& mask = inputs.options.mask; mask.has_value() && IsFloatingPoint(mask->dtype)) {
+    problem.bias = MutableTensorView{nullptr, mask->dtype, mask->rank, mask->shape, {}};
+    problem.bias->SetRowMajor();
+  }
   return problem;
 }
 

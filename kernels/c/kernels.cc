@@ -104,6 +104,9 @@ theria_code theria_output_layout(theria_operation operation, const theria_inputs
       return InvalidField("output", theria::Message("is ", output == nullptr ? "NULL" : output,
                                                     ", must name an output of the operation"));
     }
+    const absl::Status has_output =
+        theria::CheckHasOutput(request->problem, output, theria::Message("outputs.", output));
+    if (!has_output.ok()) return has_output;
     absl::StatusOr<theria_tensor> tensor = theria::c::Read(layout, "layout");
     if (!tensor.ok()) return tensor.status();
     const theria::MutableTensorView view = theria::OutputLayout(request->problem, output);

@@ -1,6 +1,8 @@
 #include "kernels/c/request.h"
 
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,46 +19,30 @@
 namespace theria::c {
 namespace {
 
-constexpr std::string_view kMask = "options.mask";
-
-struct InputPointer {
-  const theria_tensor* theria_inputs::*pointer;
-  std::optional<TensorView> AttentionInputs::*view;
-  std::string_view name;
+// The C structs' pointers, in the order of the tables of kernels/api/attention.h.
+constexpr const theria_tensor* theria_inputs::*kInputs[] = {
+    &theria_inputs::q,       &theria_inputs::k,           &theria_inputs::v,
+    &theria_inputs::o,       &theria_inputs::lse,         &theria_inputs::o_bar,
+    &theria_inputs::q_dot,   &theria_inputs::k_dot,       &theria_inputs::v_dot,
+    &theria_inputs::o_bar_dot, &theria_inputs::lse_bar, &theria_inputs::lse_bar_dot,
+    &theria_inputs::bias_dot,
 };
-constexpr InputPointer kInputs[] = {
-    {&theria_inputs::q, &AttentionInputs::q, "q"},
-    {&theria_inputs::k, &AttentionInputs::k, "k"},
-    {&theria_inputs::v, &AttentionInputs::v, "v"},
-    {&theria_inputs::o, &AttentionInputs::o, "o"},
-    {&theria_inputs::lse, &AttentionInputs::lse, "lse"},
-    {&theria_inputs::o_bar, &AttentionInputs::o_bar, "o_bar"},
-    {&theria_inputs::q_dot, &AttentionInputs::q_dot, "q_dot"},
-    {&theria_inputs::k_dot, &AttentionInputs::k_dot, "k_dot"},
-    {&theria_inputs::v_dot, &AttentionInputs::v_dot, "v_dot"},
-    {&theria_inputs::o_bar_dot, &AttentionInputs::o_bar_dot, "o_bar_dot"},
+constexpr const theria_tensor* theria_outputs::*kOutputs[] = {
+    &theria_outputs::o,         &theria_outputs::lse,       &theria_outputs::o_dot,
+    &theria_outputs::lse_dot,   &theria_outputs::q_bar,     &theria_outputs::k_bar,
+    &theria_outputs::v_bar,     &theria_outputs::q_bar_dot, &theria_outputs::k_bar_dot,
+    &theria_outputs::v_bar_dot, &theria_outputs::bias_bar,  &theria_outputs::bias_bar_dot,
 };
-
-struct OutputPointer {
-  const theria_tensor* theria_outputs::*pointer;
-  std::optional<MutableTensorView> AttentionOutputs::*view;
-  std::string_view name;
+constexpr const theria_tensor* theria_options::*kOptions[] = {
+    &theria_options::mask,         &theria_options::alibi_slopes,  &theria_options::kv_lengths,
+    &theria_options::cu_seqlens_q, &theria_options::cu_seqlens_kv,
 };
-constexpr OutputPointer kOutputs[] = {
-    {&theria_outputs::o, &AttentionOutputs::o, "o"},
-    {&theria_outputs::lse, &AttentionOutputs::lse, "lse"},
-    {&theria_outputs::o_dot, &AttentionOutputs::o_dot, "o_dot"},
-    {&theria_outputs::lse_dot, &AttentionOutputs::lse_dot, "lse_dot"},
-    {&theria_outputs::q_bar, &AttentionOutputs::q_bar, "q_bar"},
-    {&theria_outputs::k_bar, &AttentionOutputs::k_bar, "k_bar"},
-    {&theria_outputs::v_bar, &AttentionOutputs::v_bar, "v_bar"},
-    {&theria_outputs::q_bar_dot, &AttentionOutputs::q_bar_dot, "q_bar_dot"},
-    {&theria_outputs::k_bar_dot, &AttentionOutputs::k_bar_dot, "k_bar_dot"},
-    {&theria_outputs::v_bar_dot, &AttentionOutputs::v_bar_dot, "v_bar_dot"},
-};
+static_assert(std::size(kInputs) == std::size(kInputFields));
+static_assert(std::size(kOutputs) == std::size(kOutputFields));
+static_assert(std::size(kOptions) == std::size(kOptionTensors));
 
 // Fields of outputs are "outputs.o": an input may have the same name.
-std::string OutputField(std::string_view name) { return std::string("outputs.").append(name); }
+std::string OutputPath(std::string_view name) { return std::string("outputs.").append(name); }
 
 template <typename Void>
 absl::Status ReadTensor(const theria_tensor* given, std::string_view name,
@@ -68,7 +54,7 @@ absl::Status ReadTensor(const theria_tensor* given, std::string_view name,
     return InvalidField(Message(name, ".shape"),
                         Message("has ", tensor->rank, " dimensions, must have at most 4"));
   }
-  if (tensor->dtype < THERIA_FLOAT64 || tensor->dtype > THERIA_BOOL) {
+  if (tensor->dtype < THERIA_FLOAT64 || tensor->dtype > THERIA_INT32) {
     return InvalidField(Message(name, ".dtype"),
                         Message("is ", tensor->dtype, ", which is no dtype"));
   }
@@ -95,6 +81,11 @@ absl::Status ReadOptions(const theria_options* given, AttentionOptions* read) {
     return InvalidField("options.implementation",
                         Message("is ", options->implementation, ", which is no implementation"));
   }
+  if (options->causal_alignment < THERIA_UPPER_LEFT ||
+      options->causal_alignment > THERIA_LOWER_RIGHT) {
+    return InvalidField("options.causal_alignment",
+                        Message("is ", options->causal_alignment, ", which is no alignment"));
+  }
   if (options->has_scale != 0) read->scale = options->scale;
   read->is_causal = options->is_causal != 0;
   if (options->has_window_left != 0 || options->has_window_right != 0) {
@@ -105,11 +96,20 @@ absl::Status ReadOptions(const theria_options* given, AttentionOptions* read) {
   read->dropout = {options->dropout_probability, options->dropout_seed, options->dropout_offset};
   read->precision = static_cast<Precision>(options->precision);
   read->implementation = static_cast<Implementation>(options->implementation);
-  return ReadTensor(options->mask, kMask, &read->mask);
+  read->causal_alignment = static_cast<CausalAlignment>(options->causal_alignment);
+  read->deterministic = options->deterministic != 0;
+  if (options->softcap != 0.0) read->softcap = options->softcap;
+  for (std::size_t i = 0; i < std::size(kOptions); ++i) {
+    const OptionTensor& tensor = kOptionTensors[i];
+    THERIA_RETURN_IF_ERROR(
+        ReadTensor((*options).*kOptions[i], tensor.path, &(read->*tensor.member)));
+  }
+  return absl::OkStatus();
 }
 
-absl::Status CheckData(const void* data, std::string_view name) {
-  if (data != nullptr) return absl::OkStatus();
+template <typename Void>
+absl::Status CheckData(const BasicTensorView<Void>& view, std::string_view name) {
+  if (view.data != nullptr || view.NumElements() == 0) return absl::OkStatus();
   return InvalidField(Message(name, ".data"), "is NULL");
 }
 
@@ -133,7 +133,7 @@ absl::Status CheckOutput(const MutableTensorView& view, const MutableTensorView&
                           Message("is ", view.strides[axis], ", must be at least 1"));
     }
   }
-  return CheckData(view.data, name);
+  return CheckData(view, name);
 }
 
 }  // namespace
@@ -147,9 +147,10 @@ absl::StatusOr<Request> ReadInputs(theria_operation operation, const theria_inpu
                                              ", must be forward, vjp, jvp or hvp"));
   }
   absl::StatusOr<Request> request = Request{};
-  for (const InputPointer& input : kInputs) {
+  for (std::size_t i = 0; i < std::size(kInputs); ++i) {
+    const InputField& field = kInputFields[i];
     THERIA_RETURN_IF_ERROR(
-        ReadTensor((*given).*input.pointer, input.name, &(request->inputs.*input.view)));
+        ReadTensor((*given).*kInputs[i], field.name, &(request->inputs.*field.member)));
   }
   THERIA_RETURN_IF_ERROR(ReadOptions(options, &request->inputs.options));
   absl::StatusOr<AttentionProblem> problem =
@@ -163,25 +164,21 @@ absl::StatusOr<Request> ReadCall(theria_operation operation, const theria_inputs
                                  const theria_options* options, const theria_outputs* outputs) {
   absl::StatusOr<Request> request = ReadInputs(operation, inputs, options);
   if (!request.ok()) return request;
-  for (const InputPointer& input : kInputs) {
-    const std::optional<TensorView>& view = request->inputs.*input.view;
-    if (view.has_value()) THERIA_RETURN_IF_ERROR(CheckData(view->data, input.name));
-  }
-  if (const std::optional<TensorView>& mask = request->inputs.options.mask; mask.has_value()) {
-    THERIA_RETURN_IF_ERROR(CheckData(mask->data, kMask));
-  }
+  absl::Status data;
+  ForEachInput(request->inputs, [&](std::string_view name, const std::optional<TensorView>& view) {
+    if (data.ok() && view.has_value()) data = CheckData(*view, name);
+  });
+  if (!data.ok()) return data;
   const absl::StatusOr<theria_outputs> given = Read(outputs, "outputs");
   if (!given.ok()) return given.status();
-  for (const OutputPointer& output : kOutputs) {
-    if ((*given).*output.pointer == nullptr) continue;
-    const std::string name = OutputField(output.name);
-    if (!HasOutput(request->problem.operation, output.name)) {
-      return InvalidField(name, Message("is given, must be absent: it is no output of ",
-                                        OperationName(request->problem.operation)));
-    }
-    std::optional<MutableTensorView>& view = request->outputs.*output.view;
-    THERIA_RETURN_IF_ERROR(ReadTensor((*given).*output.pointer, name, &view));
-    THERIA_RETURN_IF_ERROR(CheckOutput(*view, OutputLayout(request->problem, output.name), name));
+  for (std::size_t i = 0; i < std::size(kOutputs); ++i) {
+    const OutputField& field = kOutputFields[i];
+    if ((*given).*kOutputs[i] == nullptr) continue;
+    const std::string name = OutputPath(field.name);
+    THERIA_RETURN_IF_ERROR(CheckHasOutput(request->problem, field.name, name));
+    std::optional<MutableTensorView>& view = request->outputs.*field.member;
+    THERIA_RETURN_IF_ERROR(ReadTensor((*given).*kOutputs[i], name, &view));
+    THERIA_RETURN_IF_ERROR(CheckOutput(*view, OutputLayout(request->problem, field.name), name));
   }
   return request;
 }

@@ -54,8 +54,8 @@ QueryBlock MakeQueryBlock(const AttentionProblem& problem, const ScoreMod& mod,
 
   // Both ends of the keys that a row sees grow with the row.
   const std::int64_t last_query = block.first_query + block.queries - 1;
-  const std::int64_t begin = mod.Keys(block.first_query, problem.seq_kv).begin;
-  const std::int64_t end = mod.Keys(last_query, problem.seq_kv).end;
+  const std::int64_t begin = mod.Keys(block.batch, block.first_query).begin;
+  const std::int64_t end = mod.Keys(block.batch, last_query).end;
   if (begin < end) {
     block.first_tile = begin / blocking.tile_keys;
     block.end_tile = DivideUp(end, blocking.tile_keys);

@@ -104,6 +104,7 @@ void WithFormat(DType dtype, Function function) {
     case DType::kBFloat16:
       return function(BFloat16{});
     case DType::kBool:
+    case DType::kInt32:
       return;
   }
 }

@@ -137,8 +137,7 @@ void RowBlock::ScoreTile(std::int64_t tile) {
   const std::int64_t inner_v = context_.problem.head_dim_v;
 
   multiply(K(tile), dim, inner, q.columns, Into::kOverwrite, p);
-  const bool has_bias = MakeBiasTile(context_.mod, block_, context_.problem.seq_kv,
-                                     tile * blocking_.tile_keys, size, bias_);
+  const bool has_bias = MakeBiasTile(context_.mod, block_, tile * blocking_.tile_keys, size, bias_);
   has_bias_[tile - block_.first_tile] = has_bias;
   ScaleScores(size, context_.problem.scale, has_bias ? bias_ : nullptr, p + offset, row_max_);
   if (s_dot != nullptr) {

@@ -17,18 +17,18 @@ double MaskBias(const ScoreMod& mod, const void* element) {
 
 }  // namespace
 
-bool MakeBiasTile(const ScoreMod& mod, const QueryBlock& block, std::int64_t seq_kv,
-                  std::int64_t first_key, TileSize size, double* bias) {
+bool MakeBiasTile(const ScoreMod& mod, const QueryBlock& block, std::int64_t first_key,
+                  TileSize size, double* bias) {
   const std::int64_t last_query = block.first_query + block.queries - 1;
-  const bool all_keys_in_range = mod.Keys(last_query, seq_kv).begin <= first_key &&
-                                 mod.Keys(block.first_query, seq_kv).end >= first_key + size.keys;
+  const bool all_keys_in_range = mod.Keys(block.batch, last_query).begin <= first_key &&
+                                 mod.Keys(block.batch, block.first_query).end >= first_key + size.keys;
   if (all_keys_in_range && mod.mask == nullptr) return false;
 
   std::fill_n(bias, size.count(), 0.0);
   const auto item_bytes = static_cast<std::int64_t>(ItemSizeBytes(mod.mask_dtype));
   for (std::int64_t query = 0; query < block.queries; ++query) {
     const std::int64_t i = block.first_query + query;
-    const KeyRange range = mod.Keys(i, seq_kv);
+    const KeyRange range = mod.Keys(block.batch, i);
     const char* mask_row = nullptr;
     if (mod.mask != nullptr) {
       mask_row = static_cast<const char*>(mod.mask) +

@@ -14,8 +14,8 @@ namespace theria::cpu {
 // The additive matrix B of docs/operator_contract.md on the tile that starts at `first_key`, with
 // -inf for keys past seq_kv. False, and `bias` is left alone, where all of it is zero. Columns past
 // the block's queries are unspecified.
-bool MakeBiasTile(const ScoreMod& mod, const QueryBlock& block, std::int64_t seq_kv,
-                  std::int64_t first_key, TileSize size, double* bias);
+bool MakeBiasTile(const ScoreMod& mod, const QueryBlock& block, std::int64_t first_key,
+                  TileSize size, double* bias);
 
 // The dropout matrix Z: 0 or 1 / (1 - probability). `plane` is batch * heads_q + head.
 // REQUIRES: mod.enabled(); the block and the tile start at even indices.

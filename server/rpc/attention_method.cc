@@ -1,5 +1,6 @@
 #include "server/rpc/attention_method.h"
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,7 +20,7 @@ const FieldDescriptor* Find(const Descriptor& message, std::string_view name) {
 
 // As the comments of OutputSpec say.
 v1::OutputMode DefaultMode(Operation operation, std::string_view output) {
-  if (!HasOutput(operation, output)) return v1::SKIP;
+  if (!HasOutput(operation, output) || IsOfBias(output)) return v1::SKIP;
   switch (operation) {
     case Operation::kForward:
       return v1::INLINE;
@@ -34,10 +35,9 @@ v1::OutputMode DefaultMode(Operation operation, std::string_view output) {
 
 std::size_t TotalInputBytes(const AttentionInputs& inputs) {
   std::size_t bytes = 0;
-  for (const InputField& field : kInputFields) {
-    if (const auto& view = inputs.*field.member; view.has_value()) bytes += view->SizeBytes();
-  }
-  if (inputs.options.mask.has_value()) bytes += inputs.options.mask->SizeBytes();
+  ForEachInput(inputs, [&bytes](std::string_view, const std::optional<TensorView>& view) {
+    if (view.has_value()) bytes += view->SizeBytes();
+  });
   return bytes;
 }
 
@@ -74,12 +74,10 @@ void AttentionTask::StageInputs(DeviceStaging& staging) {
   for (const ScatteredInput& input : scattered) {
     staging.AddInput(*input.view, input.payload->pieces);
   }
-  const auto stage = [&](std::optional<TensorView>& view) {
+  ForEachInput(inputs, [&](std::string_view, std::optional<TensorView>& view) {
     if (!view.has_value() || view->data == nullptr || decoder.IsOnDevice(*view)) return;
     staging.AddInput(*view);
-  };
-  for (const InputField& field : kInputFields) stage(inputs.*field.member);
-  stage(inputs.options.mask);
+  });
 }
 
 AttentionMethod::AttentionMethod(Operation operation, const Descriptor& request,
@@ -143,7 +141,11 @@ absl::Status AttentionMethod::DecodeInputs(const google::protobuf::Message& requ
   absl::StatusOr<AttentionOptions> options = DecodeOptions(wire_options, task.decoder);
   if (!options.ok()) return options.status();
   task.inputs.options = *std::move(options);
-  note_scattered(task.inputs.options.mask, wire_options.mask());
+  for (const OptionTensor& tensor : kOptionTensors) {
+    if (const v1::Tensor* const wire = WireTensor(wire_options, tensor); wire != nullptr) {
+      note_scattered(task.inputs.options.*tensor.member, *wire);
+    }
+  }
   return task.decoder.status();
 }
 
@@ -163,6 +165,10 @@ absl::Status AttentionMethod::PlanOutputs(const v1::OutputSpec& spec, const Tens
     if (output.wire == nullptr || !HasOutput(operation_, output.field.name)) {
       return InvalidField(
           path(), Message("must be SKIP: ", OperationName(operation_), " has no such output"));
+    }
+    if (!HasOutput(task.problem, output.field.name)) {
+      return InvalidField(path(),
+                          "must be SKIP: only a floating-point options.mask has a derivative");
     }
     MutableTensorView layout = OutputLayout(task.problem, output.field.name);
     task.demand.bytes += layout.SizeBytes();

@@ -39,6 +39,7 @@ RandomBits RandomBitsOf(DType dtype) {
     case DType::kBFloat16:
       return {0x3F00u, 0x807Fu};
     case DType::kBool:
+    case DType::kInt32:
       return {0x0u, 0x1u};
   }
   return {0, 0};
@@ -125,7 +126,7 @@ absl::Status MakeInputs(Operation operation, DType dtype, const Extents& extents
 
 // What a benchmark computes of an operation: all but the results of lower order.
 bool IsMeasured(Operation operation, std::string_view output) {
-  if (!HasOutput(operation, output)) return false;
+  if (!HasOutput(operation, output) || IsOfBias(output)) return false;
   switch (operation) {
     case Operation::kForward:
       return true;
@@ -224,12 +225,15 @@ BenchmarkCall::BenchmarkCall(Backend& backend, TensorStore& store, ComputeMetric
 absl::Status BenchmarkCall::Answer() {
   AttentionOutputs outputs;
   if (absl::Status allocated = Allocate(outputs); !allocated.ok()) return allocated;
-  DeviceStaging mask(store_, TenantId{});
-  if (task_->inputs.options.mask.has_value() && !backend_.memory().host_accessible() &&
-      !task_->decoder.IsOnDevice(*task_->inputs.options.mask)) {
-    mask.AddInput(*task_->inputs.options.mask);
+  DeviceStaging options(store_, TenantId{});
+  for (const OptionTensor& tensor : kOptionTensors) {
+    std::optional<TensorView>& view = task_->inputs.options.*tensor.member;
+    if (view.has_value() && !backend_.memory().host_accessible() &&
+        !task_->decoder.IsOnDevice(*view)) {
+      options.AddInput(*view);
+    }
   }
-  if (absl::Status uploaded = mask.Upload(); !uploaded.ok()) return uploaded;
+  if (absl::Status uploaded = options.Upload(); !uploaded.ok()) return uploaded;
   ComputeReport report;
   std::vector<absl::Duration> times;
   for (std::uint32_t run = 0; run <= task_->repetitions; ++run) {

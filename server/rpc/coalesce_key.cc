@@ -1,7 +1,7 @@
 #include "server/rpc/coalesce_key.h"
 
 #include <cstdint>
-#include <limits>
+#include <optional>
 #include <type_traits>
 
 namespace theria::server {
@@ -23,22 +23,15 @@ class KeyWriter {
 };
 
 void AddOptions(const AttentionOptions& options, KeyWriter& key) {
-  constexpr std::int64_t kUnbounded = std::numeric_limits<std::int64_t>::max();
-  const Window window = options.window.value_or(Window{});
-  key.Add(options.is_causal)
-      .Add(options.window.has_value())
-      .Add(window.left.value_or(kUnbounded))
-      .Add(window.right.value_or(kUnbounded))
-      .Add(options.dropout.probability)
-      .Add(options.dropout.seed)
-      .Add(options.dropout.offset)
-      .Add(options.precision)
-      .Add(options.implementation)
-      .Add(options.mask.has_value());
-  if (!options.mask.has_value()) return;
-  key.Add(options.mask->dtype).Add(options.mask->rank);
-  for (int axis = 0; axis < options.mask->rank; ++axis) {
-    key.Add(options.mask->shape[axis]).Add(options.mask->strides[axis]);
+  ForEachScalarOption(options, [&key](auto value) { key.Add(value); });
+  for (const OptionTensor& tensor : kOptionTensors) {
+    const std::optional<TensorView>& view = options.*tensor.member;
+    key.Add(view.has_value());
+    if (!view.has_value()) continue;
+    key.Add(view->dtype).Add(view->rank);
+    for (int axis = 0; axis < view->rank; ++axis) {
+      key.Add(view->shape[axis]).Add(view->strides[axis]);
+    }
   }
 }
 

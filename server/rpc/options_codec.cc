@@ -1,5 +1,6 @@
 #include "server/rpc/options_codec.h"
 
+#include <string>
 #include <utility>
 
 #include "kernels/api/message.h"
@@ -39,7 +40,26 @@ absl::StatusOr<Implementation> DecodeImplementation(int wire_implementation) {
   }
 }
 
+absl::StatusOr<CausalAlignment> DecodeAlignment(int wire_alignment) {
+  switch (wire_alignment) {
+    case v1::UPPER_LEFT:
+      return CausalAlignment::kUpperLeft;
+    case v1::LOWER_RIGHT:
+      return CausalAlignment::kLowerRight;
+    default:
+      return NoEnumerator("options.causal_alignment", wire_alignment, "alignment");
+  }
+}
+
 }  // namespace
+
+const v1::Tensor* WireTensor(const v1::AttentionOptions& options, const OptionTensor& tensor) {
+  const google::protobuf::FieldDescriptor* const field =
+      v1::AttentionOptions::descriptor()->FindFieldByName(std::string(tensor.name));
+  const google::protobuf::Reflection& reflection = *options.GetReflection();
+  if (!reflection.HasField(options, field)) return nullptr;
+  return static_cast<const v1::Tensor*>(&reflection.GetMessage(options, field));
+}
 
 absl::StatusOr<AttentionOptions> DecodeOptions(const v1::AttentionOptions& options,
                                                TensorDecoder& decoder) {
@@ -51,10 +71,17 @@ absl::StatusOr<AttentionOptions> DecodeOptions(const v1::AttentionOptions& optio
     if (options.window().has_left()) window.left = options.window().left();
     if (options.window().has_right()) window.right = options.window().right();
   }
-  if (options.has_mask()) {
-    absl::StatusOr<std::optional<TensorView>> mask = decoder.Decode(options.mask(), "options.mask");
-    if (!mask.ok()) return mask.status();
-    decoded.mask = *mask;
+  if (options.has_softcap()) decoded.softcap = options.softcap();
+  decoded.deterministic = options.deterministic();
+  const absl::StatusOr<CausalAlignment> alignment = DecodeAlignment(options.causal_alignment());
+  if (!alignment.ok()) return alignment.status();
+  decoded.causal_alignment = *alignment;
+  for (const OptionTensor& tensor : kOptionTensors) {
+    const v1::Tensor* const wire = WireTensor(options, tensor);
+    if (wire == nullptr) continue;
+    absl::StatusOr<std::optional<TensorView>> view = decoder.Decode(*wire, tensor.path);
+    if (!view.ok()) return view.status();
+    decoded.*tensor.member = *view;
   }
   decoded.dropout = {options.dropout().probability(), options.dropout().seed(),
                      options.dropout().offset()};

@@ -81,6 +81,8 @@ absl::StatusOr<DType> DecodeDType(int wire_dtype, std::string_view field) {
       return DType::kBFloat16;
     case v1::BOOL:
       return DType::kBool;
+    case v1::INT32:
+      return DType::kInt32;
     case v1::DTYPE_UNSPECIFIED:
       return InvalidField(field, "is unspecified");
     default:
@@ -100,6 +102,8 @@ v1::DType EncodeDType(DType dtype) {
       return v1::BFLOAT16;
     case DType::kBool:
       return v1::BOOL;
+    case DType::kInt32:
+      return v1::INT32;
   }
   return v1::DTYPE_UNSPECIFIED;
 }

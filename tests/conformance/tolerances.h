@@ -31,6 +31,7 @@ constexpr double HalfUlp(DType dtype) {
     case DType::kBFloat16:
       return 0x1p-8 * kHair;
     case DType::kBool:
+    case DType::kInt32:
       return 0.0;
   }
   return 0.0;

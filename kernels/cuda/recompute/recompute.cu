@@ -88,7 +88,7 @@ class Problem {
   __device__ Problem(const AttentionParams& params, int batch, int head)
       : params_(params), batch_(batch), head_(head), head_kv_(head / params.group) {}
 
-  __device__ KeyRange Keys(int i) const { return params_.score_mod.Keys(i, params_.seq_kv); }
+  __device__ KeyRange Keys(int i) const { return params_.score_mod.Keys(batch_, i); }
 
   __device__ Pair<Real> PairOf(int i, int j) const {
     Pair<Real> pair = {};

@@ -56,7 +56,7 @@ __device__ void DifferentiateRow(const RowDerivativesParams& params, std::int64_
   Real* s_dot = of_row(params.s_dot);
   Real* p_bar = of_row(params.p_bar);
   Real* p_bar_dot = of_row(params.p_bar_dot);
-  const KeyRange keys = mod.Keys(i, n);
+  const KeyRange keys = mod.Keys(plane / params.heads_q, i);
   const std::int64_t mask_row = plane / params.heads_q * mod.mask_strides[0] +
                                 plane % params.heads_q * mod.mask_strides[1] +
                                 i * mod.mask_strides[2];

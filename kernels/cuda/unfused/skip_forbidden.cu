@@ -16,7 +16,7 @@ __device__ bool IsVisible(const WeightedSumParams& params, std::int64_t plane, s
                           std::int64_t j) {
   const ScoreMod& mod = params.score_mod;
   const std::int64_t i = query % params.seq_q;
-  const KeyRange keys = mod.Keys(i, params.seq_kv);
+  const KeyRange keys = mod.Keys(plane / params.heads_kv, i);
   if (j < keys.begin || j >= keys.end) return false;
   if (mod.mask == nullptr) return true;
   const std::int64_t head = plane % params.heads_kv * params.group + query / params.seq_q;

@@ -12,10 +12,10 @@
  * of the tensors are the same here, in the wire contract, in C++ and in Python.
  *
  *   forward  o, lse                                     of q, k, v
- *   vjp      q_bar, k_bar, v_bar                        of q, k, v, o_bar
- *   jvp      o_dot, lse_dot                             of q, k, v, q_dot, k_dot, v_dot
- *   hvp      q_bar_dot, k_bar_dot, v_bar_dot and the    of q, k, v, o_bar, q_dot, k_dot, v_dot,
- *            outputs of vjp and jvp                        o_bar_dot
+ *   vjp      q_bar, k_bar, v_bar, bias_bar              of q, k, v, o_bar, lse_bar
+ *   jvp      o_dot, lse_dot                             of q, k, v, q_dot, k_dot, v_dot, bias_dot
+ *   hvp      q_bar_dot, k_bar_dot, v_bar_dot,           of q, k, v, o_bar, lse_bar, q_dot, k_dot,
+ *            bias_bar_dot and the outputs of vjp and jvp   v_dot, bias_dot, o_bar_dot, lse_bar_dot
  *
  * Shapes (row-major order of the axes; any non-negative strides):
  *
@@ -23,11 +23,13 @@
  *   k                       [batch, heads_kv, seq_kv, head_dim]     heads_kv divides heads_q
  *   v                       [batch, heads_kv, seq_kv, head_dim_v]
  *   o                       [batch, heads_q,  seq_q,  head_dim_v]
- *   lse, lse_dot            [batch, heads_q,  seq_q]
+ *   lse                     [batch, heads_q,  seq_q]
+ *   bias                    a floating-point mask, of its own broadcast shape and dtype
  *   x_dot, x_bar, x_bar_dot as x: tangent of x, cotangent of x, tangent of that cotangent
  *
- * head_dim and head_dim_v are at most 512. All tensors of a call have the dtype of q, except lse
- * and lse_dot, which are float64 for a float64 q and float32 otherwise, and the mask.
+ * head_dim and head_dim_v are at most 512. Extents may be 0; `data` of an empty tensor may be NULL.
+ * All tensors of a call have the dtype of q, except those like lse, which are float64 for a float64
+ * q and float32 otherwise, those like the bias, and the tensors of the options.
  *
  * Structs. Each struct begins with `struct_size`, which the caller sets to sizeof the struct. New
  * fields are appended, and zero always means what the library did before the field existed. A
@@ -128,7 +130,8 @@ typedef enum theria_dtype {
   THERIA_FLOAT32 = 1,
   THERIA_FLOAT16 = 2,  /* IEEE 754 binary16 */
   THERIA_BFLOAT16 = 3, /* upper half of an IEEE 754 binary32 */
-  THERIA_BOOL = 4      /* one byte; zero is false */
+  THERIA_BOOL = 4,     /* one byte; zero is false */
+  THERIA_INT32 = 5     /* lengths and offsets among the options */
 } theria_dtype;
 
 typedef enum theria_implementation {
@@ -137,6 +140,12 @@ typedef enum theria_implementation {
   THERIA_UNFUSED = 2,  /* CUDA; stores the probabilities */
   THERIA_REFERENCE = 3 /* CPU; float64 arithmetic for every dtype, rounded once */
 } theria_implementation;
+
+/* Where the diagonal i' of causal, window and ALiBi lies. */
+typedef enum theria_causal_alignment {
+  THERIA_UPPER_LEFT = 0, /* i' = i */
+  THERIA_LOWER_RIGHT = 1 /* i' = i + seq_kv - seq_q: the last query meets the last key */
+} theria_causal_alignment;
 
 typedef enum theria_precision {
   THERIA_STRICT = 0, /* float32 products and sums for float32 inputs */
@@ -156,8 +165,9 @@ typedef struct theria_tensor {
   int64_t strides[4];
 } theria_tensor;
 
-/* NULL is an absent tensor. q, k and v are required; vjp and hvp require o_bar. An absent tangent
- * (x_dot, o_bar_dot) is zero, and its products are not computed. o and lse (both or neither) are
+/* NULL is an absent tensor. q, k and v are required; vjp and hvp require o_bar or lse_bar. An absent
+ * tangent or cotangent is zero, and its products are not computed. bias_dot requires a
+ * floating-point mask. o and lse (both or neither) are
  * the outputs of forward on the same q, k, v and options. They are a hint that may save vjp, jvp or
  * hvp some work. A tensor that the operation does not read must be absent. */
 typedef struct theria_inputs {
@@ -168,6 +178,8 @@ typedef struct theria_inputs {
   const theria_tensor* o_bar;
   const theria_tensor *q_dot, *k_dot, *v_dot;
   const theria_tensor* o_bar_dot;
+  const theria_tensor *lse_bar, *lse_bar_dot;
+  const theria_tensor* bias_dot;
 } theria_inputs;
 
 /* Where to write. NULL is an output that is not wanted; its work is saved where that is possible.
@@ -180,12 +192,16 @@ typedef struct theria_outputs {
   const theria_tensor *o_dot, *lse_dot;                   /* jvp, hvp */
   const theria_tensor *q_bar, *k_bar, *v_bar;             /* vjp, hvp */
   const theria_tensor *q_bar_dot, *k_bar_dot, *v_bar_dot; /* hvp */
+  /* Derivatives with respect to a floating-point mask, summed over the dimensions that it broadcasts
+   * over. */
+  const theria_tensor* bias_bar;     /* vjp, hvp */
+  const theria_tensor* bias_bar_dot; /* hvp */
 } theria_outputs;
 
 /* All zero is plain attention with scale 1 / sqrt(head_dim). */
 typedef struct theria_options {
   uint32_t struct_size;
-  int32_t is_causal;      /* key j takes part in row i only if j <= i */
+  int32_t is_causal;      /* key j takes part in row i only if j <= i' */
   int32_t precision;      /* theria_precision */
   int32_t implementation; /* theria_implementation */
   int32_t has_scale;
@@ -193,7 +209,7 @@ typedef struct theria_options {
   int32_t has_window_right;
   int32_t reserved;
   double scale;        /* factor of the scores */
-  int64_t window_left; /* key j takes part in row i only if i - left <= j <= i + right */
+  int64_t window_left; /* key j takes part in row i only if i' - left <= j <= i' + right */
   int64_t window_right;
   double dropout_probability; /* in [0, 1) */
   uint64_t dropout_seed;      /* the draw is a function of seed, offset, batch, head, i and j */
@@ -202,6 +218,18 @@ typedef struct theria_options {
    * part. Floating point: added to the scaled scores. NULL: none. Fields of errors: options.mask.
    */
   const theria_tensor* mask;
+  int32_t causal_alignment; /* theria_causal_alignment */
+  int32_t deterministic;    /* results are bitwise the same from run to run */
+  double softcap;           /* c: the scaled scores U become c tanh(U / c); 0: none */
+  /* [heads_q] or [batch, heads_q], floating point: adds -slope * |i' - j| to the score. */
+  const theria_tensor* alibi_slopes;
+  /* int32 [batch], each in [0, seq_kv]: key j takes part only if j < kv_lengths[batch]. */
+  const theria_tensor* kv_lengths;
+  /* int32 [documents + 1], both or neither, for a batch of 1: from 0 to seq_q (seq_kv), not
+   * decreasing. Rows of document d see keys of document d only; causal, window, alignment and ALiBi
+   * count within it. Not together with kv_lengths. The contents of these two and of kv_lengths are
+   * the caller's promise: wrong ones give wrong values, never an access out of bounds. */
+  const theria_tensor *cu_seqlens_q, *cu_seqlens_kv;
 } theria_options;
 
 /* Validates a call without looking at an element. `options` may be NULL: all zero.

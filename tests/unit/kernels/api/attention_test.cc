@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 namespace theria {
 namespace {
 
@@ -48,13 +50,76 @@ TEST(AttentionTest, OutputsOfEachOperation) {
     return outputs;
   };
   EXPECT_EQ(count(Operation::kForward), 2);
-  EXPECT_EQ(count(Operation::kVjp), 5);
+  EXPECT_EQ(count(Operation::kVjp), 6);
   EXPECT_EQ(count(Operation::kJvp), 4);
-  EXPECT_EQ(count(Operation::kHvp), 10);
+  EXPECT_EQ(count(Operation::kHvp), 12);
   EXPECT_TRUE(HasOutput(Operation::kVjp, "q_bar"));
   EXPECT_FALSE(HasOutput(Operation::kVjp, "q_bar_dot"));
   EXPECT_TRUE(HasOutput(Operation::kJvp, "lse_dot"));
   EXPECT_FALSE(HasOutput(Operation::kHvp, "q"));
+}
+
+TEST(AttentionTest, InputsOfEachOperation) {
+  const auto count = [](Operation operation) {
+    int inputs = 0;
+    for (const InputField& field : kInputFields) inputs += HasInput(operation, field.name);
+    return inputs;
+  };
+  EXPECT_EQ(count(Operation::kForward), 3);
+  EXPECT_EQ(count(Operation::kVjp), 7);
+  EXPECT_EQ(count(Operation::kJvp), 9);
+  EXPECT_EQ(count(Operation::kHvp), 13);
+  EXPECT_FALSE(HasInput(Operation::kHvp, "q_bar"));
+}
+
+TEST(AttentionTest, OnlyBiasOutputsAreOfTheBias) {
+  int outputs = 0;
+  for (const OutputField& field : kOutputFields) outputs += IsOfBias(field.name);
+  EXPECT_EQ(outputs, 2);
+  EXPECT_TRUE(IsOfBias("bias_bar"));
+  EXPECT_TRUE(IsOfBias("bias_bar_dot"));
+}
+
+TEST(AttentionTest, EveryInputIsVisitedOnce) {
+  AttentionInputs inputs;
+  std::size_t count = 0;
+  ForEachInput(inputs, [&](std::string_view, std::optional<TensorView>& view) {
+    EXPECT_FALSE(view.has_value());
+    view.emplace();
+    ++count;
+  });
+  EXPECT_EQ(count, std::size(kInputFields) + std::size(kOptionTensors));
+  // Every optional tensor of the structs is in a table.
+  EXPECT_GE(sizeof(AttentionInputs), count * sizeof(std::optional<TensorView>));
+  EXPECT_LT(sizeof(AttentionInputs), (count + 2) * sizeof(std::optional<TensorView>));
+  EXPECT_EQ(sizeof(AttentionOutputs),
+            std::size(kOutputFields) * sizeof(std::optional<MutableTensorView>));
+}
+
+TEST(AttentionTest, ScalarOptionsTellCallsApart) {
+  const auto key = [](const AttentionOptions& options) {
+    std::vector<double> values;
+    ForEachScalarOption(options,
+                        [&](auto value) { values.push_back(static_cast<double>(value)); });
+    return values;
+  };
+  const std::vector<double> plain = key({});
+  const auto differs = [&](auto set) {
+    AttentionOptions options;
+    set(options);
+    return key(options) != plain && key(options).size() == plain.size();
+  };
+  EXPECT_TRUE(differs([](auto& o) { o.is_causal = true; }));
+  EXPECT_TRUE(differs([](auto& o) { o.causal_alignment = CausalAlignment::kLowerRight; }));
+  EXPECT_TRUE(differs([](auto& o) { o.window = Window{0, std::nullopt}; }));
+  EXPECT_TRUE(differs([](auto& o) { o.window = Window{std::nullopt, 0}; }));
+  EXPECT_TRUE(differs([](auto& o) { o.softcap = 1.0; }));
+  EXPECT_TRUE(differs([](auto& o) { o.dropout.probability = 0.5; }));
+  EXPECT_TRUE(differs([](auto& o) { o.dropout.seed = 1; }));
+  EXPECT_TRUE(differs([](auto& o) { o.dropout.offset = 1; }));
+  EXPECT_TRUE(differs([](auto& o) { o.deterministic = true; }));
+  EXPECT_TRUE(differs([](auto& o) { o.precision = Precision::kFast; }));
+  EXPECT_TRUE(differs([](auto& o) { o.implementation = Implementation::kFused; }));
 }
 
 TEST(AttentionTest, OutputLayouts) {
@@ -107,6 +172,47 @@ TEST(AttentionTest, ScoreModOfOptions) {
   EXPECT_EQ(mod.mask_strides[2], 0);
   EXPECT_EQ(mod.mask_strides[3], 1);
   EXPECT_TRUE(mod.dropout.enabled());
+}
+
+TEST(AttentionTest, ScoreModOfTheOtherOptions) {
+  AttentionProblem problem = Problem(Operation::kForward);
+  AttentionOptions options;
+  ScoreMod mod = MakeScoreMod(problem, options);
+  EXPECT_EQ(mod.seq_q, 5);
+  EXPECT_EQ(mod.seq_kv, 7);
+  EXPECT_FALSE(mod.lower_right);
+  EXPECT_FALSE(mod.softcap.enabled());
+  EXPECT_EQ(mod.alibi_slopes, nullptr);
+  EXPECT_EQ(mod.kv_lengths.data, nullptr);
+  EXPECT_EQ(mod.cu_seqlens_q.data, nullptr);
+
+  const std::int32_t numbers[4] = {0, 2, 5, 5};
+  const float slopes[12] = {};
+  options.causal_alignment = CausalAlignment::kLowerRight;
+  options.softcap = 30.0;
+  options.kv_lengths = RowMajorView<const void>(numbers, DType::kInt32, {2});
+  options.kv_lengths->strides[0] = 2;
+  options.alibi_slopes = RowMajorView<const void>(slopes, DType::kFloat32, {2, 6});
+  mod = MakeScoreMod(problem, options);
+  EXPECT_TRUE(mod.lower_right);
+  EXPECT_EQ(mod.softcap.cap, 30.0);
+  EXPECT_EQ(mod.kv_lengths.At(1, 7), 5);
+  EXPECT_EQ(mod.alibi_slopes, slopes);
+  EXPECT_EQ(mod.alibi_dtype, DType::kFloat32);
+  EXPECT_EQ(mod.alibi_strides[0], 6);
+  EXPECT_EQ(mod.alibi_strides[1], 1);
+  options.alibi_slopes = RowMajorView<const void>(slopes, DType::kFloat32, {6});
+  mod = MakeScoreMod(problem, options);
+  EXPECT_EQ(mod.alibi_strides[0], 0);
+  EXPECT_EQ(mod.alibi_strides[1], 1);
+
+  options.kv_lengths.reset();
+  options.cu_seqlens_q = RowMajorView<const void>(numbers, DType::kInt32, {4});
+  options.cu_seqlens_kv = options.cu_seqlens_q;
+  mod = MakeScoreMod(problem, options);
+  EXPECT_EQ(mod.documents, 3);
+  EXPECT_EQ(mod.cu_seqlens_q.data, numbers);
+  EXPECT_EQ(mod.cu_seqlens_kv.data, numbers);
 }
 
 TEST(AttentionTest, Flops) {

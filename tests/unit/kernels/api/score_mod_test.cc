@@ -59,16 +59,128 @@ TEST(DropoutModTest, SeedOffsetAndPlaneGiveOtherDraws) {
   EXPECT_NEAR(agreement(mod, 0, mod, std::uint64_t{1} << 32), 0.5, 0.04);
 }
 
-TEST(ScoreModTest, KeysOfARow) {
+ScoreMod Mod(std::int64_t seq_q, std::int64_t seq_kv) {
   ScoreMod mod;
-  EXPECT_EQ(mod.Keys(5, 10).begin, 0);
-  EXPECT_EQ(mod.Keys(5, 10).end, 10);
+  mod.seq_q = seq_q;
+  mod.seq_kv = seq_kv;
+  return mod;
+}
+
+void ExpectKeys(const ScoreMod& mod, std::int64_t batch, std::int64_t i, std::int64_t begin,
+                std::int64_t end) {
+  const KeyRange keys = mod.Keys(batch, i);
+  if (begin >= end) {
+    EXPECT_GE(keys.begin, keys.end) << "row " << i;
+    return;
+  }
+  EXPECT_EQ(keys.begin, begin) << "row " << i;
+  EXPECT_EQ(keys.end, end) << "row " << i;
+}
+
+TEST(ScoreModTest, KeysOfARow) {
+  ScoreMod mod = Mod(30, 10);
+  ExpectKeys(mod, 0, 5, 0, 10);
   mod.window_left = 2;
   mod.window_right = 0;
-  EXPECT_EQ(mod.Keys(5, 10).begin, 3);
-  EXPECT_EQ(mod.Keys(5, 10).end, 6);
-  EXPECT_EQ(mod.Keys(1, 10).begin, 0);
-  EXPECT_GE(mod.Keys(20, 10).begin, mod.Keys(20, 10).end);
+  ExpectKeys(mod, 0, 5, 3, 6);
+  ExpectKeys(mod, 0, 1, 0, 2);
+  ExpectKeys(mod, 0, 20, 0, 0);
+}
+
+TEST(ScoreModTest, LowerRightMeetsTheLastKey) {
+  ScoreMod mod = Mod(4, 10);
+  mod.lower_right = true;
+  mod.window_right = 0;
+  ExpectKeys(mod, 0, 0, 0, 7);
+  ExpectKeys(mod, 0, 3, 0, 10);
+  EXPECT_EQ(mod.Row(0, 0).diagonal, 6);
+  mod.window_left = 1;
+  ExpectKeys(mod, 0, 2, 7, 9);
+  mod.seq_q = 12;  // more queries than keys: the first ones see none
+  ExpectKeys(mod, 0, 1, 0, 0);
+  ExpectKeys(mod, 0, 2, 0, 1);
+  EXPECT_EQ(mod.Row(0, 0).diagonal, -2);
+}
+
+TEST(ScoreModTest, KeyLengths) {
+  const std::int32_t lengths[] = {3, 99, 0, 99, 12, 99, -4};
+  ScoreMod mod = Mod(10, 10);
+  mod.kv_lengths = {lengths, 2};
+  ExpectKeys(mod, 0, 9, 0, 3);
+  ExpectKeys(mod, 1, 9, 0, 0);
+  ExpectKeys(mod, 2, 9, 0, 10);  // clamped
+  ExpectKeys(mod, 3, 9, 0, 0);
+  mod.window_right = 0;
+  ExpectKeys(mod, 0, 1, 0, 2);
+  mod.lower_right = true;  // counts from the tensor's keys
+  mod.seq_q = 8;
+  EXPECT_EQ(mod.Row(0, 0).diagonal, 2);
+}
+
+TEST(ScoreModTest, Documents) {
+  const std::int32_t of_q[] = {0, 3, 3, 5, 9};
+  const std::int32_t of_kv[] = {0, 2, 6, 6, 11};
+  ScoreMod mod = Mod(9, 11);
+  mod.cu_seqlens_q = {of_q, 1};
+  mod.cu_seqlens_kv = {of_kv, 1};
+  mod.documents = 4;
+  ExpectKeys(mod, 0, 0, 0, 2);
+  ExpectKeys(mod, 0, 2, 0, 2);
+  ExpectKeys(mod, 0, 3, 0, 0);  // its document has no keys
+  ExpectKeys(mod, 0, 5, 6, 11);
+  ExpectKeys(mod, 0, 8, 6, 11);
+  mod.window_right = 0;
+  ExpectKeys(mod, 0, 5, 6, 7);
+  ExpectKeys(mod, 0, 2, 0, 2);
+  mod.lower_right = true;
+  ExpectKeys(mod, 0, 5, 6, 8);
+  ExpectKeys(mod, 0, 0, 0, 0);
+  ExpectKeys(mod, 0, 1, 0, 1);
+}
+
+// Whatever the offsets hold, keys are in range.
+TEST(ScoreModTest, WrongDocumentsStayInRange) {
+  const std::int32_t wrong[] = {5, -3, 1 << 30, 2, -1, 7};
+  const std::int32_t late[] = {4, 6};
+  for (int shift = 0; shift < 4; ++shift) {
+    ScoreMod mod = Mod(9, 11);
+    mod.cu_seqlens_q = {wrong + shift, 1};
+    mod.cu_seqlens_kv = {wrong + 2 - shift / 2, 1};
+    mod.documents = 2;
+    for (std::int64_t i = 0; i < mod.seq_q; ++i) {
+      const KeyRange keys = mod.Keys(0, i);
+      if (keys.begin >= keys.end) continue;
+      EXPECT_GE(keys.begin, 0);
+      EXPECT_LE(keys.end, 11);
+    }
+  }
+  ScoreMod mod = Mod(9, 11);
+  mod.cu_seqlens_q = mod.cu_seqlens_kv = {late, 1};
+  mod.documents = 1;
+  ExpectKeys(mod, 0, 3, 0, 0);
+  ExpectKeys(mod, 0, 4, 4, 6);
+  ExpectKeys(mod, 0, 8, 0, 0);
+}
+
+TEST(ScoreModTest, Alibi) {
+  EXPECT_EQ(ScoreMod::Alibi(0.5, 3, 7), -2.0);
+  EXPECT_EQ(ScoreMod::Alibi(0.5, 7, 3), -2.0);
+  EXPECT_EQ(ScoreMod::Alibi(0.5f, -2, 1), -1.5f);
+}
+
+// Slope and Bend are what differences of the score say.
+TEST(SoftcapModTest, DerivativesOfTheScore) {
+  const SoftcapMod mod = {2.5};
+  constexpr double kStep = 1e-4;
+  const auto slope = [&](double u) { return mod.Slope(mod.Tanh(u)); };
+  const auto score = [&](double u) { return mod.Score(mod.Tanh(u)); };
+  for (const double u : {-9.0, -1.0, 0.0, 0.3, 2.0, 40.0}) {
+    EXPECT_NEAR(score(u), 2.5 * std::tanh(u / 2.5), 1e-15);
+    EXPECT_NEAR(slope(u), (score(u + kStep) - score(u - kStep)) / (2 * kStep), 1e-8);
+    const double u_dot = 0.7;
+    EXPECT_NEAR(mod.Bend(mod.Tanh(u), slope(u) * u_dot),
+                -(slope(u + kStep * u_dot) - slope(u - kStep * u_dot)) / (2 * kStep), 1e-8);
+  }
 }
 
 }  // namespace

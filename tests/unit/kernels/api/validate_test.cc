@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -33,6 +34,10 @@ AttentionInputs ValidInputs(Operation operation, DType dtype = DType::kFloat32) 
     inputs.v_dot = inputs.v;
   }
   if (operation == Operation::kHvp) inputs.o_bar_dot = inputs.o;
+  inputs.options.mask = View(DType::kFloat64, {6, 1, 7});
+  if (operation != Operation::kJvp) inputs.lse_bar = inputs.lse;
+  if (operation == Operation::kHvp) inputs.lse_bar_dot = inputs.lse;
+  if (operation != Operation::kVjp) inputs.bias_dot = inputs.options.mask;
   return inputs;
 }
 
@@ -81,6 +86,94 @@ TEST(ValidateTest, BroadcastInputs) {
   EXPECT_TRUE(Validate(Operation::kForward, inputs).ok());
 }
 
+void SetDocuments(std::int64_t offsets, AttentionInputs& inputs) {
+  inputs.options.cu_seqlens_q = View(DType::kInt32, {offsets});
+  inputs.options.cu_seqlens_kv = View(DType::kInt32, {offsets});
+}
+
+TEST(ValidateTest, ValidScoreOptions) {
+  AttentionInputs inputs = ValidInputs(Operation::kForward);
+  inputs.options.causal_alignment = CausalAlignment::kLowerRight;
+  inputs.options.softcap = 50.0;
+  inputs.options.deterministic = true;
+  inputs.options.kv_lengths = View(DType::kInt32, {2});
+  for (const TensorView& slopes : {View(DType::kFloat32, {6}), View(DType::kBFloat16, {2, 6})}) {
+    inputs.options.alibi_slopes = slopes;
+    EXPECT_TRUE(Validate(Operation::kForward, inputs).ok());
+  }
+}
+
+TEST(ValidateTest, PackedDocuments) {
+  AttentionInputs inputs;
+  inputs.q = View(DType::kFloat16, {1, 4, 12, 8});
+  inputs.k = View(DType::kFloat16, {1, 2, 20, 8});
+  inputs.v = inputs.k;
+  SetDocuments(5, inputs);
+  const auto problem = Validate(Operation::kForward, inputs);
+  EXPECT_TRUE(problem.ok()) << problem.status();
+}
+
+TEST(ValidateTest, LseBarStandsForOBar) {
+  for (const Operation operation : {Operation::kVjp, Operation::kHvp}) {
+    AttentionInputs inputs = ValidInputs(operation);
+    inputs.o_bar.reset();
+    const auto problem = Validate(operation, inputs);
+    EXPECT_TRUE(problem.ok()) << problem.status();
+  }
+}
+
+TEST(ValidateTest, BiasOfAFloatingPointMask) {
+  AttentionInputs inputs = ValidInputs(Operation::kVjp);
+  auto problem = Validate(Operation::kVjp, inputs);
+  ASSERT_TRUE(problem.ok()) << problem.status();
+  ASSERT_TRUE(problem->bias.has_value());
+  const MutableTensorView layout = OutputLayout(*problem, "bias_bar");
+  EXPECT_EQ(layout.dtype, DType::kFloat64);
+  EXPECT_EQ(layout.rank, 3);
+  EXPECT_EQ(layout.shape, (std::array<std::int64_t, 4>{6, 1, 7, 0}));
+  EXPECT_EQ(layout.strides, (std::array<std::int64_t, 4>{7, 7, 1, 0}));
+  EXPECT_EQ(layout.data, nullptr);
+  EXPECT_TRUE(HasOutput(*problem, "bias_bar"));
+  EXPECT_FALSE(HasOutput(*problem, "bias_bar_dot"));
+  EXPECT_TRUE(CheckHasOutput(*problem, "bias_bar", "outputs.bias_bar").ok());
+
+  inputs.options.mask = View(DType::kBool, {7});
+  problem = Validate(Operation::kVjp, inputs);
+  ASSERT_TRUE(problem.ok()) << problem.status();
+  EXPECT_FALSE(HasOutput(*problem, "bias_bar"));
+  EXPECT_TRUE(HasOutput(*problem, "q_bar"));
+  const absl::Status status = CheckHasOutput(*problem, "bias_bar", "outputs.bias_bar");
+  EXPECT_EQ(std::string(status.message()),
+            "outputs.bias_bar is given, must be absent: only a floating-point options.mask has a "
+            "derivative");
+  EXPECT_EQ(FieldOf(status), "outputs.bias_bar");
+}
+
+TEST(ValidateTest, EmptyExtents) {
+  struct Sizes {
+    std::int64_t batch, heads_q, heads_kv, seq_q, seq_kv, head_dim, head_dim_v;
+    bool has_scores;
+  };
+  for (const Sizes& s : {Sizes{0, 2, 1, 3, 4, 5, 6, false}, Sizes{1, 0, 0, 3, 4, 5, 6, false},
+                         Sizes{1, 0, 2, 3, 4, 5, 6, false}, Sizes{1, 2, 1, 0, 4, 5, 6, false},
+                         Sizes{1, 2, 1, 3, 0, 5, 6, false}, Sizes{1, 2, 1, 3, 4, 0, 6, true},
+                         Sizes{1, 2, 1, 3, 4, 5, 0, true}, Sizes{0, 0, 0, 0, 0, 0, 0, false}}) {
+    AttentionInputs inputs;
+    inputs.q = View(DType::kFloat32, {s.batch, s.heads_q, s.seq_q, s.head_dim});
+    inputs.k = View(DType::kFloat32, {s.batch, s.heads_kv, s.seq_kv, s.head_dim});
+    inputs.v = View(DType::kFloat32, {s.batch, s.heads_kv, s.seq_kv, s.head_dim_v});
+    inputs.options.mask = View(DType::kFloat32, {s.seq_q, s.seq_kv});
+    const auto problem = Validate(Operation::kForward, inputs);
+    ASSERT_TRUE(problem.ok()) << problem.status();
+    EXPECT_EQ(problem->has_scores(), s.has_scores);
+    EXPECT_TRUE(std::isfinite(problem->scale));
+    EXPECT_GE(problem->group(), 0);
+    const MutableTensorView o = OutputLayout(*problem, "o");
+    EXPECT_EQ(o.SizeBytes() == 0, o.SpanElements() == 0);
+    for (const std::int64_t stride : o.strides) EXPECT_GE(stride, 1);
+  }
+}
+
 struct Mistake {
   const char* name;
   Operation operation;
@@ -111,8 +204,34 @@ const Mistake kMistakes[] = {
      "is missing, must be given for forward"},
     {"v_missing", Operation::kHvp, [](auto& i) { i.v.reset(); }, "v",
      "is missing, must be given for hvp"},
-    {"o_bar_missing", Operation::kVjp, [](auto& i) { i.o_bar.reset(); }, "o_bar",
-     "is missing, must be given for vjp"},
+    {"o_bar_missing", Operation::kVjp,
+     [](auto& i) {
+       i.o_bar.reset();
+       i.lse_bar.reset();
+     },
+     "o_bar", "is missing, must be given for vjp unless lse_bar is"},
+    {"lse_bar_not_read", Operation::kJvp, [](auto& i) { i.lse_bar = i.lse; }, "lse_bar",
+     "is given, must be absent: it is no input of jvp"},
+    {"lse_bar_dot_not_read", Operation::kVjp, [](auto& i) { i.lse_bar_dot = i.lse; },
+     "lse_bar_dot", "is given, must be absent: it is no input of vjp"},
+    {"bias_dot_not_read", Operation::kVjp, [](auto& i) { i.bias_dot = i.options.mask; },
+     "bias_dot", "is given, must be absent: it is no input of vjp"},
+    {"bias_dot_without_mask", Operation::kJvp, [](auto& i) { i.options.mask.reset(); }, "bias_dot",
+     "is given, must be absent: only a floating-point options.mask has a derivative"},
+    {"bias_dot_of_bool", Operation::kHvp,
+     [](auto& i) { i.options.mask = View(DType::kBool, {6, 1, 7}); }, "bias_dot",
+     "is given, must be absent: only a floating-point options.mask has a derivative"},
+    {"bias_dot_dtype", Operation::kJvp, [](auto& i) { i.bias_dot->dtype = DType::kFloat32; },
+     "bias_dot.dtype", "is float32, must be float64, the dtype of options.mask"},
+    {"bias_dot_rank", Operation::kJvp,
+     [](auto& i) { i.bias_dot = View(DType::kFloat64, {1, 6, 1, 7}); }, "bias_dot.shape",
+     "has 4 dimensions, must have 3: the shape of options.mask"},
+    {"bias_dot_shape", Operation::kHvp, [](auto& i) { i.bias_dot->shape[1] = 5; },
+     "bias_dot.shape[1]", "is 5, must equal options.mask.shape[1] = 1"},
+    {"lse_bar_dtype", Operation::kHvp, [](auto& i) { i.lse_bar->dtype = DType::kFloat64; },
+     "lse_bar.dtype", "is float64, must be float32, the dtype of statistics for this q"},
+    {"lse_bar_dot_shape", Operation::kHvp, [](auto& i) { i.lse_bar_dot->shape[2] = 4; },
+     "lse_bar_dot.shape[2]", "is 4, must equal q.shape[2] = 5"},
     {"o_bar_not_read", Operation::kForward, [](auto& i) { i.o_bar = i.q; }, "o_bar",
      "is given, must be absent: it is no input of forward"},
     {"q_dot_not_read", Operation::kVjp, [](auto& i) { i.q_dot = i.q; }, "q_dot",
@@ -141,10 +260,16 @@ const Mistake kMistakes[] = {
      "has 4 dimensions, must have 3: [batch, heads_q, seq_q]"},
     {"o_bar_rank", Operation::kVjp, [](auto& i) { i.o_bar->rank = 2; }, "o_bar.shape",
      "has 2 dimensions, must have 4: [batch, heads, seq, head_dim]"},
-    {"q_empty", Operation::kForward, [](auto& i) { i.q->shape[2] = 0; }, "q.shape[2]",
-     "is 0, must be at least 1"},
+    {"q_int32", Operation::kForward, [](auto& i) { i.q->dtype = DType::kInt32; }, "q.dtype",
+     "is int32, must be float64, float32, float16 or bfloat16"},
+    {"no_key_heads", Operation::kForward,
+     [](auto& i) {
+       i.k->shape[1] = 0;
+       i.v->shape[1] = 0;
+     },
+     "k.shape[1]", "is 0, must divide q.shape[1] = 6"},
     {"k_negative", Operation::kForward, [](auto& i) { i.k->shape[1] = -3; }, "k.shape[1]",
-     "is -3, must be at least 1"},
+     "is -3, must not be negative"},
     {"v_negative_stride", Operation::kForward, [](auto& i) { i.v->strides[2] = -32; },
      "v.strides[2]", "is -32, must not be negative"},
     {"q_overflows", Operation::kForward,
@@ -243,6 +368,97 @@ const Mistake kMistakes[] = {
        i.options.mask->strides[1] = -1;
      },
      "options.mask.strides[1]", "is -1, must not be negative"},
+    {"mask_int32", Operation::kForward,
+     [](auto& i) {
+       i.options.mask = View(DType::kInt32, {7});
+     },
+     "options.mask.dtype", "is int32, must be bool, float64, float32, float16 or bfloat16"},
+    {"causal_alignment", Operation::kForward,
+     [](auto& i) { i.options.causal_alignment = CausalAlignment{2}; }, "options.causal_alignment",
+     "is 2, must be upper left or lower right"},
+    {"softcap_zero", Operation::kForward, [](auto& i) { i.options.softcap = 0.0; },
+     "options.softcap", "is 0, must be finite and above 0"},
+    {"softcap_negative", Operation::kForward, [](auto& i) { i.options.softcap = -5.0; },
+     "options.softcap", "is -5, must be finite and above 0"},
+    {"softcap_infinite", Operation::kForward,
+     [](auto& i) { i.options.softcap = std::numeric_limits<double>::infinity(); },
+     "options.softcap", "is inf, must be finite and above 0"},
+    {"softcap_nan", Operation::kForward, [](auto& i) { i.options.softcap = std::nan(""); },
+     "options.softcap", "is nan, must be finite and above 0"},
+    {"alibi_dtype", Operation::kForward,
+     [](auto& i) {
+       i.options.alibi_slopes = View(DType::kInt32, {6});
+     },
+     "options.alibi_slopes.dtype", "is int32, must be float64, float32, float16 or bfloat16"},
+    {"alibi_rank", Operation::kForward,
+     [](auto& i) {
+       i.options.alibi_slopes = View(DType::kFloat32, {2, 6, 1});
+     },
+     "options.alibi_slopes.shape",
+     "has 3 dimensions, must have 1 or 2: [heads_q] or [batch, heads_q]"},
+    {"alibi_heads", Operation::kForward,
+     [](auto& i) {
+       i.options.alibi_slopes = View(DType::kFloat32, {3});
+     },
+     "options.alibi_slopes.shape[0]", "is 3, must equal q.shape[1] = 6"},
+    {"alibi_batch", Operation::kForward,
+     [](auto& i) {
+       i.options.alibi_slopes = View(DType::kFloat32, {1, 6});
+     },
+     "options.alibi_slopes.shape[0]", "is 1, must equal q.shape[0] = 2"},
+    {"kv_lengths_dtype", Operation::kForward,
+     [](auto& i) {
+       i.options.kv_lengths = View(DType::kFloat32, {2});
+     },
+     "options.kv_lengths.dtype", "is float32, must be int32"},
+    {"kv_lengths_rank", Operation::kForward,
+     [](auto& i) {
+       i.options.kv_lengths = View(DType::kInt32, {2, 1});
+     },
+     "options.kv_lengths.shape", "has 2 dimensions, must have 1: [batch]"},
+    {"kv_lengths_batch", Operation::kForward,
+     [](auto& i) {
+       i.options.kv_lengths = View(DType::kInt32, {3});
+     },
+     "options.kv_lengths.shape[0]", "is 3, must equal q.shape[0] = 2"},
+    {"documents_of_q_alone", Operation::kForward,
+     [](auto& i) {
+       i.options.cu_seqlens_q = View(DType::kInt32, {3});
+     },
+     "options.cu_seqlens_kv", "is missing, must be given together with options.cu_seqlens_q"},
+    {"documents_of_kv_alone", Operation::kForward,
+     [](auto& i) {
+       i.options.cu_seqlens_kv = View(DType::kInt32, {3});
+     },
+     "options.cu_seqlens_q", "is missing, must be given together with options.cu_seqlens_kv"},
+    {"documents_dtype", Operation::kForward,
+     [](auto& i) {
+       SetDocuments(3, i);
+       i.options.cu_seqlens_kv->dtype = DType::kBool;
+     },
+     "options.cu_seqlens_kv.dtype", "is bool, must be int32"},
+    {"documents_rank", Operation::kForward,
+     [](auto& i) {
+       SetDocuments(3, i);
+       i.options.cu_seqlens_q->rank = 0;
+     },
+     "options.cu_seqlens_q.shape", "has 0 dimensions, must have 1: [documents + 1]"},
+    {"documents_none", Operation::kForward, [](auto& i) { SetDocuments(0, i); },
+     "options.cu_seqlens_q.shape[0]", "is 0, must be at least 1"},
+    {"documents_differ", Operation::kForward,
+     [](auto& i) {
+       SetDocuments(3, i);
+       i.options.cu_seqlens_kv->shape[0] = 4;
+     },
+     "options.cu_seqlens_kv.shape[0]", "is 4, must equal options.cu_seqlens_q.shape[0] = 3"},
+    {"documents_of_a_batch", Operation::kForward, [](auto& i) { SetDocuments(3, i); },
+     "q.shape[0]", "is 2, must be 1 with options.cu_seqlens_q"},
+    {"documents_and_lengths", Operation::kForward,
+     [](auto& i) {
+       SetDocuments(3, i);
+       i.options.kv_lengths = View(DType::kInt32, {2});
+     },
+     "options.kv_lengths", "is given, must be absent: options.cu_seqlens_kv sets the lengths"},
     {"dropout_one", Operation::kForward, [](auto& i) { i.options.dropout.probability = 1.0; },
      "options.dropout.probability", "is 1, must be at least 0 and below 1"},
     {"dropout_negative", Operation::kForward, [](auto& i) { i.options.dropout.probability = -0.1; },

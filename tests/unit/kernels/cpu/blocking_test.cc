@@ -27,7 +27,7 @@ TEST(BlockingTest, BlocksCoverEveryQueryOnce) {
   for (const std::int64_t seq_q : {1, 8, 16, 63, 64, 65, 197, 1000}) {
     for (const std::int64_t seq_kv : {1, 64, 5000}) {
       const AttentionProblem problem = Problem(6, 3, seq_q, seq_kv);
-      const ScoreMod mod;
+      const ScoreMod mod = MakeScoreMod(problem, {});
       const Blocking blocking = MakeBlocking(problem, mod);
       EXPECT_EQ(blocking.head_dim, 16);
       EXPECT_EQ(blocking.head_dim_v, 64);
@@ -56,7 +56,7 @@ TEST(BlockingTest, TilesFollowTheWindow) {
   for (const std::int64_t left : {0, 5, 100, 1000}) {
     for (const std::int64_t right : {0, 7, 300}) {
       const AttentionProblem problem = Problem(1, 1, 700, 400);
-      ScoreMod mod;
+      ScoreMod mod = MakeScoreMod(problem, {});
       mod.window_left = left;
       mod.window_right = right;
       const Blocking blocking = MakeBlocking(problem, mod);
@@ -64,7 +64,7 @@ TEST(BlockingTest, TilesFollowTheWindow) {
         const QueryBlock block = MakeQueryBlock(problem, mod, blocking, index);
         EXPECT_LE(block.end_tile - block.first_tile, blocking.block_tiles);
         for (std::int64_t q = 0; q < block.queries; ++q) {
-          const KeyRange keys = mod.Keys(block.first_query + q, problem.seq_kv);
+          const KeyRange keys = mod.Keys(block.batch, block.first_query + q);
           if (keys.begin >= keys.end) continue;
           EXPECT_LE(block.first_tile * blocking.tile_keys, keys.begin);
           EXPECT_GE(block.end_tile * blocking.tile_keys, keys.end);

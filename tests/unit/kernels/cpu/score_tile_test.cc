@@ -11,6 +11,13 @@ namespace {
 constexpr double kForbidden = -std::numeric_limits<double>::infinity();
 constexpr TileSize kSize = {8, 16};
 
+ScoreMod Mod(std::int64_t seq_q, std::int64_t seq_kv) {
+  ScoreMod mod;
+  mod.seq_q = seq_q;
+  mod.seq_kv = seq_kv;
+  return mod;
+}
+
 QueryBlock Block(std::int64_t first_query, std::int64_t queries) {
   QueryBlock block;
   block.first_query = first_query;
@@ -19,20 +26,21 @@ QueryBlock Block(std::int64_t first_query, std::int64_t queries) {
 }
 
 TEST(ScoreTileTest, NothingToAddInside) {
-  ScoreMod mod;
+  ScoreMod mod = Mod(32, 16);
   std::vector<double> bias(kSize.count());
-  EXPECT_FALSE(MakeBiasTile(mod, Block(0, 16), 16, 8, kSize, bias.data()));
+  EXPECT_FALSE(MakeBiasTile(mod, Block(0, 16), 8, kSize, bias.data()));
+  mod.seq_kv = 32;
   mod.window_right = 0;
-  EXPECT_FALSE(MakeBiasTile(mod, Block(16, 16), 32, 8, kSize, bias.data()));
-  EXPECT_TRUE(MakeBiasTile(mod, Block(16, 16), 32, 16, kSize, bias.data()));
+  EXPECT_FALSE(MakeBiasTile(mod, Block(16, 16), 8, kSize, bias.data()));
+  EXPECT_TRUE(MakeBiasTile(mod, Block(16, 16), 16, kSize, bias.data()));
 }
 
 TEST(ScoreTileTest, WindowAndEndOfKeys) {
-  ScoreMod mod;
+  ScoreMod mod = Mod(16, 13);
   mod.window_left = 3;
   mod.window_right = 1;
   std::vector<double> bias(kSize.count());
-  ASSERT_TRUE(MakeBiasTile(mod, Block(0, 16), 13, 8, kSize, bias.data()));
+  ASSERT_TRUE(MakeBiasTile(mod, Block(0, 16), 8, kSize, bias.data()));
   for (std::int64_t key = 0; key < kSize.keys; ++key) {
     for (std::int64_t i = 0; i < kSize.queries; ++i) {
       const std::int64_t j = 8 + key;
@@ -43,7 +51,7 @@ TEST(ScoreTileTest, WindowAndEndOfKeys) {
 }
 
 TEST(ScoreTileTest, AdditiveMaskByStrides) {
-  ScoreMod mod;
+  ScoreMod mod = Mod(16, 20);
   std::vector<float> mask(2 * 16 * 20);
   for (std::size_t i = 0; i < mask.size(); ++i) mask[i] = static_cast<float>(i);
   mod.mask = mask.data();
@@ -55,7 +63,7 @@ TEST(ScoreTileTest, AdditiveMaskByStrides) {
   block.batch = 5;  // repeated
   block.head = 1;
   std::vector<double> bias(kSize.count());
-  ASSERT_TRUE(MakeBiasTile(mod, block, 20, 8, kSize, bias.data()));
+  ASSERT_TRUE(MakeBiasTile(mod, block, 8, kSize, bias.data()));
   for (std::int64_t key = 0; key < kSize.keys; ++key) {
     for (std::int64_t i = 0; i < kSize.queries; ++i) {
       EXPECT_EQ(bias[key * kSize.queries + i], mask[320 + i + 16 * (8 + key)]);
