@@ -94,7 +94,7 @@ class Call {
       const std::string name(field.name);
       const bool wanted =
           outputs.empty() || std::find(outputs.begin(), outputs.end(), name) != outputs.end();
-      if (!wanted || !HasOutput(operation, name)) continue;
+      if (!wanted || !HasOutput(problem_, name) || IsOfBias(name)) continue;
       tensors_[name] = Unwritten(OutputLayout(problem_, name), output_layout);
       absl::StatusOr<TensorView> view = device_.Upload(tensors_[name]);
       if (!view.ok()) return view.status();

@@ -46,6 +46,7 @@ class Problem {
     outputs_ = {};
     memory_.clear();
     for (const OutputField& field : kOutputFields) {
+      if (!HasOutput(problem(), field.name)) continue;
       MutableTensorView view = OutputLayout(problem(), field.name);
       view.data = memory_.emplace_back(view.SizeBytes(), '\x7F').data();
       outputs_.*field.member = view;
