@@ -16,8 +16,8 @@ constexpr std::size_t kMaxMessageBytes = 0x7fffffff;     // protobuf's limit
 constexpr std::size_t kMaxBytes = std::size_t{1} << 46;  // sums of them cannot overflow
 constexpr std::size_t kMinMessageBytes = std::size_t{64} << 10;
 
-// The file of --config. CLI11 passes over keys that it does not know, sections and second values:
-// a server whose `tls_cert` counts for nothing is open to everybody. Here they are errors.
+// The file of --config. CLI11 ignores unknown keys, sections and repeated keys. Here they are
+// errors, because a server that ignores a misspelt `tls_cert` is open to everyone.
 class ConfigFile : public CLI::ConfigTOML {
  public:
   explicit ConfigFile(const CLI::App& app) : app_(app) {}
@@ -84,12 +84,12 @@ CLI::Option* AddBytes(CLI::App& app, const std::string& name, std::size_t& value
 void AddFlags(CLI::App& app, Config& config) {
   app.set_config("--config", "", "Read flags from a TOML or INI file");
   app.config_formatter(std::make_shared<ConfigFile>(app));
-  app.add_option("--listen", config.listen, "HOST:PORT (0: a free port) or unix:PATH")
+  app.add_option("--listen", config.listen, "HOST:PORT (port 0: any free port) or unix:PATH")
       ->delimiter(',')
       ->type_name("ADDR[,ADDR]")
       ->capture_default_str();
   app.add_option("--port-file", config.port_file,
-                 "Write the addresses listened on to this file, one a line")
+                 "Write the listening addresses to this file, one per line")
       ->type_name("FILE");
   app.add_option("--metrics-listen", config.metrics_listen,
                  "HOST:PORT of the Prometheus endpoint, or none")
@@ -98,84 +98,88 @@ void AddFlags(CLI::App& app, Config& config) {
   app.add_option("--metrics-port-file", config.metrics_port_file,
                  "Write the address of the Prometheus endpoint to this file")
       ->type_name("FILE");
-  app.add_option("--backend", config.backend, "Who computes")
+  app.add_option("--backend", config.backend, "Where to compute")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
-  app.add_option("--tls-cert", config.tls_cert, "PEM certificate chain; none: plain text")
+  app.add_option("--tls-cert", config.tls_cert,
+                 "PEM certificate chain; without it, connections are not encrypted")
       ->type_name("FILE");
   app.add_option("--tls-key", config.tls_key, "PEM key of that certificate")->type_name("FILE");
-  app.add_option("--tls-client-ca", config.tls_client_ca,
-                 "PEM certificates of who signs the clients' certificates, which are then required")
+  app.add_option(
+         "--tls-client-ca", config.tls_client_ca,
+         "PEM certificates of the authority of client certificates, which are then required")
       ->type_name("FILE");
   app.add_option("--tenants", config.tenants,
-                 "JSON file of tenants, their tokens and limits; read again when it changes")
+                 "JSON file of tenants, their tokens and limits; reread when it changes")
       ->type_name("FILE");
   app.add_option("--compute-slots", config.compute_slots,
-                 "Computations at once; 0: one for each core")
+                 "Concurrent computations; 0: one per core")
       ->capture_default_str();
   app.add_option("--backend-threads", config.backend_threads,
-                 "Threads of the CPU backend; 0: one for each core")
+                 "Threads per computation on the CPU backend; 0: one per core")
       ->capture_default_str();
-  app.add_option("--device", config.device, "GPU of the CUDA backend, of those it sees")
+  app.add_option("--device", config.device, "GPU of the CUDA backend, among those visible to CUDA")
       ->capture_default_str();
   app.add_option("--tuning-table", config.tuning_table,
-                 "Kernels that the CUDA backend prefers; default: those measured on its GPU")
+                 "Kernels that the CUDA backend prefers; default: the built-in table for its GPU")
       ->type_name("FILE");
 }
 
 void AddStoreFlags(CLI::App& app, Config& config) {
   AddBytes(app, "--cache-bytes", config.cache_bytes, "Capacity of the tensor store");
   AddBytes(app, "--spill-bytes", config.spill_bytes,
-           "Host memory for tensors that a GPU has no room for; 0: drop them");
+           "Host memory for tensors that do not fit on the GPU; 0: evict them");
   AddBytes(app, "--tenant-quota-bytes", config.tenant_quota_bytes,
-           "What one tenant may store, spilled tensors included; 0: all");
+           "Storage limit of one tenant, including spilled tensors; 0: all");
   AddBytes(app, "--max-tensor-bytes", config.max_tensor_bytes,
            "Largest tensor; 0: the store's capacity");
   AddDuration(app, "--default-ttl", config.default_ttl, "Lease of a resident tensor");
-  AddDuration(app, "--max-ttl", config.max_ttl, "Longest lease that a client may ask for");
+  AddDuration(app, "--max-ttl", config.max_ttl, "Longest lease that a client may request");
   app.add_option("--shared-memory", config.shared_memory,
-                 "Share memory with clients on this host, who get it at this unix socket")
+                 "Share memory with clients on this host, through this unix socket")
       ->type_name("PATH");
-  AddBytes(app, "--shared-memory-bytes", config.shared_memory_bytes, "All shared memory together");
-  AddDuration(app, "--max-pin", config.max_pin, "Longest pin that a client may ask for");
+  AddBytes(app, "--shared-memory-bytes", config.shared_memory_bytes, "Total of shared memory");
+  AddDuration(app, "--max-pin", config.max_pin, "Longest pin that a client may request");
 }
 
 void AddLimitFlags(CLI::App& app, Config& config) {
   AddBytes(app, "--max-message-bytes", config.max_message_bytes, "Largest request or response");
   AddBytes(app, "--max-transport-bytes", config.max_transport_bytes,
-           "Buffers of all connections; 0: four messages and 256 MiB");
+           "Total of all connections' buffers; 0: four messages and 256 MiB");
   app.add_option("--max-queued-requests", config.max_queued_requests,
-                 "Requests accepted and not yet answered")
+                 "Limit of accepted, unfinished requests")
       ->capture_default_str();
-  AddBytes(app, "--max-queued-bytes", config.max_queued_bytes, "Bytes of their inputs and outputs");
+  AddBytes(app, "--max-queued-bytes", config.max_queued_bytes,
+           "Limit of the bytes of their inputs and outputs");
   app.add_option("--max-coalesced-requests", config.max_coalesced_requests,
-                 "Small requests of equal shape that are computed together; 1: none")
+                 "Most small requests of equal shape to compute together; 1: off")
       ->capture_default_str();
   AddDuration(app, "--coalesce-delay", config.coalesce_delay,
-              "How long a small request waits for others, if it is not alone");
+              "How long a small request waits for others; a single request never waits");
   AddDuration(app, "--transfer-stall-timeout", config.transfer_stall_timeout,
-              "Longest time without a byte of an upload or download");
+              "Longest time without progress of an upload or download");
   AddBytes(app, "--transfer-min-bytes-per-second", config.transfer_min_bytes_per_second,
-           "Slowest upload or download in the long run");
+           "Lowest average rate of an upload or download");
   AddDuration(app, "--max-call-time", config.max_call_time,
-              "Deadline of calls that have none or a later one");
-  AddDuration(app, "--drain-timeout", config.drain_timeout, "Time for accepted work after SIGTERM");
+              "Deadline of calls without one or with a later one");
+  AddDuration(app, "--drain-timeout", config.drain_timeout,
+              "Time to finish accepted calls after SIGTERM");
   AddDuration(app, "--max-connection-age", config.max_connection_age,
-              "After which a client is asked to connect anew; 0s: never");
+              "Age at which a client is asked to reconnect; 0s: never");
   AddDuration(app, "--keepalive-interval", config.keepalive_interval,
-              "Silence after which the server pings a connection; 0s: never");
-  AddDuration(app, "--keepalive-timeout", config.keepalive_timeout,
-              "Time to answer that ping; then the connection is closed and its calls cancelled");
+              "Idle time after which the server pings a connection; 0s: never");
+  AddDuration(
+      app, "--keepalive-timeout", config.keepalive_timeout,
+      "Time to respond to that ping before the connection is closed and its calls cancelled");
   AddDuration(app, "--min-ping-interval", config.min_ping_interval,
-              "Least time between a client's own pings; a third that comes sooner ends the "
-              "connection");
+              "Shortest interval between a client's pings; a third early ping ends the connection");
   app.add_option("--max-benchmark-repetitions", config.max_benchmark_repetitions,
-                 "Of one RunBenchmark")
+                 "Most repetitions per RunBenchmark call")
       ->capture_default_str();
-  app.add_option("--log-level", config.log_level, "Least severity that is logged")
+  app.add_option("--log-level", config.log_level, "Lowest severity to log")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
-  app.add_option("--log-format", config.log_format, "Form of a log line")
+  app.add_option("--log-format", config.log_format, "Format of log lines")
       ->check(CLI::IsMember({"logfmt", "json"}))
       ->capture_default_str();
   app.add_flag("--channelz", config.channelz, "Serve grpc.channelz.v1");
@@ -253,7 +257,7 @@ void SetDefaults(Config& config) {
 
 CommandLine ParseCommandLine(int argc, const char* const* argv) {
   CommandLine command_line;
-  CLI::App app("Attention and its exact first and second derivatives, as a service",
+  CLI::App app("A gRPC server for attention and its exact first and second derivatives",
                "theria-server");
   app.set_version_flag("--version", std::string(kVersion));
   AddFlags(app, command_line.config);

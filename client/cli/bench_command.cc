@@ -210,7 +210,7 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   std::vector<std::string> presets;
   for (const Preset& preset : kPresets) presets.emplace_back(preset.name);
   CLI::App* command =
-      app.add_subcommand("bench", "Time the four operations, on the device and from here");
+      app.add_subcommand("bench", "Time the four operations, on the device and from this client");
   command->add_option("TARGET", flags->target, "host:port or unix:PATH")->required();
   AddConnectionFlags(*command, flags->connection);
   command->add_option("--preset", flags->preset, "Problem size")
@@ -219,23 +219,24 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
   command->add_option("--dtype", flags->dtype, "Element type")
       ->check(CLI::IsMember(Keys(kDTypes)))
       ->capture_default_str();
-  command->add_option("--implementation", flags->implementation, "Who computes")
+  command->add_option("--implementation", flags->implementation, "Implementation to time")
       ->check(CLI::IsMember(Keys(kImplementations)))
       ->capture_default_str();
   command->add_flag("--causal", flags->is_causal, "Causal attention");
   command->add_flag("--resident", flags->resident,
-                    "Keep inputs and outputs on the server; calls carry handles only");
+                    "Keep inputs and outputs on the server, so that calls carry only handles");
   command->add_option("--repetitions", flags->repetitions,
                       "Repetitions on the device; 0: the server's default");
-  command->add_option("--concurrency", flags->concurrency, "Calls under way at once")
+  command->add_option("--concurrency", flags->concurrency, "Concurrent calls")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  command->add_option("--window", flags->window_seconds, "Seconds of one window of calls")
+  command
+      ->add_option("--window", flags->window_seconds, "Length of a measurement window in seconds")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
   command
       ->add_option("--max-windows", flags->max_windows,
-                   "Windows until latency and throughput must be stable")
+                   "Most windows to wait for stable latency and throughput")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   command->add_option("--json", flags->json, "Write the results as JSON; - is standard output");

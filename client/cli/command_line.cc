@@ -11,15 +11,17 @@
 namespace theria::cli {
 
 int RunCommandLine(int argc, const char* const* argv) {
-  CLI::App app("Attention and its exact first and second derivatives, as a service", "theria");
-  // Checked after what was not expected, which is then named.
+  CLI::App app("Checks and measures a server of attention and its exact derivatives", "theria");
+  app.set_version_flag("--version", THERIA_VERSION);
+  // Checked after unexpected arguments, so that the error names those.
   app.callback([&app] {
     if (app.get_subcommands().empty()) throw CLI::RequiredError("A subcommand");
   });
   app.footer(
       "TARGET is host:port or unix:PATH.\n"
-      "Exit status: 0 held; 1 a comparison failed, or not serving; 2 wrong usage or unreachable;\n"
-      "3 begun, and then ended by an error of a server.");
+      "Exit status: 0 success; 1 a comparison failed, or the target is not serving; 2 wrong usage, "
+      "or\n"
+      "the target is unreachable; 3 a server's error ended a run that had started.");
   int exit_code = kHeld;
   AddInfoCommand(app, &exit_code);
   AddHealthCommand(app, &exit_code);
@@ -29,7 +31,7 @@ int RunCommandLine(int argc, const char* const* argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    // Asking for help ends with 0; all else is wrong usage.
+    // --help and --version end with 0, everything else is wrong usage.
     return app.exit(error) == 0 ? kHeld : kUnusable;
   }
   return exit_code;

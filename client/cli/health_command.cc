@@ -45,9 +45,9 @@ void AddHealthCommand(CLI::App& app, int* exit_code) {
     std::string service;
   };
   const auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("health", "Whether a server accepts calls, for probes");
+  CLI::App* command = app.add_subcommand("health", "Check whether a server accepts calls");
   command->add_option("TARGET", flags->target, "host:port or unix:PATH")->required();
-  command->add_option("--service", flags->service, "One of its services; else all of it");
+  command->add_option("--service", flags->service, "Service to check; default: the whole server");
   AddConnectionFlags(*command, flags->connection);
   command->callback([flags, exit_code] {
     *exit_code = RunHealth(flags->target, flags->connection, flags->service);

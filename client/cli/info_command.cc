@@ -115,9 +115,10 @@ void AddInfoCommand(CLI::App& app, int* exit_code) {
     std::string json;
   };
   const auto flags = std::make_shared<Flags>();
-  CLI::App* command = app.add_subcommand("info", "Show what a server is and what it supports");
+  CLI::App* command =
+      app.add_subcommand("info", "Show a server's version, devices, kernels and limits");
   command->add_option("TARGET", flags->target, "host:port or unix:PATH")->required();
-  command->add_option("--json", flags->json, "Write it as JSON; - is standard output");
+  command->add_option("--json", flags->json, "Write the result as JSON; - is standard output");
   AddConnectionFlags(*command, flags->connection);
   command->callback(
       [flags, exit_code] { *exit_code = RunInfo(flags->target, flags->connection, flags->json); });

@@ -83,40 +83,42 @@ void AddMamlCommand(CLI::App& app, int* exit_code) {
   const auto flags = std::make_shared<Flags>();
   MamlConfig& config = flags->config;
   CLI::App* command =
-      app.add_subcommand("maml", "Meta-learn with every attention operation on a server");
+      app.add_subcommand("maml", "Run MAML with all attention computed by a server");
   command->add_option("TARGET", flags->target, "host:port or unix:PATH")->required();
   AddConnectionFlags(*command, flags->connection);
   AddChoice<maml::Mode>(*command, "--mode", config.mode, maml::ModeName,
                         {maml::Mode::kFull, maml::Mode::kFo, maml::Mode::kFoStrict},
-                        "Which meta-gradient: exact; first-order; or first-order with the adapted "
-                        "parameters detached, the control");
+                        "Meta-gradient: exact; first-order; or, as a control, first-order with "
+                        "detached parameters");
   command->add_option("--inner-steps", config.inner.steps, "Gradient steps on the support set")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  command->add_option("--inner-lr", config.inner.learning_rate, "Their learning rate")
+  command->add_option("--inner-lr", config.inner.learning_rate, "Learning rate of the inner steps")
       ->check(CheckRate)
       ->capture_default_str();
   command->add_option("--outer-steps", config.outer.steps, "Steps of the outer loop")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
-  command->add_option("--outer-lr", config.outer.learning_rate, "Learning rate of its Adam")
+  command
+      ->add_option("--outer-lr", config.outer.learning_rate,
+                   "Learning rate of the outer loop (Adam)")
       ->check(CheckRate)
       ->capture_default_str();
-  command->add_option("--meta-batch", config.outer.meta_batch, "Tasks a step")
+  command->add_option("--meta-batch", config.outer.meta_batch, "Tasks per outer step")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  command->add_option("--seed", config.seed, "Of tasks and initial parameters")
+  command->add_option("--seed", config.seed, "Seed of the tasks and the initial parameters")
       ->check(CheckSeed)
       ->capture_default_str();
   AddChoice<DType>(*command, "--dtype", config.attention.dtype, client::DTypeName,
                    {DType::kFloat64, DType::kFloat32, DType::kFloat16, DType::kBFloat16},
-                   "Of the tensors sent and received");
+                   "Element type of the tensors sent and received");
   AddChoice<Implementation>(*command, "--implementation", config.attention.implementation,
                             client::ImplementationName,
                             {Implementation::kAuto, Implementation::kFused,
                              Implementation::kUnfused, Implementation::kReference},
-                            "Who computes on the server");
-  command->add_option("--json", flags->json, "Write it as JSON; - is standard output");
+                            "Implementation on the server");
+  command->add_option("--json", flags->json, "Write the result as JSON; - is standard output");
   command->callback([flags, exit_code] { *exit_code = RunMamlCommand(*flags); });
 }
 

@@ -82,11 +82,11 @@ int RunParityCommand(const Flags& flags) {
 void AddParityCommand(CLI::App& app, int* exit_code) {
   const auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand(
-      "parity", "Compare forward, VJP, JVP and HVP of a server with explicit float64 attention");
+      "parity", "Compare a server's four operations with explicit float64 attention");
   command->add_option("TARGET", flags->target, "host:port or unix:PATH")->required();
   AddConnectionFlags(*command, flags->connection);
   command->add_option("--reference", flags->reference, "Compare with this server instead");
-  command->add_option("--suite", flags->suite, "How much to check")
+  command->add_option("--suite", flags->suite, "Cases to check: a selection, or all")
       ->check(CLI::IsMember({"quick", "full"}))
       ->capture_default_str();
   command->add_option("--json", flags->json, "Write every case as JSON; - is standard output");

@@ -35,10 +35,10 @@ void AddConnectionFlags(CLI::App& app, client::ClientOptions& options) {
     return app.add_option_function<std::string>(flag, std::move(set), help)->envname(variable);
   };
   app.add_flag_callback(
-      "--tls", [tls] { tls(); }, "Encrypt; implied by the other --tls flags");
+      "--tls", [tls] { tls(); }, "Use TLS; implied by the other --tls flags");
   add(
       "--tls-ca", "THERIA_TLS_CA", [tls](const std::string& path) { tls().ca_file = path; },
-      "PEM certificates of who signs servers' certificates")
+      "PEM certificates of the authority of server certificates")
       ->type_name("FILE");
   add(
       "--tls-cert", "THERIA_TLS_CERT", [tls](const std::string& path) { tls().cert_file = path; },
@@ -53,7 +53,7 @@ void AddConnectionFlags(CLI::App& app, client::ClientOptions& options) {
       [tls](const std::string& name) { tls().server_name = name; },
       "Name in the server's certificate, if it is not the target's host")
       ->type_name("NAME");
-  app.add_option("--token-file", options.token_file, "File of the bearer token")
+  app.add_option("--token-file", options.token_file, "File that contains the bearer token")
       ->envname("THERIA_TOKEN_FILE")
       ->type_name("FILE");
 }

@@ -213,6 +213,12 @@ TEST(CommandLineTest, WrongUsage) {
   EXPECT_THAT(RunTheria({"maml", kNobody, "--seed", "-1"}).errors, HasSubstr("--seed"));
 }
 
+TEST(CommandLineTest, Version) {
+  const Finished run = RunTheria({"--version"});
+  EXPECT_EQ(run.exit_code, kHeld);
+  EXPECT_THAT(run.output, testing::MatchesRegex("[0-9]+.[0-9]+.[0-9]+\n"));
+}
+
 TEST(CommandLineTest, AFileThatCannotBeWritten) {
   const FaultyServer server;
   const Finished run = RunTheria({"info", server.target().c_str(), "--json", "/no/such/folder/x"});
