@@ -1,9 +1,9 @@
 """Runs every test of the project and prints one count over all runners.
 
-    .venv/bin/python scripts/run_tests.py [--build build] [--label-exclude gpu]
+    .venv/bin/python scripts/run_tests.py [--build build]
 
 ctest runs the C++ programs, pytest the Python suites. Exit status 0 only if every test passed.
-GPU tests are labelled `gpu`; without a GPU they are counted as skipped, by name, at the end.
+GPU tests have the label `gpu`. Without a GPU they are skipped and listed at the end.
 """
 
 from __future__ import annotations

@@ -39,6 +39,14 @@ def test_there_are_three(packages: dict[str, Path]) -> None:
     assert set(packages) == {"theria-server", "theria", "libtheria-dev"}
     for package in packages.values():
         assert field(package, "Version") == "0.1.0"
+    for name, words in (
+        ("theria-server", "The gRPC server."),
+        ("theria", "The theria command."),
+        ("libtheria-dev", "The C++ client."),
+    ):
+        synopsis, _, text = field(packages[name], "Description").partition("\n")
+        assert synopsis == "Attention and its exact first and second derivatives"
+        assert text.lstrip().startswith(words)
 
 
 @pytest.mark.parametrize("name", ["theria-server", "theria"])
@@ -67,9 +75,12 @@ def test_an_operators_files_are_where_they_belong(
         "usr/share/doc/theria-server/operations.md",
         "usr/share/doc/theria-server/deployment.md",
         "usr/share/doc/theria-server/gpu.conf",
+        "usr/share/doc/theria-server/deploy/prometheus/prometheus.yml",
+        "usr/share/doc/theria-server/deploy/prometheus/rules/alerts.yml",
+        "usr/share/doc/theria-server/deploy/grafana/dashboards/service.json",
         "usr/share/doc/theria-server/copyright",
     ):
-        assert (installed / file).is_file()
+        assert (installed / file).is_file(), file
 
 
 @pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
