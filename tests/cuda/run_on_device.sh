@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds, checks and times the CUDA backend where a GPU is: the steps named, logs under $OUT.
-#   THERIA_COMMIT=$(git rev-parse --short HEAD) tests/cuda/run_on_device.sh build registry check large tune \
-#     smoke sanitize bench
+#   THERIA_COMMIT=$(git rev-parse --short HEAD) tests/cuda/run_on_device.sh build registry check conformance \
+#     large tune smoke sanitize bench
 # THERIA_COMMIT is what the results say they are of; without it they say "unknown".
 set -uo pipefail
 OUT=${OUT:-build/cuda/out}
@@ -24,6 +24,23 @@ for step in "$@"; do
       # What failed first, the worst of it at the top; then the tables, or how it ended.
       grep '^FAILED' "$OUT/check.log" | head -20 | cut -c1-400
       grep -v '^FAILED' "$OUT/check.log" | tail -50 | cut -c1-240
+      ;;
+    conformance)
+      # In as many processes as there are cores: each test is small. CONFORMANCE_FILTER is a
+      # GoogleTest filter.
+      shards=$(nproc)
+      for shard in $(seq 0 $((shards - 1))); do
+        GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard timeout 280 "$BUILD/tests/conformance_test" \
+          --gtest_brief=1 --gtest_filter="${CONFORMANCE_FILTER:-*}" >"$OUT/conformance.$shard.log" 2>&1 &
+      done
+      wait
+      cat "$OUT"/conformance.*.log >"$OUT/conformance.log"
+      rm "$OUT"/conformance.*.log
+      grep -E '^\[  FAILED  \]' "$OUT/conformance.log" | head -20 | cut -c1-240
+      awk '/^\[  PASSED  \]/ {passed += $4} /^\[  SKIPPED \]/ {skipped += $4} /^\[  FAILED  \] [0-9]+ test/ {failed += $4}
+        /^\[==========\] .* ran\./ {ended++}
+        END {print "conformance:", passed + 0, "passed,", failed + 0, "failed,", skipped + 0, "skipped;", ended + 0, "processes ended"}' \
+        "$OUT/conformance.log"
       ;;
     tune)
       timeout 240 "$BUILD/bin/theria_cuda_tune" "$OUT/tuning.txt" "${TUNE_MATCH:-}" \
