@@ -18,7 +18,7 @@
 #include "theria/shared_region.h"
 #include "theria/tensor.h"
 
-// The client of a theria server.
+// The client of a Theria server.
 //
 //     theria::client::Client client("localhost:50051");
 //     auto q = Tensor::FromValues(values, {1, 8, 128, 64});  // k and v likewise
@@ -28,68 +28,71 @@
 
 namespace theria::client {
 
-// When to try a call again. UNAVAILABLE is retried: the server is not there yet, restarts or
-// drains. The wait before attempt n + 1 is min(max_backoff, initial_backoff * multiplier^(n - 1)),
-// shortened by up to `jitter` of itself at random, and never past the deadline. With the defaults a
-// call gives up after 0.75 s at most, whatever its timeout.
+// When to retry a call. Only UNAVAILABLE is retried: the server is starting, restarting or
+// draining. The wait before attempt n + 1 is
+//
+//     min(max_backoff, initial_backoff * multiplier^(n - 1)),
+//
+// shortened at random by up to the fraction `jitter`. It never exceeds the deadline. With the
+// defaults, a call fails after at most 0.75 s, even if its timeout is longer.
 struct RetryPolicy {
   int max_attempts = 5;  // 1: never retry
   absl::Duration initial_backoff = absl::Milliseconds(50);
   absl::Duration max_backoff = absl::Seconds(2);
   double multiplier = 2.0;
   double jitter = 0.2;  // in [0, 1]
-  // How often one call waits as long as a RESOURCE_EXHAUSTED says (ErrorDetails::retry_delay) to
-  // try again, if that is before the deadline; 0: the caller is to decide.
+  // How often one call is retried after the delay in a RESOURCE_EXHAUSTED
+  // (ErrorDetails::retry_delay), if that is before the deadline. 0: never.
   int max_refusals = 0;
 };
 
-// An encrypted connection, from PEM files that are read when the client is made.
+// TLS, configured by PEM files that are read when the client is constructed.
 struct TlsOptions {
-  std::string ca_file;      // who signs servers' certificates; empty: gRPC's own list
-  std::string cert_file;    // the client's certificate chain, where the server asks for one (mTLS)
+  std::string ca_file;      // authorities of server certificates; empty: gRPC's default list
+  std::string cert_file;    // the client's certificate chain, if the server requires one (mTLS)
   std::string key_file;     // the key of cert_file
-  std::string server_name;  // that the server's certificate must have; empty: the target's host
+  std::string server_name;  // expected in the server's certificate; empty: the target's host
 };
 
-// HTTP/2 keepalive: pings that find a connection whose other end is gone without a word, such as
-// behind a dead link or a firewall that forgot it. Pings do not limit how long a call may take: a
-// server answers them while it computes.
+// HTTP/2 keepalive: pings that detect a dead connection, for example after a link failure or behind
+// a firewall that dropped its state. Pings do not limit how long a call may take: the server
+// responds to them while it computes.
 struct KeepaliveOptions {
-  absl::Duration interval = absl::Seconds(30);  // without a byte received; at least 1 s
-  absl::Duration timeout = absl::Seconds(20);   // for the answer; then calls get UNAVAILABLE
+  absl::Duration interval = absl::Seconds(30);  // idle time before a ping; at least 1 s
+  absl::Duration timeout = absl::Seconds(20);   // for the response; calls then get UNAVAILABLE
   bool without_calls = false;                   // whether to ping between calls as well
 };
 
-// Rank of a call among those of its tenant that wait.
+// The order of a call among the waiting calls of its tenant.
 enum class Priority : std::uint8_t { kHigh, kNormal, kLow };
 
 struct ClientOptions {
-  // For each call, unless CallOptions::timeout says otherwise.
+  // For each call that does not set CallOptions::timeout.
   absl::Duration timeout = absl::InfiniteDuration();
   RetryPolicy retry;
-  // Whether to use one TCP connection together with the process's other clients of the same server
-  // that say so too.
+  // Whether to share one TCP connection with the other clients of the same server in this process
+  // that also set this.
   bool share_connection = false;
-  // For each attempt to connect, TLS handshake included. A call that finds no connection in that
+  // For each attempt to connect, including the TLS handshake. A call that cannot connect in that
   // time fails with UNAVAILABLE and is not retried. Positive.
   absl::Duration connect_timeout = absl::Seconds(5);
   std::optional<KeepaliveOptions> keepalive = KeepaliveOptions{};  // none: no pings
-  std::optional<TlsOptions> tls;                                   // none: plain text
-  // Bearer token that proves the tenant: one line of printable ASCII without spaces. Empty: none.
+  std::optional<TlsOptions> tls;                                   // none: not encrypted
+  // Bearer token of the tenant: one line of printable ASCII without spaces. Empty: none.
   std::string token;
-  std::string token_file;  // file of that token, read again whenever it changes
+  std::string token_file;  // file that contains the token; reread when it changes
   Priority priority = Priority::kNormal;
 };
 
 struct PutOptions {
   absl::Duration ttl;  // lease; zero: the server's default
-  absl::Duration pin;  // pinned from the start for so long; zero: not pinned
-  // Lets the server recognise a tensor that it already has, by the SHA-256 of its elements; then
-  // nothing is transferred.
+  absl::Duration pin;  // pin from the start, for this long; zero: not pinned
+  // Sends the SHA-256 of the elements first, so that nothing is transferred if the server already
+  // has the tensor.
   bool content_addressed = false;
   // Whether to keep the local tensor (its elements are shared, not copied), so that the client can
-  // upload it again should the server lose it. Default: whether it owns its elements and these are
-  // not in shared memory, whose room is scarce.
+  // upload it again if the server loses it. Default: true if the tensor owns its elements and they
+  // are not in shared memory, where space is limited.
   std::optional<bool> retain_source;
 };
 
@@ -97,69 +100,70 @@ enum class Health : std::uint8_t { kServing, kNotServing, kServiceUnknown };
 
 // Calls a server and converts between tensors and messages.
 //
-// Thread-safe; each call blocks until it is done. Any number of clients may exist; each has a
-// connection of its own unless ClientOptions says otherwise. Construction does not wait for the
-// server: the first call connects. A server that cannot be reached is UNAVAILABLE, with a message
-// that names the target and the likely cause; causes that do not pass, such as TLS on one side
-// only, are not retried.
+// Thread-safe. Each call blocks until it has finished. Any number of clients may exist, each with
+// its own connection unless ClientOptions::share_connection is set. The constructor does not
+// connect; the first call does. If the server is unreachable, calls fail with UNAVAILABLE and a
+// message that names the target and the likely cause. Permanent causes, such as TLS on only one
+// side, are not retried.
 //
-// A call that fails because resident tensors are gone uploads again those that Put of this client
-// retained, once, and repeats itself; if others are gone too, FAILED_PRECONDITION names them
-// (ErrorDetails::missing_handles). One that fails because shared memory is gone goes by messages.
+// If a call fails because the server has lost resident tensors, the client uploads again those
+// that its own Put retained, and repeats the call once. If other tensors are missing too,
+// FAILED_PRECONDITION names them (ErrorDetails::missing_handles). If a call fails because the
+// server has lost shared memory, the client sends the tensors in messages instead.
 //
 // Errors of every call: UNAVAILABLE after the last attempt, DEADLINE_EXCEEDED, UNAUTHENTICATED,
-// INVALID_ARGUMENT for a file of the options that cannot be read or does not hold what it should
-// (a token, PEM) or a duration out of range, and those named in Attention::Run for the server's own
-// reasons.
+// INVALID_ARGUMENT for a file of the options that cannot be read or has the wrong content (token,
+// PEM) or for a duration out of range, and the server's errors as documented at Attention::Run.
 class Client : public Attention {
  public:
-  // `target` is host:port ([::1]:50051 for IPv6) or unix:PATH, or another of gRPC's names of
-  // servers, such as dns:///host:port. One without a port, or with one over 65535, is each call's
-  // INVALID_ARGUMENT: there is no default.
+  // `target` is host:port ([::1]:50051 for IPv6), unix:PATH, or another gRPC target name, such as
+  // dns:///host:port. There is no default port. If the port is missing or above 65535, every call
+  // fails with INVALID_ARGUMENT.
   explicit Client(const std::string& target, const ClientOptions& options = {});
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;
   ~Client() override;
 
-  // Local tensors of one request may have 2 GiB less 1 MiB together, and no more than the server
-  // takes (ServerLimits::max_message_bytes); larger ones go by Put.
+  // The local tensors of one request may have up to 2 GiB - 1 MiB in total, and at most the
+  // server's ServerLimits::max_message_bytes. Use Put for larger tensors.
   absl::StatusOr<AttentionResult> Run(Operation operation, const AttentionRequest& request,
                                       const CallOptions& call = {}) override;
 
-  // Uploads, in chunks, whatever the size: elements that `tensor` owns from where they are, others
-  // by way of a copy. Nobody can refer to the tensor before it is complete.
+  // Uploads a tensor of any size in chunks. Elements that `tensor` owns are sent without a copy,
+  // borrowed elements are copied. The tensor becomes visible only when it is complete.
   // Errors: RESOURCE_EXHAUSTED with a retry delay; INVALID_ARGUMENT for durations out of range.
   absl::StatusOr<ResidentTensor> Put(const Tensor& tensor, const PutOptions& options = {},
                                      const CallOptions& call = {});
 
-  // Downloads, in chunks. The result is row-major and owns its elements.
+  // Downloads a tensor in chunks. The result is row-major and owns its elements.
   absl::StatusOr<Tensor> Get(const ResidentTensor& tensor, const CallOptions& call = {});
 
-  // As above, into shared memory. Errors: RESOURCE_EXHAUSTED without room in `region`.
+  // As above, into shared memory. Errors: RESOURCE_EXHAUSTED if `region` has no space left.
   absl::StatusOr<Tensor> Get(const ResidentTensor& tensor, const SharedRegion& region,
                              const CallOptions& call = {});
 
-  // Makes a region of shared memory, zeros at first, for which the server must be on this host
-  // (ServerInfo::shared_memory) and its socket within reach. The lease, `ttl` or the server's
-  // default if that is zero, begins anew with each use.
+  // Creates a zero-filled region of shared memory. The server must be on this host and share memory
+  // (ServerInfo::shared_memory), and its socket must be accessible. The lease is `ttl`, or the
+  // server's default if that is zero. Each use restarts it.
+  //
   // Errors: UNIMPLEMENTED: the server shares no memory; UNAVAILABLE: it is on another host, or its
-  // socket cannot be reached; INVALID_ARGUMENT for a size or ttl out of range; RESOURCE_EXHAUSTED
-  // with a retry delay: the server shares no more.
+  // socket is not accessible; INVALID_ARGUMENT for a size or ttl out of range; RESOURCE_EXHAUSTED
+  // with a retry delay: the server's shared memory is used up.
   absl::StatusOr<SharedRegion> Share(std::size_t size_bytes,
                                      absl::Duration ttl = absl::ZeroDuration(),
                                      const CallOptions& call = {});
 
-  // Begins the region's lease anew; zero: as long as before. How long it lasts from now. Errors:
-  // FAILED_PRECONDITION if the server has it no more, or shares no memory any more
-  // (ErrorDetails::missing_regions).
+  // Restarts the region's lease and returns its length; zero: unchanged. Errors:
+  // FAILED_PRECONDITION (ErrorDetails::missing_regions) if the server no longer has the region or
+  // no longer shares memory.
   absl::StatusOr<absl::Duration> Renew(const SharedRegion& region, absl::Duration ttl,
                                        const CallOptions& call = {});
 
-  // Ends the server's part in the region. Calls under way that use it finish; tensors in it stay,
-  // and go by messages. Errors: as Renew.
+  // Releases the region on the server. Calls in progress finish. Tensors in the region stay valid
+  // and are sent in messages from then on. Errors: as for Renew.
   absl::Status Unshare(const SharedRegion& region, const CallOptions& call = {});
 
-  // Refers to a tensor that somebody of the same tenant put there, by its handle.
+  // Refers to a tensor of the same tenant by its handle.
   absl::StatusOr<ResidentTensor> Attach(const std::string& handle, const CallOptions& call = {});
 
   absl::StatusOr<TensorInfo> Stat(const ResidentTensor& tensor, const CallOptions& call = {});
@@ -171,26 +175,27 @@ class Client : public Attention {
   absl::StatusOr<TensorInfo> Renew(const ResidentTensor& tensor, absl::Duration ttl,
                                    const CallOptions& call = {});
 
-  // Protects from eviction and lease end for at most `pin`; zero: the server's default.
+  // Protects the tensor from eviction and from the end of its lease for `pin`; zero: the server's
+  // default.
   absl::StatusOr<TensorInfo> Pin(const ResidentTensor& tensor, absl::Duration pin,
                                  const CallOptions& call = {});
   absl::StatusOr<TensorInfo> Unpin(const ResidentTensor& tensor, const CallOptions& call = {});
 
-  // Deletes the tensor and forgets its retained source, which stays if the server did not delete:
-  // for want of an answer, or because the tensor is another tenant's. Errors: FAILED_PRECONDITION
-  // with DetailsOf(status).missing_handles if it is gone already, or another tenant's.
+  // Deletes the tensor on the server and releases the retained source. If the call fails, the
+  // source is kept. Errors: FAILED_PRECONDITION with DetailsOf(status).missing_handles if the
+  // tensor is missing or belongs to another tenant.
   absl::Status Delete(const ResidentTensor& tensor, const CallOptions& call = {});
 
   absl::StatusOr<ServerInfo> GetServerInfo(const CallOptions& call = {});
 
-  // Times a kernel on the server. Errors: as Run; INVALID_ARGUMENT for too many repetitions.
+  // Times a kernel on the server. Errors: as for Run; INVALID_ARGUMENT for too many repetitions.
   absl::StatusOr<BenchmarkResult> RunBenchmark(const BenchmarkRequest& request,
                                                const CallOptions& call = {});
 
   // Whether the server as a whole (empty name) or one of its services accepts calls.
   absl::StatusOr<Health> CheckHealth(const std::string& service = "", const CallOptions& call = {});
 
-  // Made by the library's own tests over a connection of theirs.
+  // For the library's own tests, which provide their own connection.
   class Impl;
   explicit Client(std::unique_ptr<Impl> impl);
 

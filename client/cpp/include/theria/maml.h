@@ -9,24 +9,25 @@
 #include "absl/status/statusor.h"
 #include "theria/maml_model.h"
 
-// Model-agnostic meta-learning (Finn, Abbeel and Levine 2017) by the adjoint method: no graph is
-// kept, only the parameters after each inner step.
+// Model-agnostic meta-learning (Finn, Abbeel and Levine 2017) by the adjoint method, which stores
+// the parameters after each inner step and no graph.
 //
 //     theta_{t+1} = theta_t - alpha * grad L_support(theta_t)            t = 0 .. K-1
 //     lambda_K    = grad L_query(theta_K)
 //     lambda_t    = lambda_{t+1} - alpha * H_support(theta_t) lambda_{t+1}
 //
-// lambda_0 is the exact gradient of L_query(theta_K) with respect to theta_0; it equals
-// differentiating the unrolled loop. lambda_K is what first-order MAML takes for it.
+// lambda_0 is the exact gradient of L_query(theta_K) with respect to theta_0 and equals the
+// derivative of the unrolled loop. First-order MAML uses lambda_K instead.
 //
-// Functions are thread-safe if the model is. Errors of all: those of the model's AttentionOps.
+// Functions are thread-safe if the model is. Errors of all functions: those of the model's
+// AttentionOps.
 
 namespace theria::maml {
 
 enum class Mode : std::uint8_t {
   kFull,      // the meta-gradient is lambda_0
-  kFo,        // lambda_K: inner gradients count as constants
-  kFoStrict,  // lambda_K, and theta_K counts as a constant too: nothing leads back to theta_0
+  kFo,        // lambda_K: inner gradients are treated as constants
+  kFoStrict,  // lambda_K, and theta_K is treated as a constant too
 };
 
 std::string_view ModeName(Mode mode);  // "full", "fo", "fo_strict"
@@ -43,7 +44,8 @@ using Trajectory = std::vector<Vector>;
 absl::StatusOr<Trajectory> Adapt(const AttentionClassifier& model, const Episode& support,
                                  const InnerLoop& inner, const Vector& parameters);
 
-// lambda_0 for a given lambda_K: the transposed Jacobian of theta_K by theta_0, times `cotangent`.
+// lambda_0 for a given lambda_K: the transposed Jacobian of theta_K with respect to theta_0, times
+// `cotangent`.
 absl::StatusOr<Vector> PullBack(const AttentionClassifier& model, const Episode& support,
                                 const InnerLoop& inner, const Trajectory& trajectory,
                                 Vector cotangent);
@@ -58,20 +60,20 @@ absl::StatusOr<MetaGradient> ComputeMetaGradient(const AttentionClassifier& mode
                                                  const InnerLoop& inner, Mode mode,
                                                  const Vector& parameters);
 
-// What second-order information a mode's meta-gradient carries, judged by values.
+// The second-order information in a mode's meta-gradient, measured by value.
 struct Diagnostics {
   Vector full;         // lambda_0
   Vector first_order;  // lambda_K
 
-  // |lambda_0 - lambda_K| / |lambda_0|: how wrong first-order MAML is here.
+  // |lambda_0 - lambda_K| / |lambda_0|: the relative error of first-order MAML.
   double rel_diff = 0.0;
 
-  // The norm of d/d theta_0 of |grad L_query(theta_K)|^2 / 2, along the mode's own way from theta_K
+  // The norm of d/d theta_0 of |grad L_query(theta_K)|^2 / 2, along the mode's path from theta_K
   // back to theta_0: PullBack(H_query lambda_K) for kFull, H_query lambda_K for kFo, and zero for
-  // kFoStrict, which has no such way.
+  // kFoStrict, which has no such path.
   double probe_norm = 0.0;
 
-  // Whether probe_norm exceeds rounding: 1e-9 |lambda_K|.
+  // Whether probe_norm exceeds rounding error: 1e-9 |lambda_K|.
   bool second_order_path = false;
 };
 

@@ -4,11 +4,11 @@
 #include "absl/status/statusor.h"
 #include "theria/maml_task.h"
 
-// Attention as the meta-learner sees it: the four operations of the operator contract on float64
-// matrices, with one head. Who computes, and where, is the implementation's business: a server
-// (maml_remote_attention.h) or this process (maml_dense_attention.h).
+// The interface of attention for the meta-learner: the four operations of the operator contract on
+// float64 matrices, with one head. Implementations use a server (maml_remote_attention.h) or this
+// process (maml_dense_attention.h).
 //
-// Matrices stack the batch: example b owns rows b * seq .. (b + 1) * seq - 1.
+// Matrices stack the batch: example b has rows b * seq .. (b + 1) * seq - 1.
 //
 //     q  [batch * seq_q, head_dim]     k  [batch * seq_kv, head_dim]
 //     v  [batch * seq_kv, head_dim_v]  o  [batch * seq_q, head_dim_v]   lse  [batch * seq_q]
@@ -21,7 +21,7 @@ struct Qkv {
   Matrix q, k, v;
 };
 
-// The result of a forward pass, which the derivatives at the same point reuse.
+// The result of a forward pass, which derivatives at the same point reuse.
 struct AttentionOutput {
   Matrix o;
   Vector lse;
@@ -36,8 +36,8 @@ class AttentionOps {
  public:
   virtual ~AttentionOps() = default;
 
-  // REQUIRES of all: shapes as above, `batch` divides the rows; `saved` is of the same `x`.
-  // Errors: whatever stops the implementation.
+  // REQUIRES for all methods: shapes as above, `batch` divides the rows, `saved` belongs to the
+  // same `x`. Errors: those of the implementation.
 
   virtual absl::StatusOr<AttentionOutput> Forward(int batch, const Qkv& x) = 0;
 

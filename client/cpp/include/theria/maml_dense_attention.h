@@ -3,8 +3,8 @@
 
 #include "theria/maml_attention.h"
 
-// The formulas of docs/operator_contract.md written out on dense float64 matrices, in this process:
-// the oracle that a remote meta-gradient is compared with. Stateless and thread-safe; never fails.
+// The formulas of docs/operator_contract.md on dense float64 matrices, in this process. It is the
+// reference for remote meta-gradients. Stateless and thread-safe. Never fails.
 
 namespace theria::maml {
 

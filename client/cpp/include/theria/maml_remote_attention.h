@@ -8,17 +8,17 @@
 #include "theria/attention.h"
 #include "theria/maml_attention.h"
 
-// Attention by calls to a server. Matrices are rounded to `dtype` on their way there; results come
-// back exactly. `lse` and `o` of a forward pass are sent along with the derivatives' requests, so
-// that the server does not compute them again.
+// Attention computed by a server. Matrices are rounded to `dtype` before they are sent; results are
+// returned exactly. Requests for derivatives include `lse` and `o` of the forward pass, so that the
+// server does not compute them again.
 
 namespace theria::maml {
 
-// The calls of one operation, and where their time went.
+// The calls of one operation and their times.
 struct CallStatistics {
-  std::int64_t calls = 0;       // that succeeded
-  absl::Duration total_time;    // in the client: conversions and retries included
-  absl::Duration rpc_time;      // from send to response
+  std::int64_t calls = 0;       // successful ones
+  absl::Duration total_time;    // in the client, including conversions and retries
+  absl::Duration rpc_time;      // from request to response
   absl::Duration queue_time;    // on the server, before the computation
   absl::Duration compute_time;  // on the server's device
 
@@ -36,7 +36,7 @@ class RemoteAttention : public AttentionOps {
   // `attention`, usually a client::Client, must outlive this. REQUIRES: a floating-point dtype.
   RemoteAttention(client::Attention& attention, const Options& options);
 
-  // Errors of all: as client::Attention::Run, the message preceded by the operation's name.
+  // Errors of all methods: as for client::Attention::Run; the message starts with the operation.
   absl::StatusOr<AttentionOutput> Forward(int batch, const Qkv& x) override;
   absl::StatusOr<Qkv> Vjp(int batch, const Qkv& x, const AttentionOutput& saved,
                           const Matrix& o_bar) override;
@@ -44,7 +44,7 @@ class RemoteAttention : public AttentionOps {
   absl::StatusOr<Qkv> Hvp(int batch, const Qkv& x, const AttentionOutput& saved,
                           const Matrix& o_bar, const Qkv& x_dot, const Matrix& o_bar_dot) override;
 
-  // Of all calls so far.
+  // Statistics of all calls so far.
   const CallStatistics& statistics(client::Operation operation) const {
     return statistics_[static_cast<std::size_t>(operation)];
   }

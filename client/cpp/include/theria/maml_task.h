@@ -6,13 +6,14 @@
 #include <vector>
 
 // The synthetic few-shot task of the meta-learning experiments, and the model's initial
-// parameters, as pure functions of a seed. Any language reproduces them from the recipe below; only
-// log and cos may differ by a last bit between mathematical libraries. Thread-safe.
+// parameters, as pure functions of a seed. The recipe below reproduces them in any language; only
+// log and cos may differ in the last bit between mathematical libraries. Thread-safe.
 //
 // An example is a sequence of noise in which a few positions carry the prototype of its class.
-// Position 0 never does: the model reads its query there, and must find the signal by attention.
+// Position 0 never does: the model takes its query from there and must find the signal by
+// attention.
 //
-// Recipe. Unsigned 64-bit arithmetic wraps; all draws are random access, in any order.
+// Recipe. Unsigned 64-bit arithmetic wraps. Draws are independent of their order.
 //
 //     G             = 0x9e3779b97f4a7c15
 //     Mix(z)        : z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9
@@ -36,7 +37,7 @@
 //                     + (prototype[label[i]][d] if t is a signal position of example i)
 //
 // The streams of the initial parameters, row-major, each element
-// (2 * Uniform(i) - 1) / sqrt(d_model), as a PyTorch linear layer begins:
+// (2 * Uniform(i) - 1) / sqrt(d_model), like the initial values of a PyTorch linear layer:
 //
 //     0 w_q, 1 w_k, 2 w_v [d_model, d_model]    3 w_head [classes, d_model]    4 b_head [classes]
 
@@ -47,12 +48,12 @@ using Vector = Eigen::VectorXd;
 
 struct TaskSpec {
   int support = 16;  // examples to adapt to
-  int query = 16;    // examples to judge the adapted model by
-  int length = 32;   // tokens of a sequence; at least signal_positions + 1
-  int d_model = 64;  // elements of a token
+  int query = 16;    // examples to evaluate the adapted model on
+  int length = 32;   // tokens per sequence; at least signal_positions + 1
+  int d_model = 64;  // elements per token
   int classes = 5;
-  int signal_positions = 4;  // tokens of a sequence that carry its class
-  double noise = 1.0;        // standard deviation of every element
+  int signal_positions = 4;  // tokens per sequence that carry its class
+  double noise = 1.0;        // standard deviation of each element
 };
 
 // Examples with their labels.

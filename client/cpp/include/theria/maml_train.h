@@ -10,13 +10,13 @@
 // The outer loop: trains the initial parameters with the mean meta-gradient of a batch of fresh
 // tasks and Adam (Kingma and Ba 2015; beta_1 = 0.9, beta_2 = 0.999, epsilon = 1e-8).
 //
-//     step s sees the tasks number s * meta_batch .. (s + 1) * meta_batch - 1 of the seed
+//     step s uses the tasks number s * meta_batch .. (s + 1) * meta_batch - 1 of the seed
 
 namespace theria::maml {
 
 struct OuterLoop {
   int steps = 1;
-  int meta_batch = 1;  // tasks a step
+  int meta_batch = 1;  // tasks per step
   double learning_rate = 1e-3;
 };
 
@@ -24,16 +24,16 @@ struct OuterLoop {
 struct OuterStep {
   int index = 0;
   Fit before;                  // on the query sets, before adaptation
-  Fit after;                   // and after it
+  Fit after;                   // on the query sets, after adaptation
   double gradient_norm = 0.0;  // of the mean meta-gradient
 };
 
-// Minimises in place, one step a call. Not thread-safe.
+// Minimises in place, one step per call. Not thread-safe.
 class Adam {
  public:
   explicit Adam(double learning_rate) : learning_rate_(learning_rate) {}
 
-  // REQUIRES: sizes as in the first call.
+  // REQUIRES: the sizes of the first call.
   void Step(const Vector& gradient, Vector& parameters);
 
  private:
@@ -42,14 +42,15 @@ class Adam {
   Vector mean_, square_;
 };
 
-// Returns the trained parameters; calls `observe` after each task's meta-gradient (done tasks, all
-// tasks) and after each step. Both may be null.
-//
-// Errors: those of the model; OUT_OF_RANGE if a loss or gradient is no longer finite.
+// Callbacks after each task's meta-gradient and after each step. Both may be null.
 struct TrainObserver {
   std::function<void(int done_tasks, int all_tasks)> on_task;
   std::function<void(const OuterStep&)> on_step;
 };
+
+// Returns the trained parameters.
+//
+// Errors: those of the model; OUT_OF_RANGE if a loss or gradient is not finite.
 absl::StatusOr<Vector> MetaTrain(const AttentionClassifier& model, const TaskSpec& tasks,
                                  std::uint64_t seed, const InnerLoop& inner, const OuterLoop& outer,
                                  Mode mode, Vector parameters, const TrainObserver& observer = {});

@@ -10,7 +10,7 @@
 #include "absl/time/time.h"
 #include "theria/tensor.h"
 
-// Tensors that live on a server, and the type that is either those or local ones.
+// Tensors that are resident on a server, and a type for either those or local tensors.
 
 namespace theria::client {
 
@@ -23,26 +23,25 @@ struct TensorInfo {
   absl::Duration expires_in;  // until the lease ends
   absl::Duration pinned_for;  // until the pin ends by itself; zero: not pinned
   std::string sha256;         // 32 bytes if content-addressed, else empty
-  std::string device;         // where the bytes are: "host", "cuda:0"
-  int readers = 0;            // requests that read it right now
+  std::string device;         // location of the bytes: "host", "cuda:0"
+  int readers = 0;            // requests that are reading it now
 };
 
-// Refers to an immutable tensor in the store of one server.
+// A reference to an immutable tensor in the store of one server.
 //
-// Made by Client::Put, by an attention call with a resident output, or by Client::Attach. A cheap
-// value: copies refer to the same tensor. It does not delete the tensor when it goes away; the
-// lease, Client::Delete or eviction does. Where Client::Put kept the source, the Client that put
-// the tensor uploads it again should it find it gone from the server; all copies then refer to the
-// new one. For use with clients of the same server and tenant; to others it is missing.
-// Thread-safe.
+// Client::Put, attention calls with resident outputs, and Client::Attach return it. It is cheap to
+// copy, and copies refer to the same tensor. Its destructor does not delete the tensor; the end of
+// the lease, Client::Delete or eviction does. If Client::Put kept the source and the server has
+// lost the tensor, the Client that put it uploads it again, and all copies then refer to the new
+// tensor. Use it with clients of the same server and tenant; for others it is missing. Thread-safe.
 class ResidentTensor {
  public:
-  // The name of the tensor at this moment; an upload anew changes it.
+  // The current handle. It changes if the tensor is uploaded again.
   std::string handle() const;
   DType dtype() const;
   const Shape& shape() const;
 
-  // Shared by all copies. Defined by the library alone.
+  // Shared by all copies. Private to the library.
   struct State;
   explicit ResidentTensor(std::shared_ptr<State> state) : state_(std::move(state)) {}
   const std::shared_ptr<State>& state() const { return state_; }
@@ -51,7 +50,7 @@ class ResidentTensor {
   std::shared_ptr<State> state_;
 };
 
-// A local tensor, a resident one, or none: what operations take and give.
+// A local tensor, a resident tensor, or none: the inputs and outputs of operations.
 class AnyTensor {
  public:
   AnyTensor() = default;

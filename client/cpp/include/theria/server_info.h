@@ -9,18 +9,18 @@
 #include "absl/time/time.h"
 #include "theria/attention.h"
 
-// What a server is, and how fast. Plain values.
+// Information about a server, and benchmarks on its device. Plain values.
 
 namespace theria::client {
 
 struct DeviceInfo {
   std::string id;    // "cpu", "cuda:0"
-  std::string name;  // as the vendor names it
+  std::string name;  // the vendor's name
   std::size_t memory_bytes = 0;
   std::string architecture;  // "x86-64-v4", "sm_90"
 };
 
-// A set of problems that one kind of kernel covers; the bounds hold for head_dim and head_dim_v.
+// The problems that one kind of kernel supports. The bounds apply to head_dim and head_dim_v.
 struct KernelSupport {
   Operation operation = Operation::kForward;
   Implementation implementation = Implementation::kReference;
@@ -54,7 +54,7 @@ struct StoreInfo {
 
 struct ServerInfo {
   std::string version;  // semantic version of the build
-  std::string commit;   // revision of the sources, empty if unknown
+  std::string commit;   // source revision; empty if unknown
   std::string backend;  // "cpu", "cuda"
   std::vector<DeviceInfo> devices;
   std::vector<KernelSupport> kernels;
@@ -64,26 +64,26 @@ struct ServerInfo {
   bool shared_memory = false;
 };
 
-// A benchmark that a server runs by itself, on random data of its own.
+// A benchmark that the server runs on random data.
 struct BenchmarkRequest {
   Operation operation = Operation::kForward;
   DType dtype = DType::kFloat32;
   std::int64_t batch = 1;
   std::int64_t heads_q = 1;
-  std::int64_t heads_kv = 0;  // 0: as heads_q
+  std::int64_t heads_kv = 0;  // 0: equal to heads_q
   std::int64_t seq_q = 1;
-  std::int64_t seq_kv = 0;  // 0: as seq_q
+  std::int64_t seq_kv = 0;  // 0: equal to seq_q
   std::int64_t head_dim = 1;
-  std::int64_t head_dim_v = 0;    // 0: as head_dim
+  std::int64_t head_dim_v = 0;    // 0: equal to head_dim
   AttentionOptions options;       // without a mask
   std::uint32_t repetitions = 0;  // 0: the server's default
   std::string preset;             // label of the server's gauges, at most 64 characters
 };
 
 struct BenchmarkResult {
-  std::vector<absl::Duration> times;  // of each repetition, by the device's own clock
+  std::vector<absl::Duration> times;  // of each repetition, by the device's clock
   absl::Duration median_time;
-  double flops = 0.0;             // of the definition's products, one repetition
+  double flops = 0.0;             // of the matrix products in the definition, for one repetition
   double flops_per_second = 0.0;  // at the median
   std::size_t bytes = 0;          // of inputs and outputs
   ExecutionInfo execution;
