@@ -1,17 +1,17 @@
-"""Client of Theria: attention and its exact first and second derivatives, as a service.
+"""Attention and its exact first and second derivatives, in this process or on a server.
 
     import theria
 
-    with theria.connect("localhost:50051") as client:
+    with theria.local() as client:                                    # or theria.connect(TARGET)
         r = client.forward(q, k, v, is_causal=True)                   # r.o, r.lse
         r = client.vjp(q, k, v, o_bar)                                # r.q_bar, r.k_bar, r.v_bar
         r = client.jvp(q, k, v, q_dot, k_dot, v_dot)                  # r.o, r.o_dot
         r = client.hvp(q, k, v, o_bar, q_dot, k_dot, v_dot)           # r.q_bar, ..., r.q_bar_dot
-        t = client.put(q)                                             # usable wherever an array is
+        t = client.put(q)                                             # replaces an array in calls
 
-`theria.aio` is the same for asyncio, `theria.torch` a drop-in for PyTorch's attention with exact
-double backward, `theria.maml` meta-learning on top of it. All errors are `theria.Error`; the tree
-is drawn in `theria._errors`.
+`theria.aio` has the same client for asyncio. `theria.torch` replaces PyTorch's attention and has
+exact double backward, `theria.jax` does the same for JAX, and `theria.maml` builds meta-learning on
+top. All errors derive from `theria.Error`; `theria._errors` shows the tree.
 """
 
 from theria import aio

@@ -1,4 +1,4 @@
-"""How a blocking client comes about: target, credentials, metadata."""
+"""Construction of a blocking client: target, credentials, metadata."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ def connect(
     connect_timeout: float = 5.0,
     keepalive: Keepalive | None = DEFAULT_KEEPALIVE,
 ) -> Client:
-    """A client of the server at `target`.
+    """Returns a client of the server at `target`.
 
-    Does not wait for the server: the first call connects. A server that cannot be reached raises
-    Unavailable, with a message that names the target and the likely cause. Causes that do not pass,
-    such as TLS on one side only, are not retried.
+    This function does not connect; the first call does. If the server is unreachable, calls raise
+    Unavailable with a message that names the target and the likely cause. Permanent causes, such as
+    TLS on only one side, are not retried.
 
     Args:
-        target: ``host:port`` (``[::1]:50051`` for IPv6) or ``unix:PATH``; gRPC's other names of
-            servers too, such as ``dns:///host:port``. There is no default port.
-        timeout: Seconds for each call that names none of its own; None for no limit.
-        retry: When to try again what failed with UNAVAILABLE. By default, as `RetryPolicy()`, but
-            for one second only until the client has had its first connection. Pass a policy to wait
-            for a server that is still starting.
-        credentials: gRPC's own, for what `tls` cannot say; None for plain text.
-        metadata: Sent with every request: pairs of a key (``[a-z0-9_.-]``) and a value, which is
-            printable ASCII, or bytes where the key ends in ``-bin``.
+        target: ``host:port`` (``[::1]:50051`` for IPv6), ``unix:PATH``, or another gRPC target
+            name, such as ``dns:///host:port``. There is no default port.
+        timeout: Seconds for each call that does not set its own; None for no limit.
+        retry: When to retry after UNAVAILABLE. The default is `RetryPolicy()`, limited to one
+            second before the client's first connection. Pass a policy to wait for a server that is
+            still starting.
+        credentials: gRPC credentials, for cases that `tls` does not cover; None for no encryption.
+        metadata: Sent with every request: pairs of a key (``[a-z0-9_.-]``) and a value. A value is
+            printable ASCII, or bytes if the key ends in ``-bin``.
         tls: For an encrypted connection.
-        token: Bearer token that proves the tenant: one line of printable ASCII without spaces.
-        token_file: File of that token, read again whenever it changes; not with `token`.
-        priority: Rank of this client's calls among those of its tenant that wait.
-        connect_timeout: Seconds for each attempt to connect, TLS handshake included. A call that
-            finds no connection in that time raises Unavailable and is not retried.
-        keepalive: When to decide that a connection is dead; None for never.
+        token: Bearer token of the tenant: one line of printable ASCII without spaces.
+        token_file: File that contains the token; reread when it changes. Not together with `token`.
+        priority: Order of this client's calls among the waiting calls of its tenant.
+        connect_timeout: Seconds for each attempt to connect, including the TLS handshake. A call
+            that cannot connect in that time raises Unavailable and is not retried.
+        keepalive: When to consider a connection dead; None for never.
 
     Raises:
-        InvalidArgument: A file of `tls` cannot be read or holds no PEM of its kind, `token` is no
-            token, `timeout` no number, `connect_timeout` not positive, `target` without a port or
-            with one over 65535, a key or value of `metadata` cannot be sent, or arguments exclude
-            each other. For `token_file`, each call says so.
+        InvalidArgument: A file of `tls` cannot be read or is not the required kind of PEM; `token`
+            is not a token; `timeout` is not a number; `connect_timeout` is not positive; the port
+            of `target` is missing or above 65535; a key or value of `metadata` is invalid; or
+            arguments exclude each other. Errors of `token_file` are raised by each call.
 
     Example:
         >>> with theria.connect("localhost:50051") as client:

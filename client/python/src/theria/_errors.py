@@ -1,24 +1,24 @@
-"""The exception tree. Everything that this package raises on purpose is a `theria.Error`.
+"""The exception tree. All exceptions that this package raises derive from `theria.Error`.
 
     Error (RuntimeError)                .code .message .request_id
-    ├── InvalidArgument (ValueError)    .violations .field    shapes, dtypes, options do not fit
-    │   └── WrongType (TypeError)                             an argument of a class not accepted
-    ├── Unimplemented (NotImplementedError)                   valid, but this server has no kernel
+    ├── InvalidArgument (ValueError)    .violations .field    invalid shapes, dtypes or options
+    │   └── WrongType (TypeError)                             an argument of a wrong class
+    ├── Unimplemented (NotImplementedError)                   valid, but there is no kernel for it
     ├── FailedPrecondition
     │   ├── TensorMissing (LookupError) .handles              unknown, expired, evicted, deleted
     │   └── RegionMissing (LookupError)                       shared memory that the server lost
     ├── ResourceExhausted               .retry_delay          queue, memory or quota is full
     ├── DeadlineExceeded (TimeoutError)                       `timeout` passed
     ├── Cancelled                                             the call was cancelled
-    ├── Unavailable (ConnectionError)                         no server, or it drains; was retried
+    ├── Unavailable (ConnectionError)                         no server, or it is draining
     ├── AccessDenied (PermissionError)                        not authenticated, or not permitted
     └── Internal                                              a fault of the device or the server
 
-The classes in parentheses are further bases from the standard library. PyTorch and JAX report all
-of these as RuntimeError or a subclass, so code written for them catches ours too; where they raise
-ValueError, TypeError or NotImplementedError, so do we. A misuse that never reaches the server (an
-array of integers, an unknown option value) raises the same `InvalidArgument` as one that the server
-finds. `_status.py` is the one place that turns gRPC's codes into these.
+The classes in parentheses are additional bases from the standard library. PyTorch and JAX raise
+RuntimeError or a subclass for such errors, so code written for them also catches these. Where they
+raise ValueError, TypeError or NotImplementedError, so does this package. An error that is detected
+before the request is sent (an array of integers, an unknown option value) raises the same
+`InvalidArgument` as one that the server detects. `_status.py` maps gRPC's codes to these classes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Error(RuntimeError):
 
     Attributes:
         code: The gRPC status code's name, such as ``"INVALID_ARGUMENT"``.
-        message: What happened, in words.
+        message: The description.
         request_id: The id of the request in the server's log, or None if the server did not answer.
     """
 
@@ -71,11 +71,11 @@ class Error(RuntimeError):
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One thing wrong with a request.
+    """One invalid field of a request.
 
     Attributes:
         field: Path in the request: ``"k.shape[3]"``, ``"options.dropout.probability"``.
-        description: What came and what was expected.
+        description: The received and the expected value.
     """
 
     field: str
@@ -83,10 +83,10 @@ class FieldViolation:
 
 
 class InvalidArgument(Error, ValueError):
-    """Shapes, strides, dtypes or options do not fit the contract.
+    """Invalid shapes, strides, dtypes or options.
 
     Attributes:
-        violations: What is wrong, as `FieldViolation`.
+        violations: The invalid fields.
         field: The field of the first violation, or the empty string.
     """
 
@@ -105,7 +105,7 @@ class InvalidArgument(Error, ValueError):
 
     @classmethod
     def of(cls, field: str, message: str) -> Self:
-        """An error about one field that was found before anything was sent."""
+        """An error about one field, detected before the request is sent."""
         return cls(message, violations=(FieldViolation(field, message),))
 
     def renamed(self, rename: Callable[[str], str]) -> Self:
@@ -127,27 +127,27 @@ class InvalidArgument(Error, ValueError):
 
 
 class WrongType(InvalidArgument, TypeError):
-    """An argument is an object of a class that is not accepted there."""
+    """An argument is an object of a class that is not accepted."""
 
 
 class Unimplemented(Error, NotImplementedError):
-    """A valid request for which this server has no kernel; the message names what it has."""
+    """A valid request for which there is no kernel; the message names what is supported."""
 
     code = "UNIMPLEMENTED"
 
 
 class FailedPrecondition(Error):
-    """The server is not in the state that the request needs."""
+    """The server is not in the state that the request requires."""
 
     code = "FAILED_PRECONDITION"
 
 
 class TensorMissing(FailedPrecondition, LookupError):
-    """Resident tensors are gone and could not be uploaded again.
+    """Resident tensors are missing and could not be uploaded again.
 
     Attributes:
-        handles: The handles that name no tensor: unknown, expired, evicted, deleted, or another
-            tenant's.
+        handles: The handles of the missing tensors: unknown, expired, evicted, deleted, or
+            another tenant's.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class ResourceExhausted(Error):
     """The queue, the memory or a quota is full.
 
     Attributes:
-        retry_delay: Seconds after which the server thinks a retry worthwhile, or None.
+        retry_delay: Seconds after which the server suggests a retry, or None.
     """
 
     code = "RESOURCE_EXHAUSTED"
@@ -188,7 +188,7 @@ class ResourceExhausted(Error):
 
 
 class DeadlineExceeded(Error, TimeoutError):
-    """The call's `timeout` passed. If that was before its launch, nothing was computed."""
+    """The call's `timeout` passed. If it passed in the queue, nothing was computed."""
 
     code = "DEADLINE_EXCEEDED"
 
@@ -200,11 +200,11 @@ class Cancelled(Error):
 
 
 class Unavailable(Error, ConnectionError):
-    """No server answered, or it drains, also after the retries.
+    """No server responded, or it is draining, and the retries failed too.
 
     Attributes:
-        is_final: Whether the client knows that trying again soon would fail the same way: nobody
-            answered within `connect_timeout`, or client and server disagree on TLS.
+        is_final: Whether an immediate retry would fail in the same way: there was no connection
+            within `connect_timeout`, or only one side uses TLS.
     """
 
     code = "UNAVAILABLE"
@@ -212,19 +212,18 @@ class Unavailable(Error, ConnectionError):
 
 
 class AccessDenied(Error, PermissionError):
-    """The server does not know the caller, or does not permit it this."""
+    """The caller is not authenticated, or not permitted to do this."""
 
     code = "PERMISSION_DENIED"
 
 
 class Internal(Error):
-    """A fault of the device, of the server, or an answer that breaks the contract."""
+    """A fault of the device or of the server, or an invalid response."""
 
     code = "INTERNAL"
 
 
-# What says nothing about the request or the model: the server cannot be used, now or by this
-# caller.
+# Errors that do not depend on the request or the model: this caller cannot use the server now.
 SERVER_FAILURES = (
     AccessDenied,
     Cancelled,

@@ -1,4 +1,4 @@
-"""Who a client says that it is, and whom it trusts: TLS, bearer tokens, priority."""
+"""The identity of a client and the servers that it trusts: TLS, bearer tokens, priority."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _PRIORITY_KEY = "theria-priority"
 
 @dataclass(frozen=True)
 class Tls:
-    """An encrypted connection, from PEM files that are read when it is made.
+    """TLS, configured by PEM files that are read when the client connects.
 
     Attributes:
-        ca_file: Certificates of who signs servers' certificates; None for gRPC's own list.
-        cert_file: The client's certificate chain, where the server asks for one (mTLS).
+        ca_file: Authorities of server certificates; None for gRPC's default list.
+        cert_file: The client's certificate chain, if the server requires one (mTLS).
         key_file: The key of `cert_file`.
-        server_name: The name that the server's certificate must have; None for the target's host.
+        server_name: The name expected in the server's certificate; None for the target's host.
     """
 
     ca_file: str | os.PathLike[str] | None = None
@@ -39,11 +39,11 @@ class Tls:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """As gRPC wants them.
+        """The gRPC credentials.
 
         Raises:
-            InvalidArgument: A file cannot be read or holds no PEM of its kind, or only one of
-                `cert_file` and `key_file` is given.
+            InvalidArgument: A file cannot be read or is not the required kind of PEM, or only one
+                of `cert_file` and `key_file` is given.
         """
         if (self.cert_file is None) != (self.key_file is None):
             field = "tls.cert_file" if self.cert_file is None else "tls.key_file"
@@ -68,15 +68,15 @@ class MetadataSource:
     """The metadata of each RPC. Thread-safe.
 
     Args:
-        metadata: Sent as it is: keys ``[a-z0-9_.-]``, values of printable ASCII, or bytes where the
+        metadata: Sent unchanged: keys ``[a-z0-9_.-]``, values of printable ASCII, or bytes if the
             key ends in ``-bin``.
         token: Bearer token.
-        token_file: File of the token, read again whenever it changes; not with `token`.
-        priority: Rank of the client's calls among those of its tenant.
+        token_file: File that contains the token; reread when it changes. Not together with `token`.
+        priority: Order of the client's calls among the waiting calls of its tenant.
 
     Raises:
-        InvalidArgument: `metadata` cannot be sent, `token` and `token_file` are both given, `token`
-            is none, or the priority is unknown.
+        InvalidArgument: `metadata` is invalid, `token` and `token_file` are both given, `token` is
+            not a token, or the priority is unknown.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class MetadataSource:
         """The metadata of an RPC that starts now.
 
         Raises:
-            InvalidArgument: The token file cannot be read, or what it holds is no token.
+            InvalidArgument: The token file cannot be read, or does not contain a token.
         """
         if self._token_file is None:
             return self._current
@@ -127,11 +127,11 @@ class MetadataSource:
 
 
 def _checked_metadata(metadata: Iterable[Any]) -> Metadata:
-    """The pairs, which gRPC can send.
+    """The pairs, checked for what gRPC can send.
 
     Raises:
-        InvalidArgument: It cannot. The error names the key, and says nothing of the value: it may
-            be a secret, which gRPC's own error would show.
+        InvalidArgument: A pair is invalid. The error names the key but not the value, which may be
+            a secret. (gRPC's own error would show it.)
     """
     pairs = [pair if isinstance(pair, (tuple, list)) else (pair,) for pair in metadata]
     if isinstance(metadata, (str, bytes, Mapping)) or any(len(pair) != 2 for pair in pairs):
@@ -159,11 +159,11 @@ def _checked_metadata(metadata: Iterable[Any]) -> Metadata:
 
 
 def _token(text: str, field: str, source: str) -> str:
-    """The token that `text` is, with or without the end of its line.
+    """The token in `text`, without a line ending.
 
     Raises:
-        InvalidArgument: It is none. The error names `field` and `source` and says nothing of the
-            text: it may be another secret.
+        InvalidArgument: `text` is not a token. The error names `field` and `source` but does not
+            show the text, which may be another secret.
     """
     token = text.removesuffix("\n").removesuffix("\r")
     if not re.fullmatch("[!-~]+", token):
@@ -174,7 +174,7 @@ def _token(text: str, field: str, source: str) -> str:
 
 
 def _pem(field: str, path: str | os.PathLike[str] | None, label: str) -> bytes | None:
-    """The file's content, in which there is a block such as "EC PRIVATE KEY" for "PRIVATE KEY"."""
+    """The file's content, checked for a block of `label` ("EC PRIVATE KEY" for "PRIVATE KEY")."""
     if path is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""When a client decides that a connection is dead."""
+"""When a client considers a connection dead."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from theria._errors import InvalidArgument
 
 __all__ = ["DEFAULT_KEEPALIVE", "Keepalive", "seconds_option"]
 
-# gRPC takes whole milliseconds in 31 bits; 24 days serve as well as any longer time.
+# gRPC takes whole milliseconds in 31 bits, which is about 24 days.
 _MOST_SECONDS = 24 * 86400.0
 
 
 @dataclass(frozen=True)
 class Keepalive:
-    """HTTP/2 keepalive: pings that find a connection whose other end is gone without a word.
+    """HTTP/2 keepalive: pings that detect a dead connection.
 
-    Such as behind a dead link, or a firewall that forgot the connection. Pings do not limit how
-    long a call may take: a server answers them while it computes.
+    A connection can die without notice, for example after a link failure or behind a firewall that
+    dropped its state. Pings do not limit how long a call may take: the server responds to them
+    while it computes.
 
     Attributes:
-        interval: Seconds without a byte received, after which the client pings; at least 1.
-        timeout: Seconds for the answer. Then calls under way raise Unavailable and are retried.
+        interval: Idle seconds before the client pings; at least 1.
+        timeout: Seconds to wait for the response. Calls in progress then raise Unavailable and are
+            retried.
         without_calls: Whether to ping between calls as well.
 
     Raises:
@@ -39,7 +41,7 @@ class Keepalive:
         seconds_option("keepalive.timeout", self.timeout)
 
     def channel_options(self) -> list[tuple[str, Any]]:
-        """As gRPC takes them."""
+        """The gRPC channel options."""
         timeout_ms = seconds_option("keepalive.timeout", self.timeout)
         return [
             ("grpc.keepalive_time_ms", seconds_option("keepalive.interval", self.interval)),
@@ -57,7 +59,7 @@ def seconds_option(field: str, seconds: float, least: float = 0.0) -> int:
     """Positive seconds as whole milliseconds.
 
     Raises:
-        InvalidArgument: `seconds` is no number, not positive, or less than `least`.
+        InvalidArgument: `seconds` is not a number, not positive, or less than `least`.
     """
     if not (isinstance(seconds, Real) and seconds > 0 and seconds >= least):
         bound = f"at least {least:g}" if least else "positive"

@@ -1,4 +1,4 @@
-"""Resident tensors: names of tensors in the server's store, usable wherever an array is."""
+"""Resident tensors: references to tensors in the server's store, accepted in place of arrays."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 __all__ = ["ResidentTensor", "Retain", "Source", "TensorInfo", "decode_info"]
 
-# What `put` keeps of its argument: the array itself, a weak reference, or nothing.
+# What `put` keeps: the array itself, a weak reference to it, or nothing.
 Retain = Literal["strong", "weak", "none"]
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What the server says about a resident tensor.
+    """The server's description of a resident tensor.
 
     Attributes:
-        handle: Its opaque name.
+        handle: Its handle.
         dtype: Element type.
         shape: Extents.
         size_bytes: Bytes of the elements.
         expires_in: Seconds until the lease ends.
         pinned_for: Seconds until the pin ends by itself; 0 if not pinned.
-        sha256: Digest by which it is found again, or None if it is not content-addressed.
-        device: Where the bytes are: ``"host"``, ``"cuda:0"``.
-        readers: Requests that read it at the moment.
+        sha256: Digest of the elements, or None if the tensor is not content-addressed.
+        device: Location of the bytes: ``"host"``, ``"cuda:0"``.
+        readers: Requests that are reading it now.
     """
 
     handle: str
@@ -51,7 +51,7 @@ class TensorInfo:
 
 
 def decode_info(info: tensor_store_pb2.TensorInfo) -> TensorInfo:
-    """The message as a value; milliseconds become seconds."""
+    """Converts the message; milliseconds become seconds."""
     return TensorInfo(
         handle=info.handle,
         dtype=decode_dtype(info.dtype),
@@ -66,15 +66,16 @@ def decode_info(info: tensor_store_pb2.TensorInfo) -> TensorInfo:
 
 
 class Source:
-    """What a lost resident tensor is uploaded from again.
+    """The array from which a lost resident tensor is uploaded again.
 
     Args:
-        tensor: What was uploaded.
-        owner: The session of the client that uploaded it. To others the tensor may be unknown for
-            being another server's or another tenant's, who is not to have its elements.
-        original: The caller's own object, to refer to it weakly; None keeps `tensor` alive.
-        fingerprint: Of the row-major elements, so that an array that was changed meanwhile does
-            not take the place of what the resident tensor stands for; None if it cannot change.
+        tensor: The uploaded tensor.
+        owner: The session of the client that uploaded it. Only that client uploads it again: for
+            others the tensor may be missing because it belongs to another server or tenant, which
+            must not receive the elements.
+        original: The caller's object, which is then referenced weakly; None keeps `tensor` alive.
+        fingerprint: Of the row-major elements, so that a modified array is not uploaded again;
+            None if it cannot change.
         ttl_ms: As given to `put`; 0 for the server's default.
         pin_ms: As given to `put`; 0 for none.
         content_address: As given to `put`.
@@ -100,7 +101,7 @@ class Source:
         self.content_address = content_address
 
     def tensor(self) -> HostTensor | None:
-        """The array, unless it was referred to weakly and is gone."""
+        """The array, or None if it was referenced weakly and no longer exists."""
         if self._original is None:
             return self._tensor
         original = self._original()
@@ -108,17 +109,17 @@ class Source:
 
 
 class ResidentTensor:
-    """A tensor in a server's store. Made by `Client.put`, `Client.attach`, or as an output.
+    """A tensor in a server's store. `Client.put`, `Client.attach` and operations return it.
 
-    Immutable but for its handle, which changes if a lost tensor is uploaded again. Thread-safe.
-    Not freed with this object: the server drops it when its lease ends, or `Client.delete` does.
-    Unpickled, it is without what it was put from; a copy is the object itself.
+    Immutable except for its handle, which changes if a lost tensor is uploaded again. Thread-safe.
+    Destroying this object does not free the tensor; the end of the lease or `Client.delete` does.
+    Pickling omits the original array. A copy is the object itself.
 
     Attributes:
         dtype: Element type.
         shape: Extents.
-        framework: What `Client.get`, and calls with this tensor as `q`, answer in: ``"numpy"`` or
-            ``"torch"``.
+        framework: The type of arrays returned by `Client.get` and by calls with this tensor as `q`:
+            ``"numpy"`` or ``"torch"``.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class ResidentTensor:
 
     @property
     def handle(self) -> str:
-        """The opaque name under which the server knows the tensor."""
+        """The current handle on the server."""
         return self._handle
 
     @property
@@ -147,7 +148,7 @@ class ResidentTensor:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def replace_handle(self, old: str, new: str) -> bool:
-        """Sets the handle if it still is `old`; False if another thread came first."""
+        """Sets the handle if it is still `old`; returns False if another thread changed it."""
         with self._lock:
             if self._handle != old:
                 return False

@@ -1,4 +1,4 @@
-"""Memory that this process shares with a server on the same host, and the flows around it."""
+"""Memory shared by this process and a server on the same host, and the flows for it."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ DELETE = Method(
     f"/{SHARED_MEMORY_SERVICE}/DeleteRegion", pb.DeleteRegionRequest, pb.DeleteRegionResponse
 )
 
-# What the offsets of tensors are multiples of, as the contract says.
+# The contract requires offsets of tensors to be multiples of this.
 ALIGNMENT_BYTES = 256
 
 _SOCKET_SECONDS = 5.0
 
-# Errors after which the call has ended on the server too. Others the transport gives by itself.
+# Errors after which the call has also ended on the server. The transport raises all others.
 _ANSWERS = (InvalidArgument, FailedPrecondition, ResourceExhausted, Unimplemented)
 
 
 class SharedRegion:
-    """Memory that this process and the server both see. Made by `Client.share`.
+    """Memory shared by this process and the server. `Client.share` creates it.
 
-    Arrays of `empty`, and views of them, are ordinary numpy arrays (`torch.from_numpy` takes them);
-    calls of the client that made the region read them where they are. An array's bytes are free
-    again when the last view of it is gone; the memory itself when, beside that, the region is.
-    Thread-safe.
+    The arrays of `empty`, and views of them, are ordinary numpy arrays (`torch.from_numpy` accepts
+    them). Calls of the client that created the region read them in place. An array's space is
+    reused after its last view is destroyed. The memory is unmapped after the last array and the
+    region are destroyed. Thread-safe.
 
     Attributes:
         nbytes: Size of the region.
-        is_shared: Whether the server has it, as far as the calls so far have told. If not, calls go
-            by messages, and `Client.share` makes another region.
+        is_shared: Whether the server has the region, according to the last call that used it. If
+            not, calls send their tensors in messages, and `Client.share` creates another region.
     """
 
     def __init__(self, name: str, memory: mmap.mmap):
@@ -75,10 +75,10 @@ class SharedRegion:
         self._stranded: list[NumpyArray] = []
 
     def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike = "float32") -> NumpyArray:
-        """A new row-major array in the region, its elements whatever was there before.
+        """A new row-major array in the region, with unspecified elements.
 
         Raises:
-            MemoryError: No room is left between the other arrays.
+            MemoryError: There is no contiguous space of that size.
         """
         dtype = np.dtype(dtype)
         extents = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -86,18 +86,18 @@ class SharedRegion:
         return self.block(nbytes).view(dtype).reshape(extents)
 
     def block(self, nbytes: int) -> NumpyArray:
-        """So many bytes at a multiple of 256; as `empty`."""
+        """A block of `nbytes` bytes at a multiple of 256; see `empty`."""
         offset = self._free.take(_round_up(nbytes))
         block = _Block(self._bytes, self._address + offset, nbytes)
         weakref.finalize(block, self._free.give, offset, _round_up(nbytes))
         return np.asarray(block)
 
     def strand(self, block: NumpyArray) -> None:
-        """Leaves a block unused as long as the region lives."""
+        """Keeps a block unused for the life of the region."""
         self._stranded.append(block)
 
     def part(self, memory: NumpyArray) -> tensor_pb2.SharedMemoryRef | None:
-        """The part of the region that a one-dimensional array of neighbours is, if it is one."""
+        """The part of the region that a contiguous one-dimensional array covers, or None."""
         offset = memory.ctypes.data - self._address
         if not 0 <= offset <= self.nbytes - memory.nbytes or offset % ALIGNMENT_BYTES:
             return None
@@ -110,7 +110,7 @@ class SharedRegion:
 
 
 class _Block:
-    """Owns part of a region as long as numpy refers to it."""
+    """Owns a part of a region while numpy references it."""
 
     def __init__(self, memory: NumpyArray, address: int, nbytes: int):
         self._memory = memory
@@ -123,7 +123,7 @@ class _Block:
 
 
 class _FreeList:
-    """Which bytes of a region are free: disjoint (offset, size), ordered; the first that fits."""
+    """The free bytes of a region: disjoint, ordered (offset, size); first fit."""
 
     def __init__(self, nbytes: int):
         self._holes = [(0, nbytes)]
@@ -142,7 +142,7 @@ class _FreeList:
         raise MemoryError(f"the shared region has no {nbytes} bytes left in one piece")
 
     def give(self, offset: int, nbytes: int) -> None:
-        # Without the lock: the collector may call this in the midst of `take`.
+        # Without the lock: the garbage collector may call this during `take`.
         self._returned.append((offset, nbytes))
 
     def _merge(self, returned: tuple[int, int]) -> None:
@@ -162,7 +162,7 @@ def _round_up(nbytes: int) -> int:
 def share(
     session: Session, deadline: Deadline, nbytes: int, ttl: float | None
 ) -> Flow[SharedRegion]:
-    """Makes a region and maps it."""
+    """Creates a region and maps it."""
     if nbytes < 1:
         raise InvalidArgument.of("nbytes", f"nbytes is {nbytes}, must be at least 1")
     size = _round_up(nbytes)
@@ -173,7 +173,7 @@ def share(
     try:
         memory = _map(info.socket, info.name, size)
     except BaseException:
-        # Of no use to anybody; should this fail too, it goes with its lease.
+        # The region is useless now. If this call fails too, the region ends with its lease.
         with contextlib.suppress(Error):
             yield Call(DELETE, pb.DeleteRegionRequest(name=info.name), deadline.remaining())
         raise
@@ -183,15 +183,15 @@ def share(
 
 
 def unshare(session: Session, deadline: Deadline, region: SharedRegion) -> Flow[None]:
-    """Ends the server's part in a region."""
+    """Releases a region on the server."""
     _forget(session, region)
     yield from _on_region(session, deadline, DELETE, region)
 
 
 def with_regions(session: Session, deadline: Deadline, attempt: Callable[[], Flow[T]]) -> Flow[T]:
-    """Runs a flow; if the server has lost regions, or shares none any more, once more without them.
+    """Runs a flow. If the server has lost regions or no longer shares memory, runs it once more.
 
-    The arrays in them are still there, on this side.
+    The second run sends the arrays of lost regions in messages.
     """
     had = tuple(session.regions)
     try:
@@ -206,7 +206,7 @@ def with_regions(session: Session, deadline: Deadline, attempt: Callable[[], Flo
 
 
 def _forget_lost(session: Session, deadline: Deadline) -> Flow[None]:
-    """Asks for each region: which are lost, the fields of a request do not say."""
+    """Asks the server for each region, because the error does not identify the lost ones."""
     for region in tuple(session.regions):
         with contextlib.suppress(Error):
             yield from _on_region(session, deadline, RENEW, region)
@@ -218,7 +218,7 @@ def _on_region(
     """An RPC about one region.
 
     Raises:
-        RegionMissing: The server has it no more; the session neither.
+        RegionMissing: The server no longer has it. The session forgets it too.
     """
     request = method.request(name=region._name)
     try:
@@ -238,7 +238,7 @@ def _forget(session: Session, region: SharedRegion) -> None:
 
 
 def _map(path: str, name: str, nbytes: int) -> mmap.mmap:
-    """Maps a region that the server has just made. Raises as `_receive_descriptor`."""
+    """Maps a region that the server has just created. Raises as `_receive_descriptor`."""
     descriptor = _receive_descriptor(path, name)
     try:
         return mmap.mmap(descriptor, nbytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
@@ -250,8 +250,8 @@ def _receive_descriptor(path: str, name: str) -> int:
     """The file descriptor of a region.
 
     Raises:
-        Unavailable: The socket cannot be reached: another host, another container, no permission.
-        Internal: The server gives none.
+        Unavailable: The socket is not accessible: another host, another container, no permission.
+        Internal: The server sends no descriptor.
     """
     space = socket.CMSG_SPACE(array.array("i").itemsize)
     try:
@@ -272,17 +272,17 @@ def _receive_descriptor(path: str, name: str) -> int:
 
 
 class SharedPlace:
-    """Room in a region for the outputs of one call.
+    """Space in a region for the outputs of one call.
 
-    After an attempt that the server has not answered it may still be writing there: that room is
-    not used again.
+    After an attempt without a response, the server may still be writing to the space, so it is not
+    used again.
 
     Args:
-        region: Which.
+        region: The region.
         sizes: Bytes of each output, in order.
 
     Attributes:
-        part: To tell the server.
+        part: The space, as sent to the server.
     """
 
     part: tensor_pb2.SharedMemoryRef
@@ -298,13 +298,13 @@ class SharedPlace:
         self.part = part
 
     def move(self) -> None:
-        """Takes other room, for an attempt after one without an answer."""
+        """Takes other space, for an attempt after one without a response."""
         self._region.strand(self._block)
         self._take(self._block.nbytes)
 
     @contextlib.contextmanager
     def during_call(self) -> Iterator[None]:
-        """Around a call that names this room."""
+        """Surrounds a call that uses this space."""
         try:
             yield
         except _ANSWERS:
@@ -317,7 +317,7 @@ class SharedPlace:
         """The bytes of one output.
 
         Raises:
-            Internal: The server put it elsewhere.
+            Internal: The server wrote it outside this space.
         """
         begin = part.offset_bytes - self.part.offset_bytes
         if not 0 <= begin <= self._block.nbytes - part.size_bytes:

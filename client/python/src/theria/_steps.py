@@ -1,8 +1,8 @@
-"""Calls as flows: what to do, apart from how to wait for it.
+"""Calls as flows, which describe the steps of a call independently of how to wait for them.
 
-A flow is a generator that yields steps (one RPC, or a sleep), is sent their results and has their
-errors thrown into it, and returns the call's result. The blocking and the asyncio client run the
-same flows; all that differs is `run_flow` of `_remote_client.py` and of `aio.py`.
+A flow is a generator. It yields steps (one RPC, or a sleep), receives their results or errors, and
+returns the result of the call. The blocking and the asyncio client run the same flows; only
+`run_flow` in `_remote_client.py` and in `aio.py` differs.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Deadline:
     """The end of a call: `timeout` seconds from now, or never.
 
     Raises:
-        InvalidArgument: `timeout` is no number.
+        InvalidArgument: `timeout` is not a number.
     """
 
     def __init__(self, timeout: float | None):
@@ -118,19 +118,19 @@ class Deadline:
         return left
 
     def allows(self, seconds: float) -> bool:
-        """Whether a wait of so long ends before the deadline."""
+        """Whether a wait of `seconds` ends before the deadline."""
         return time.monotonic() + seconds < self._end
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When to try again what failed with UNAVAILABLE; nothing else is ever retried.
+    """When to retry after UNAVAILABLE. No other error is retried.
 
     The wait before attempt n + 1 is ``min(max_backoff, initial_backoff * multiplier**(n - 1))``
-    seconds, shortened by up to the part `jitter` of itself at random, and never reaches past the
-    call's timeout. With the defaults a call gives up after 4.1 to 5.2 seconds, also with a longer
-    timeout or none, which bridges a restart of four seconds. What is known to fail again
-    (`Unavailable.is_final`) is not retried.
+    seconds, shortened at random by up to the fraction `jitter`. It never exceeds the call's
+    timeout. With the defaults, a call fails after 4.1 to 5.2 seconds, even if its timeout is longer,
+    so calls survive a restart of four seconds. Permanent failures (`Unavailable.is_final`) are not
+    retried.
     """
 
     max_attempts: int = 8
@@ -148,7 +148,7 @@ class RetryPolicy:
 def retrying(
     policy: RetryPolicy, deadline: Deadline, step: Callable[[float | None], Step]
 ) -> Flow[Any]:
-    """Runs the step that `step` makes for the seconds left, again while the server is not there."""
+    """Runs the step that `step` returns for the remaining seconds; repeats it while Unavailable."""
     attempt = 1
     while True:
         try:

@@ -1,20 +1,20 @@
 """Model-agnostic meta-learning with exact meta-gradients, for any PyTorch model.
 
-A model is a function ``loss(params, batch) -> scalar``; `from_module` makes one of a
-`torch.nn.Module`. With theta_{t+1} = theta_t - alpha * grad L_support(theta_t), `meta_gradient`
-gives d L_query(theta_K) / d theta_0
+A model is a function ``loss(params, batch) -> scalar``; `from_module` creates one from a
+`torch.nn.Module`. The inner loop is theta_{t+1} = theta_t - alpha * grad L_support(theta_t).
+`meta_gradient` computes d L_query(theta_K) / d theta_0 by one of two methods:
 
-* by the adjoint method (default): lambda_K = grad L_query(theta_K),
-  lambda_t = lambda_{t+1} - alpha * H_support(theta_t) lambda_{t+1}, one Hessian-vector product a
-  step by forward over reverse. No graph is kept: memory grows only by the parameters of each inner
-  step, or of every n-th of them;
-* by differentiating the unrolled loop, for comparison: the same value, with memory linear in the
-  activations of all steps.
+* The adjoint method (default): lambda_K = grad L_query(theta_K),
+  lambda_t = lambda_{t+1} - alpha * H_support(theta_t) lambda_{t+1}. It takes one Hessian-vector
+  product per step, by forward over reverse, and keeps no graph. Memory grows only by the parameters
+  of each inner step, or of every n-th step.
+* Differentiation of the unrolled loop, for comparison. The value is the same, and memory is linear
+  in the activations of all steps.
 
-Attention by `theria.torch.sdpa` works inside both. Beyond these: `meta_batch_gradient` for several
-tasks, one after the other or together; `InnerLoop(backward_steps=n)` for truncated meta-gradients;
-`implicit_meta_gradient` for those of the inner optimum, by conjugate gradients; `meta_train`, in
-which first-order steps may go before exact ones.
+Both work with attention by `theria.torch.sdpa`. Other functions: `meta_batch_gradient` for several
+tasks, in sequence or together; `InnerLoop(backward_steps=n)` for truncated meta-gradients;
+`implicit_meta_gradient` at the inner optimum, by conjugate gradients; and `meta_train`, which can
+start with first-order steps and continue with exact ones.
 
     loss, params = theria.maml.from_module(model, torch.nn.functional.cross_entropy)
     result = theria.maml.meta_gradient(loss, params, Task(support, query), InnerLoop(steps=5))

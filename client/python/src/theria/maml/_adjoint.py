@@ -1,10 +1,11 @@
 """The inner loop, and its transposed Jacobian: MAML without a graph.
 
-theta_{t+1} = theta_t - alpha * grad L(theta_t), and for a cotangent lambda_K of theta_K
+The inner loop is theta_{t+1} = theta_t - alpha * grad L(theta_t). For a cotangent lambda_K of
+theta_K, the cotangent of theta_t is
 
     lambda_t = lambda_{t+1} - alpha * H(theta_t) lambda_{t+1}
 
-is the cotangent of theta_t (the mixed-mode differentiation of MixFlow-MG, ICML 2025).
+(the mixed-mode differentiation of MixFlow-MG, ICML 2025).
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ class InnerLoop:
     """Gradient descent on a task's support set.
 
     Attributes:
-        steps: Their number K, at least 0.
+        steps: The number of steps K, at least 0.
         learning_rate: alpha.
-        checkpoint_every: The parameters of every n-th step are kept, those between recomputed on
-            the way back: memory K/n + n parameter sets, for one more gradient a step if n > 1.
-        backward_steps: Of the way back, the last ones alone are gone; the steps before count as
-            constants, and nothing is kept of them: truncated back-propagation (Shaban et al.,
-            AISTATS 2019). None for all; 0 gives first-order MAML.
+        checkpoint_every: Keep the parameters of every n-th step and recompute the others in the
+            backward pass. Memory is K/n + n parameter sets; n > 1 costs one more gradient per step.
+        backward_steps: Differentiate only the last n steps and treat the earlier ones as constants,
+            of which nothing is kept: truncated back-propagation (Shaban et al., AISTATS 2019). None
+            for all steps; 0 gives first-order MAML.
     """
 
     steps: int = 5
@@ -53,7 +54,7 @@ class InnerLoop:
 
     @property
     def first_differentiated(self) -> int:
-        """The number of the first step through which the way back leads."""
+        """The number of the first step that is differentiated."""
         if self.backward_steps is None:
             return 0
         return max(0, self.steps - self.backward_steps)
@@ -61,7 +62,7 @@ class InnerLoop:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The inner loop's way from theta_0 to theta_K.
+    """The path of the inner loop from theta_0 to theta_K.
 
     Attributes:
         adapted: theta_K.
@@ -79,12 +80,12 @@ class Trajectory:
     def pull_back(self, cotangent: Params, on_step: Callable[[], object] = _nothing) -> Params:
         """lambda_0 for lambda_K = `cotangent`.
 
-        That is the transposed Jacobian of theta_K by theta_0, times `cotangent`; by theta_{K-n}
-        where `backward_steps` is n.
+        This is the transposed Jacobian of theta_K with respect to theta_0, times `cotangent`. If
+        `backward_steps` is n, it is with respect to theta_{K-n}.
 
         Args:
             cotangent: Of theta_K, by the names of the parameters.
-            on_step: Called after each step back.
+            on_step: Called after each step of the backward pass.
         """
         for point in self._backwards():
             with point.random.restored():
@@ -120,11 +121,11 @@ def adapt(
 
     Args:
         loss: Differentiated twice by `Trajectory.pull_back`. It may draw from PyTorch's random
-            generators (dropout); the way back sees the same draws.
+            generators (dropout); the backward pass uses the same draws.
         params: theta_0; not changed.
-        batch: What `loss` takes.
+        batch: The batch for `loss`.
         inner: Number and size of the steps.
-        on_step: Called after each.
+        on_step: Called after each step.
     """
     params = {name: value.detach() for name, value in params.items()}
     losses, checkpoints = [], []

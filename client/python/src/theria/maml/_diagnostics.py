@@ -1,4 +1,4 @@
-"""What second-order information a meta-gradient carries, judged by values."""
+"""The second-order information in a meta-gradient, measured by value."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from theria.maml._model import Loss, Params, hessian_vector, value_and_gradient
 
 __all__ = ["Diagnostics", "diagnose", "rel_diff"]
 
-ROUNDING = 1e-9  # of |lambda_K|, below which a float64 probe counts as zero
+ROUNDING = 1e-9  # of |lambda_K|; a smaller float64 probe is treated as zero
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Of one task and mode.
+    """The diagnostics of one task and mode.
 
     Attributes:
         full: lambda_0, the exact meta-gradient.
         first_order: lambda_K.
-        rel_diff: |lambda_0 - lambda_K| / |lambda_0|: how wrong first-order MAML is here.
-        probe_norm: The norm of d/d theta_0 of |grad L_query(theta_K)|^2 / 2 along the mode's own
-            way from theta_K back to theta_0: H_query lambda_K pulled back through the inner loop
+        rel_diff: |lambda_0 - lambda_K| / |lambda_0|: the relative error of first-order MAML.
+        probe_norm: The norm of d/d theta_0 of |grad L_query(theta_K)|^2 / 2 along the mode's
+            path from theta_K back to theta_0: H_query lambda_K pulled back through the inner loop
             for ``"full"``, H_query lambda_K for ``"fo"``, and 0 for ``"fo_strict"``, which has no
-            such way.
-        second_order_path: Whether probe_norm exceeds rounding.
+            such path.
+        second_order_path: Whether probe_norm exceeds rounding error.
     """
 
     full: Params
@@ -50,18 +50,18 @@ def diagnose(
     *,
     mode: Mode = "full",
 ) -> Diagnostics:
-    """Compares FULL with FO and probes the mode's second-order path.
+    """Compares the full and the first-order meta-gradient, and probes the second-order path.
 
     Args:
         loss: As for `meta_gradient`; differentiable twice.
         params: theta_0.
         task: Support and query batches.
         inner: Default: 5 steps of 0.1.
-        mode: Whose path to probe.
+        mode: The mode whose path is probed.
 
     Raises:
         ValueError: An unknown mode.
-        theria.Error: What attention by `theria.torch.sdpa` raises.
+        theria.Error: Errors of `theria.torch.sdpa`.
     """
     check_choices(mode)
     trajectory = adapt(loss, params, task.support, inner or InnerLoop())

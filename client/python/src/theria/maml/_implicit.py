@@ -1,13 +1,13 @@
-"""Implicit meta-gradients: of the inner optimum, whatever way led to it.
+"""Implicit meta-gradients: at the inner optimum, independent of the path to it.
 
 Rajeswaran, Finn, Kakade, Levine, "Meta-Learning with Implicit Gradients", NeurIPS 2019. The inner
-problem is kept near its start: theta* minimises L_support(theta) + proximity/2 |theta - theta_0|^2.
-There, with H the Hessian of L_support at theta*,
+problem has a proximal term: theta* minimises L_support(theta) + proximity/2 |theta - theta_0|^2.
+With H the Hessian of L_support at theta*,
 
     d L_query(theta*) / d theta_0 = (I + H / proximity)^{-1} grad L_query(theta*)
 
-The system is solved by conjugate gradients on Hessian-vector products: memory of one gradient,
-whatever the number of inner steps.
+The system is solved by conjugate gradients with Hessian-vector products. The memory is that of one
+gradient and does not depend on the number of inner steps.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class ConjugateGradients:
     """When to stop solving.
 
     Attributes:
-        steps: At most so many, one Hessian-vector product each.
-        tolerance: Of the norm of the residual, relative to that of the right-hand side.
+        steps: The maximum number of steps, with one Hessian-vector product each.
+        tolerance: For the norm of the residual, relative to that of the right-hand side.
     """
 
     steps: int = 20
@@ -45,13 +45,13 @@ class ConjugateGradients:
 
 @dataclass(frozen=True)
 class ImplicitMetaGradient(MetaGradient):
-    """What one task says, and how well the two problems behind it were solved.
+    """The meta-gradient of one task, and the accuracy of the two problems solved for it.
 
     Attributes:
-        stationarity: The norm of the inner problem's gradient at theta_K; 0 at its optimum, of
-            which the formula holds.
+        stationarity: The norm of the inner problem's gradient at theta_K. The formula is exact at
+            the optimum, where this is 0.
         residual: The norm of the linear system's residual, relative to the right-hand side's.
-        products: Hessian-vector products taken.
+        products: The number of Hessian-vector products.
     """
 
     stationarity: float
@@ -71,15 +71,15 @@ def implicit_meta_gradient(
     solver: ConjugateGradients | None = None,
     progress: bool = False,
 ) -> ImplicitMetaGradient:
-    """The gradient of L_query(theta*) with respect to theta_0, at theta_K in the place of theta*.
+    """The gradient of L_query(theta*) with respect to theta_0, evaluated at theta_K for theta*.
 
     Args:
         loss: As for `meta_gradient`; differentiable twice. It must not draw random numbers.
         params: theta_0, by name. Not changed.
         task: Support and query batches.
         inner: Gradient descent on the inner problem. Default: 5 steps of 0.1.
-        proximity: The weight that holds theta near theta_0; above the largest negative curvature
-            of L_support, for the system to be positive definite.
+        proximity: The weight of the proximal term. It must exceed the largest negative curvature
+            of L_support, so that the system is positive definite.
         solver: Default: 20 steps or 1e-10.
         progress: Shows a bar over inner steps and Hessian-vector products.
 
@@ -122,7 +122,7 @@ def implicit_meta_gradient(
 
 
 def _solve(system: Any, right: Params, solver: ConjugateGradients) -> tuple[Params, float, int]:
-    """Conjugate gradients from 0: the solution, its relative residual, the products taken."""
+    """Conjugate gradients from 0: the solution, its relative residual, the number of products."""
     solution = {name: torch.zeros_like(value) for name, value in right.items()}
     residual, direction = right, right
     size = start = _dot(right, right)

@@ -24,7 +24,7 @@ def _nothing(_tasks: int) -> None:
 
 @dataclass(frozen=True)
 class MetaBatchGradient:
-    """What a meta-batch says about the initial parameters.
+    """The result for a meta-batch.
 
     Attributes:
         gradient: The mean of the tasks' meta-gradients, by the names of the parameters.
@@ -56,11 +56,11 @@ def meta_batch_gradient(
         inner: As for `meta_gradient`.
         mode: As for `meta_gradient`.
         method: As for `meta_gradient`.
-        vectorize: Whether all tasks go through each step together, under `torch.func.vmap`: one
-            call of attention for all of them, for the memory of all of them. Their batches must be
-            alike in structure and shapes. Dropout is drawn for each task, but not as one after the
-            other would draw it.
-        on_tasks: Called with the number of tasks that are done since the last time.
+        vectorize: Whether to compute each step for all tasks together, under `torch.func.vmap`.
+            This makes one call of attention for all tasks and needs memory for all of them. Their
+            batches must have the same structure and shapes. Dropout is drawn per task, but differs
+            from the draws of a sequential run.
+        on_tasks: Called with the number of tasks finished since the last call.
 
     Raises:
         ValueError: No tasks, or what `meta_gradient` raises.
@@ -91,7 +91,7 @@ def _vectorized(
     mode: Mode,
     method: Method,
 ) -> MetaBatchGradient:
-    """One task of stacked parameters: its Hessian is block-diagonal, a block a task."""
+    """Stacks the parameters into one task, whose Hessian is block-diagonal, one block per task."""
     losses = vmap(loss, randomness="different")
 
     def total(stacked: Params, batch: Any) -> torch.Tensor:

@@ -21,7 +21,7 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class Task(Generic[Batch]):
-    """A batch to adapt to, and a batch to judge the adapted parameters by."""
+    """A batch to adapt to, and a batch to evaluate the adapted parameters on."""
 
     support: Batch
     query: Batch
@@ -29,10 +29,10 @@ class Task(Generic[Batch]):
 
 @dataclass(frozen=True)
 class MetaGradient:
-    """What one task says about the initial parameters.
+    """The result for one task.
 
     Attributes:
-        gradient: As the mode defines it, by the names of the parameters.
+        gradient: The meta-gradient of the mode, by parameter name.
         loss: L_query(theta_K), a scalar.
         adapted: theta_K.
         support_losses: L_support(theta_0) .. L_support(theta_{K-1}), scalars.
@@ -60,18 +60,18 @@ def meta_gradient(
     Args:
         loss: ``loss(params, batch)``, a scalar; differentiable twice for mode ``"full"``.
         params: theta_0, by name. Not changed.
-        task: Support and query batches, as `loss` takes them.
+        task: Support and query batches for `loss`.
         inner: Default: 5 steps of 0.1.
-        mode: ``"full"``: exact, lambda_0, or lambda_{K-n} with the loop's `backward_steps` n.
-            ``"fo"``: first-order MAML, lambda_K; the inner gradients
-            count as constants. ``"fo_strict"``: lambda_K, and theta_K counts as a constant too;
-            nothing leads back to theta_0 (see `diagnose`).
+        mode: ``"full"``: exact, lambda_0, or lambda_{K-n} if the loop's `backward_steps` is n.
+            ``"fo"``: first-order MAML, lambda_K; the inner gradients are treated as constants.
+            ``"fo_strict"``: lambda_K, and theta_K is treated as a constant too, so that there is no
+            path back to theta_0 (see `diagnose`).
         method: ``"adjoint"`` or ``"unrolled"``; the results are equal up to rounding.
-        progress: Shows a bar over the inner steps, there and back.
+        progress: Whether to show a progress bar over the inner steps, forward and backward.
 
     Raises:
         ValueError: An unknown mode or method.
-        theria.Error: What attention by `theria.torch.sdpa` raises.
+        theria.Error: Errors of `theria.torch.sdpa`.
     """
     check_choices(mode, method)
     inner = inner or InnerLoop()
@@ -83,7 +83,7 @@ def meta_gradient(
 
 
 def check_choices(mode: str, method: str = "adjoint") -> None:
-    """Raises ValueError for a mode or a method that there is not."""
+    """Raises ValueError for an unknown mode or method."""
     for name, value, choices in (("mode", mode, Mode), ("method", method, Method)):
         if value not in get_args(choices):
             raise ValueError(f"{name} is {value!r}, must be one of {', '.join(get_args(choices))}")

@@ -1,4 +1,4 @@
-"""A model as the meta-learner sees it: a loss of named parameters and a batch."""
+"""Models for the meta-learner: a loss as a function of named parameters and a batch."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Loss: TypeAlias = Callable[[Params, Any], torch.Tensor]
 def from_module(
     module: torch.nn.Module, criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ) -> tuple[Loss, Params]:
-    """The loss of a module and its present parameters.
+    """The loss function of a module, and its current parameters.
 
     Args:
-        module: Called with a batch's inputs. It is never changed; its buffers and the parameters
-            that do not require a gradient are used as they are at each call. Running statistics
-            must not be updated (``module.eval()``, ``track_running_stats=False``).
+        module: Called with a batch's inputs. It is never changed. Its buffers, and parameters that
+            do not require a gradient, are used with their current values at each call. Running
+            statistics must not be updated (``module.eval()``, ``track_running_stats=False``).
         criterion: ``criterion(module(inputs), targets)`` is a scalar.
 
     Returns:
-        ``loss(params, (inputs, targets))``, and params: the parameters that require a gradient, by
-        their names in the module, detached but not copied.
+        ``loss(params, (inputs, targets))``, and the parameters that require a gradient, by their
+        names in the module, detached but not copied.
     """
 
     def loss(params: Params, batch: tuple[Any, torch.Tensor]) -> torch.Tensor:
@@ -42,16 +42,17 @@ def from_module(
 
 
 def value_and_gradient(loss: Loss, params: Params, batch: Any) -> tuple[torch.Tensor, Params]:
-    """The loss, and its gradient by the names of `params`."""
+    """The loss, and its gradient by parameter name."""
     gradient, value = grad_and_value(loss)(params, batch)
     return value, gradient
 
 
 def hessian_vector(loss: Loss, params: Params, batch: Any, vector: Params) -> Params:
-    """The loss's Hessian times `vector`, by forward over reverse.
+    """The product of the loss's Hessian with `vector`, by forward over reverse.
 
-    Where PyTorch lacks the forward mode of an operation in the loss (its own fused attention on the
-    CPU, `mse_loss`), by reverse over reverse: the same value, with the graph of one gradient.
+    If PyTorch has no forward mode for an operation in the loss (its fused attention on the CPU,
+    `mse_loss`), reverse over reverse is used. The value is the same; it needs the graph of one
+    gradient.
     """
 
     def gradient(point: Params) -> Params:

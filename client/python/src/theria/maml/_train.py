@@ -54,22 +54,22 @@ def meta_train(
         params: theta_0 to start from; not changed.
         batches: One meta-batch of at least one task for each outer step.
         inner: Default: 5 steps of 0.1.
-        mode: As for `meta_gradient`; or a function of the number of the outer step, from 0, such as
-            ``lambda step: "fo" if step < 50 else "full"``: cheap first, exact later, which also
-            steadies the beginning (Antoniou, Edwards, Storkey, "How to train your MAML", 2019).
+        mode: As for `meta_gradient`, or a function of the number of the outer step, from 0, such as
+            ``lambda step: "fo" if step < 50 else "full"``. First-order steps are cheaper and make
+            the beginning more stable (Antoniou, Edwards, Storkey, "How to train your MAML", 2019).
         method: As for `meta_gradient`.
-        vectorize: As for `meta_batch_gradient`: the tasks of a step together.
-        make_optimizer: Given the tensors to train; default: Adam with a learning rate of 1e-3.
+        vectorize: As for `meta_batch_gradient`.
+        make_optimizer: Called with the tensors to train. Default: Adam, learning rate 1e-3.
         on_step: Called after each outer step.
-        progress: Shows a bar over tasks, with the loss of the last step.
+        progress: Whether to show a progress bar over tasks, with the loss of the last step.
 
     Returns:
-        The trained parameters, and one `OuterStep` a step.
+        The trained parameters, and one `OuterStep` per step.
 
     Raises:
         ValueError: An unknown mode or method.
-        FloatingPointError: A loss or a gradient is no longer finite.
-        theria.Error: What attention by `theria.torch.sdpa` raises.
+        FloatingPointError: A loss or a gradient is not finite.
+        theria.Error: Errors of `theria.torch.sdpa`.
     """
     mode_of = mode if callable(mode) else lambda _step: mode
     check_choices(mode_of(0), method)

@@ -1,11 +1,11 @@
 """The attention classifier and the synthetic few-shot task of the meta-learning experiments.
 
 An example is a sequence of noise in which a few positions carry the prototype of its class.
-Position 0 never does: the model reads its query there, and must find the signal by attention.
+Position 0 never does: the model takes its query from there and must find the signal by attention.
 
-Tasks and initial parameters are pure functions of a seed, by the recipe of the C++ client's
+Tasks and initial parameters are pure functions of a seed, with the recipe of the C++ client's
 `theria/maml_task.h`: counters hashed by the finaliser of SplitMix64, uniform numbers of 53 bits,
-normal ones by Box and Muller. `theria maml` works on the same tasks.
+normal numbers by Box and Muller. `theria maml` uses the same tasks.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """Sizes of a task.
+    """The sizes of a task.
 
     Attributes:
         support: Examples to adapt to.
-        query: Examples to judge the adapted model by.
-        length: Tokens of a sequence; at least signal_positions + 1.
-        d_model: Elements of a token.
-        classes: Their number.
-        signal_positions: Tokens of a sequence that carry its class.
-        noise: Standard deviation of every element.
+        query: Examples to evaluate the adapted model on.
+        length: Tokens per sequence; at least signal_positions + 1.
+        d_model: Elements per token.
+        classes: The number of classes.
+        signal_positions: Tokens per sequence that carry its class.
+        noise: Standard deviation of each element.
     """
 
     support: int = 16
@@ -90,7 +90,7 @@ class AttentionClassifier(torch.nn.Module):
 
 
 def math_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Attention written out in PyTorch, which differentiates it in every mode: the comparison."""
+    """Explicit attention in PyTorch, which is differentiable in every mode: the reference."""
     scores = q @ k.mT / q.shape[-1] ** 0.5
     return torch.softmax(scores, -1) @ v
 
@@ -112,7 +112,7 @@ def make_task(spec: TaskSpec, seed: int = 0, index: int = 0) -> Task[Episode]:
     Each batch is (x [examples, length, d_model] float64, labels [examples] int64).
 
     Raises:
-        ValueError: A count is not positive, or there is no room for the signal.
+        ValueError: A count is not positive, or the sequence is too short for the signal.
     """
     counts = (spec.support, spec.query, spec.d_model, spec.classes, spec.signal_positions)
     if min(counts) < 1 or spec.length <= spec.signal_positions:
