@@ -128,9 +128,9 @@ class RetryPolicy:
 
     The wait before attempt n + 1 is ``min(max_backoff, initial_backoff * multiplier**(n - 1))``
     seconds, shortened at random by up to the fraction `jitter`. It never exceeds the call's
-    timeout. With the defaults, a call fails after 4.1 to 5.2 seconds, even if its timeout is longer,
-    so calls survive a restart of four seconds. Permanent failures (`Unavailable.is_final`) are not
-    retried.
+    timeout. With the defaults, a call fails after 4.1 to 5.2 seconds, even if its timeout is
+    longer, so calls survive a restart of four seconds. Permanent failures (`Unavailable.is_final`)
+    are not retried.
     """
 
     max_attempts: int = 8

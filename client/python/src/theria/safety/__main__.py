@@ -1,7 +1,7 @@
-"""`python -m theria.safety`: the survey, as OUT/safety.json, safety.md, safety.png, safety.svg.
+"""`python -m theria.safety`: writes OUT/safety.json, safety.md, safety.png and safety.svg.
 
-Exit status 0: surveyed; 1: an attention given by --attention or --target is not exact throughout;
-2: the arguments are wrong or the server does not answer; 3: the server failed during the survey.
+Exit status 0: done; 1: an attention given by --attention or --target is not exact in every
+operation; 2: wrong arguments, or the server is unreachable; 3: the server failed during the survey.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 def main() -> int:
-    """Surveys; the return value is the exit status."""
+    """Runs the survey and returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m theria.safety",
         description="Decides by value which derivatives of attention are exact.",
     )
-    parser.add_argument("--target", metavar="ADDR", help="a Theria server to survey too")
+    parser.add_argument("--target", metavar="ADDR", help="also survey this Theria server")
     parser.add_argument(
-        "--attention", metavar="MODULE:NAME", help="survey this callable of (q, k, v) alone"
+        "--attention", metavar="MODULE:NAME", help="survey only this function of (q, k, v)"
     )
-    parser.add_argument("--device", default="cpu", help="of PyTorch; default: cpu")
+    parser.add_argument("--device", default="cpu", help="PyTorch device; default: cpu")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--seed", type=int, default=0, help="of the tensors; default: 0")
-    parser.add_argument("--out", type=Path, default=Path("build/safety"), help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the tensors; default: 0")
+    parser.add_argument("--out", type=Path, default=Path("build/safety"), help="output folder")
     arguments = parser.parse_args()
     with ExitStack() as stack:
         try:

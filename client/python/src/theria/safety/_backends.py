@@ -1,4 +1,4 @@
-"""The attention that people use: PyTorch's backends, FlexAttention, and Theria."""
+"""The attention implementations in use: PyTorch's backends, FlexAttention, and Theria."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TORCH = {
 
 
 def torch_backends(device: str) -> dict[str, Attention]:
-    """By name; whether one serves a dtype on `device` shows when it is called."""
+    """The implementations by name. A call shows whether one supports a dtype on `device`."""
     backends: dict[str, Attention] = {
         name: partial(_with_kernel, backend) for name, backend in _TORCH.items()
     }
@@ -42,7 +42,7 @@ def torch_backends(device: str) -> dict[str, Attention]:
 
 
 def theria_backends(client: theria.Client) -> dict[str, Attention]:
-    """Every implementation that the server has kernels of, by name."""
+    """The implementations for which the server has kernels, by name."""
     served = {kernel.implementation for kernel in client.info().kernels}
     names: list[theria.Implementation] = ["fused", "unfused", "reference"]
     return {f"Theria, {n}": partial(_on_server, client, n) for n in names if n in served}

@@ -1,4 +1,4 @@
-"""The verdict on a callable, by comparing values with float64 and with every way to lose them."""
+"""Classifies a callable by comparing values with float64 and with known ways to lose parts."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ VANISHING = 1e-12
 
 @dataclass(frozen=True)
 class Finding:
-    """What one operation of a callable is.
+    """The result for one operation of a callable.
 
     Attributes:
         verdict: ``"exact"``: within tolerance of float64 in every output. ``"lost"``: within
-            tolerance of what is left when `lost` counts as constant; nothing was raised.
+            tolerance of the value with the parts in `lost` held constant; no error was raised.
             ``"wrong"``: neither. ``"missing"``: it raises.
         error: Largest over the outputs of |x - x_64| / |x_64| (norms over the tensor); None if
             missing.
-        tolerance: Of the output with the largest error / tolerance; None if missing. Twice the
-            error of PyTorch's explicit attention in the same dtype on the same device, and a floor
-            of rounding.
+        tolerance: Of the output with the largest error / tolerance; None if missing. It is twice
+            the error of PyTorch's explicit attention in the same dtype on the same device, plus a
+            rounding floor.
         errors: The error of each output of `OUTPUTS`.
-        lost: Parts of `FORWARD_PARTS` or `BACKWARD_PARTS` that count as constant.
-        reason: Of what is missing: the exception. Of a lost double backward: what
-            `Tensor.backward` raises where `torch.autograd.grad` is silent, if anything.
+        lost: The parts of `FORWARD_PARTS` or `BACKWARD_PARTS` that are treated as constants.
+        reason: If missing, the exception. If a double backward is lost, the error that
+            `Tensor.backward` raises and `torch.autograd.grad` does not, if any.
     """
 
     verdict: Verdict
@@ -75,10 +75,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Classification:
-    """Of one callable in one dtype.
+    """The classification of one callable in one dtype.
 
     Attributes:
-        name: What the callable is called.
+        name: The name of the callable.
         dtype: Of the problem: ``"float64"``.
         device: ``"cpu"`` or ``"cuda"``.
         findings: By operation: forward, vjp, jvp, hvp, double_backward.
@@ -91,19 +91,19 @@ class Classification:
 
     @property
     def exact(self) -> bool:
-        """Whether every operation is."""
+        """Whether every operation is exact."""
         return all(finding.verdict == "exact" for finding in self.findings.values())
 
     @property
     def silent_loss(self) -> tuple[str, ...]:
-        """The operations that give another value without an exception."""
+        """The operations that return a wrong value without an exception."""
         return tuple(n for n, f in self.findings.items() if f.verdict in ("lost", "wrong"))
 
 
 def classify(
     attention: Attention, problem: Problem | None = None, *, name: str | None = None
 ) -> Classification:
-    """Decides by value which derivatives of `attention` are exact.
+    """Determines by value which derivatives of `attention` are exact.
 
     Args:
         attention: ``attention(q, k, v)``: softmax(q k^T / sqrt(head_dim)) v for tensors
@@ -171,7 +171,7 @@ def _ratio(error: float, tolerance: float) -> float:
 def _tolerances(operation: str, problem: Problem) -> dict[str, float]:
     """Twice the error of PyTorch's explicit attention in the dtype, and the rounding floor.
 
-    That is flash-attention's own rule for its forward and backward, here for every operation.
+    flash-attention tests its forward and backward by this rule. Here it applies to every operation.
     """
     floor = ROUNDING_FLOOR * torch.finfo(problem.dtype).eps / 2
     values = _measured_explicitly(problem)[operation]
@@ -188,9 +188,9 @@ def _measured_explicitly(problem: Problem) -> Measured:
 def _candidates(
     operation: str, problem: Problem, vjp_is_exact: bool
 ) -> Iterator[tuple[tuple[str, ...], Values]]:
-    """(held parts, what the operation gives then in float64), the exact one first.
+    """(constant parts, the resulting float64 value of the operation), the exact one first.
 
-    Where the VJP is exact, nothing is lost in the forward, only in how the VJP was computed.
+    If the VJP is exact, the forward loses nothing, so only parts of the backward are tried.
     """
     in_forward: _MeasureHolding = _holding_in_forward
     in_backward: _MeasureHolding = _holding_in_backward

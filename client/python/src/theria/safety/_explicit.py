@@ -1,9 +1,9 @@
-"""Attention in explicit math, whole or with chosen parts held constant.
+"""Explicit attention, optionally with chosen parts held constant.
 
-Holding a part means that derivatives do not flow through it, in any mode: what a detached tensor
-does to reverse mode. Every way in which attention loses a derivative in silence is the choice of
-such parts, either of the forward (the loss is there from the first derivative on) or of a written
-backward (first derivatives are exact, and the curvature is lost).
+Holding a part constant means that derivatives do not flow through it in any mode, as a detached
+tensor does in reverse mode. The known ways to lose a derivative without an error correspond to
+choices of such parts. Parts of the forward affect all derivatives. Parts of a hand-written backward
+leave first derivatives exact and affect second derivatives.
 
 With S = q k^T / sqrt(head_dim), lse = logsumexp_j S and P = exp(S - lse), o = P v; and for the VJP
 delta = rowsum(o_bar o), S_bar = P (o_bar v^T - delta). docs/operator_contract.md has the formulas.
@@ -33,12 +33,12 @@ BACKWARD_PARTS = ("q", "k", "v", "o_bar", "probabilities", "lse", "delta")
 
 
 def explicit_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """softmax(q k^T / sqrt(head_dim)) v in PyTorch's own operations."""
+    """softmax(q k^T / sqrt(head_dim)) v in PyTorch operations."""
     return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
 
 
 def holding(parts: Collection[str]) -> Attention:
-    """Attention whose forward holds `parts`, of `FORWARD_PARTS`; statistics are lse."""
+    """Attention with `parts` of `FORWARD_PARTS` held constant; the statistics are lse."""
 
     def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         hold = _Holder(parts)
@@ -57,7 +57,7 @@ def explicit_vjp(
     o_bar: torch.Tensor,
     parts: Collection[str] = (),
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q_bar, k_bar, v_bar by their formulas; derivatives hold `parts`, of `BACKWARD_PARTS`."""
+    """q_bar, k_bar, v_bar by their formulas, with `parts` of `BACKWARD_PARTS` held constant."""
     hold = _Holder(parts)
     q, k, v, o_bar = hold("q", q), hold("k", k), hold("v", v), hold("o_bar", o_bar)
     scale = q.shape[-1] ** -0.5
@@ -70,7 +70,7 @@ def explicit_vjp(
 
 
 def losses(parts: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The subsets of up to four of `parts`, the simplest first; the first is empty."""
+    """The subsets of up to four `parts`, the simplest first; the first is empty."""
     subsets = [subset for size in range(5) for subset in combinations(parts, size)]
     return sorted(subsets, key=_simplicity)
 
@@ -89,7 +89,7 @@ class _Holder:
 
 
 class _Constant(torch.autograd.Function):
-    """The identity with derivative zero in either mode."""
+    """The identity, with a zero derivative in both modes."""
 
     generate_vmap_rule = True
 

@@ -1,4 +1,4 @@
-"""The survey as one picture: what each attention's derivatives are, and what MAML loses."""
+"""The survey as a figure: the derivatives of each attention, and the effect on MAML."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STYLE: dict[Any, Any] = {"font.family": "DejaVu Sans", "font.size": 8.5, "svg.ha
 
 
 def draw(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Writes `path` with the suffixes .png and .svg; unavailable rows are left out."""
+    """Writes `path` with the suffixes .png and .svg, without unavailable rows."""
     rows = [row for row in rows if row.available]
     with matplotlib.rc_context(STYLE):
         height = 0.245 * len(rows) + 1.45

@@ -1,4 +1,4 @@
-"""Forward, VJP, JVP, HVP and double backward of a callable, by value, whatever it does."""
+"""Measures forward, VJP, JVP, HVP and double backward of a callable."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ Measured: TypeAlias = "dict[str, Values | Missing]"
 
 
 def measure(attention: Attention, problem: Problem) -> Measured:
-    """What each operation of `OPERATIONS` gives, float64 on the CPU, by the names of `OUTPUTS`.
+    """The value of each operation in `OPERATIONS`, as float64 on the CPU, named as in `OUTPUTS`.
 
-    A derivative that PyTorch does not connect to its input is zero, as it is inside a model: it
-    is lost in silence, which is worse than `Missing`.
+    A derivative that PyTorch does not connect to its input is zero, as it is inside a model. Unlike
+    `Missing`, this loses the derivative without an error.
 
     - vjp: of o for the cotangent o_bar.
     - jvp: of o for the tangents q_dot, k_dot, v_dot.
     - hvp: the tangent of the VJP for the tangents q_dot, k_dot, v_dot, o_bar_dot, by forward over
       reverse.
-    - double_backward: the gradient of <q_bar, g_q> + <k_bar, g_k> + <v_bar, g_v> by q, k, v and
-      o_bar, by reverse over reverse.
+    - double_backward: the gradient of <q_bar, g_q> + <k_bar, g_k> + <v_bar, g_v> with respect to q,
+      k, v and o_bar, by reverse over reverse.
     """
     operations = (_forward, _vjp, _jvp, _hvp, _double_backward)
     attention = _checked(attention, problem)
@@ -74,7 +74,7 @@ def measure(attention: Attention, problem: Problem) -> Measured:
 
 
 def _checked(attention: Attention, problem: Problem) -> Attention:
-    """`attention`, raising where it gives anything but an output of the right shape."""
+    """`attention`, which raises if the output does not have the right shape."""
     shape = (problem.batch, problem.heads, problem.seq_q, problem.head_dim)
 
     def checked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -90,11 +90,11 @@ def _checked(attention: Attention, problem: Problem) -> Attention:
 
 
 def guard_of_backward(attention: Attention, problem: Problem) -> str:
-    """What double backward raises by `Tensor.backward`; empty if nothing.
+    """The error that double backward raises with `Tensor.backward`; empty if there is none.
 
     A guard such as that of `once_differentiable` is a node of the graph. `torch.autograd.grad`
-    visits only the nodes between its outputs and its inputs, and so passes it by; `backward`
-    visits all.
+    visits only the nodes between its outputs and its inputs, so it skips the guard. `backward`
+    visits all nodes.
     """
     qkv = [problem[name].requires_grad_() for name in "qkv"]
     o_bar = problem["o_bar"].requires_grad_()
@@ -161,7 +161,7 @@ def _gradients(
     cotangents: Sequence[torch.Tensor],
     create_graph: bool = False,
 ) -> _Tensors:
-    """As `torch.autograd.grad`, with zeros where outputs and inputs are not connected."""
+    """`torch.autograd.grad`, with zeros for outputs and inputs that are not connected."""
     pairs = [(o, g) for o, g in zip(outputs, cotangents, strict=True) if o.requires_grad]
     if not pairs:
         return tuple(map(torch.zeros_like, inputs))

@@ -1,4 +1,4 @@
-"""What a meta-learner gets: the meta-gradient through an attention, against the exact one."""
+"""The MAML meta-gradient through an attention, compared with the exact one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SPEC = TaskSpec()
 
 @dataclass(frozen=True)
 class MetaLoss:
-    """Of full MAML on the attention classifier of `theria.maml.tasks`, task and seed 0.
+    """Results of full MAML on the attention classifier of `theria.maml.tasks`, task and seed 0.
 
     The inner loop of 5 steps of 0.1 is unrolled and differentiated by `torch.autograd.grad`. The
     model is float64; only attention computes in the dtype under test.
@@ -50,7 +50,7 @@ class MetaLoss:
 
 
 def meta_loss(attention: Attention, dtype: torch.dtype, device: str) -> MetaLoss:
-    """How much of the meta-gradient `attention` loses."""
+    """Measures the error of the meta-gradient through `attention`."""
     exact_full, exact_first_order = _exact()
     exact = rel_diff(exact_full, exact_first_order)
     try:

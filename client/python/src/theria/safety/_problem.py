@@ -1,4 +1,4 @@
-"""The attention problem that a classification measures on, with directions to differentiate in."""
+"""The attention problem of a classification, with directions of differentiation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Attention: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torc
 class Problem:
     """Standard normal tensors, the same numbers for every dtype and device up to rounding.
 
-    The numbers are drawn in float64 on the CPU and rounded to `dtype`; the float64 results that
-    they are judged by start from the rounded numbers, so rounding of the inputs is no error.
+    The numbers are drawn in float64 on the CPU and rounded to `dtype`. The float64 reference starts
+    from the rounded numbers, so rounding of the inputs is not counted as an error.
 
     Attributes:
         batch: As in q [batch, heads, seq_q, head_dim].
         heads: The same; k and v have as many.
         seq_q: The same.
         seq_kv: As in k and v [batch, heads, seq_kv, head_dim].
-        head_dim: A multiple of 8, which the half-precision kernels of PyTorch ask for.
+        head_dim: A multiple of 8, which PyTorch's half-precision kernels require.
         seed: Of the generator.
         dtype: Of all tensors.
         device: Of all tensors.
@@ -69,7 +69,7 @@ class Problem:
     def __getitem__(self, name: str) -> torch.Tensor:
         """q, k, v, o_bar; their tangents q_dot .. o_bar_dot; g_q, g_k, g_v, cotangents of the VJP.
 
-        A new tensor each time, so that whoever writes into one spoils nothing.
+        Each call returns new tensors, so that a callable that writes to one does not affect others.
         """
         return self._drawn[name].clone()
 

@@ -30,7 +30,7 @@ class Row:
     Attributes:
         group: ``"PyTorch"``, ``"Theria"``, ``"wrapper"`` or ``"given"``.
         classification: By value, of the five operations.
-        meta: What full MAML loses through it; None where not even the forward is there.
+        meta: Results of full MAML with it; None if it has no forward.
     """
 
     group: str
@@ -39,7 +39,7 @@ class Row:
 
     @property
     def available(self) -> bool:
-        """Whether it computes attention in this dtype on this device at all."""
+        """Whether it supports this dtype on this device."""
         return self.classification.findings["forward"].verdict != "missing"
 
 
@@ -50,7 +50,7 @@ def write_rows(rows: Iterable[Row], environment: dict[str, Any], path: Path) -> 
 
 
 def read_rows(path: Path) -> tuple[dict[str, Any], list[Row]]:
-    """What `write_rows` wrote."""
+    """Reads a document of `write_rows`."""
     document = json.loads(path.read_text())
     rows = []
     for row in document["rows"]:
@@ -66,7 +66,7 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[Row]]:
 
 
 def widest(rows: Iterable[Row]) -> list[Row]:
-    """Of each attention the first row, in the order given, in which it is available."""
+    """The first available row of each attention, in the given order."""
     chosen: dict[str, Row] = {}
     for row in rows:
         name = row.classification.name
@@ -76,10 +76,10 @@ def widest(rows: Iterable[Row]) -> list[Row]:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Markdown, a line for each available row.
+    """A Markdown table with a line per available row.
 
-    The number in a cell is the error relative to float64; that of the last column is the error of
-    the full meta-gradient.
+    The number in a cell is the error relative to float64. The last column is the error of the full
+    meta-gradient.
     """
     header = ["attention", "dtype", *HEADINGS.values(), "meta-gradient"]
     lines = [header, ["---"] * len(header)]

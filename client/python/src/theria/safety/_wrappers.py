@@ -1,6 +1,6 @@
-"""The ways in which code around attention, or its backward, destroys derivatives.
+"""Ways in which code around attention, or its backward, loses derivatives.
 
-Each computes attention to the last bit; they differ in what they let autograd see.
+All of them compute the same attention, bit for bit. They differ in the graph that autograd records.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def logit_statistics_detached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor)
 
 
 def probabilities_detached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The softmax's output is detached: attention as a fixed average."""
+    """The softmax's output is detached."""
     return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1).detach() @ v
 
 
@@ -121,7 +121,7 @@ def _from_probabilities(
 
 
 def _with_backward(rule: Callable[..., _Tensors], once: bool = False) -> Attention:
-    """Attention as an autograd function of a written backward, as fused kernels are bound."""
+    """Attention as an autograd function with a hand-written backward, like bindings of kernels."""
 
     def backward(ctx: Any, o_bar: torch.Tensor) -> _Tensors:
         return rule(*ctx.saved_tensors, o_bar)
