@@ -138,21 +138,21 @@ void AddStoreFlags(CLI::App& app, Config& config) {
   app.add_option("--shared-memory", config.shared_memory,
                  "Share memory with clients on this host, through this unix socket")
       ->type_name("PATH");
-  AddBytes(app, "--shared-memory-bytes", config.shared_memory_bytes, "Total of shared memory");
+  AddBytes(app, "--shared-memory-bytes", config.shared_memory_bytes, "Limit for all shared memory");
   AddDuration(app, "--max-pin", config.max_pin, "Longest pin that a client may request");
 }
 
 void AddLimitFlags(CLI::App& app, Config& config) {
   AddBytes(app, "--max-message-bytes", config.max_message_bytes, "Largest request or response");
   AddBytes(app, "--max-transport-bytes", config.max_transport_bytes,
-           "Total of all connections' buffers; 0: four messages and 256 MiB");
+           "Limit for the buffers of all connections; 0: four messages and 256 MiB");
   app.add_option("--max-queued-requests", config.max_queued_requests,
                  "Limit of accepted, unfinished requests")
       ->capture_default_str();
   AddBytes(app, "--max-queued-bytes", config.max_queued_bytes,
            "Limit of the bytes of their inputs and outputs");
   app.add_option("--max-coalesced-requests", config.max_coalesced_requests,
-                 "Most small requests of equal shape to compute together; 1: off")
+                 "Maximum number of small requests computed together; 1: off")
       ->capture_default_str();
   AddDuration(app, "--coalesce-delay", config.coalesce_delay,
               "How long a small request waits for others; a single request never waits");
@@ -174,7 +174,7 @@ void AddLimitFlags(CLI::App& app, Config& config) {
   AddDuration(app, "--min-ping-interval", config.min_ping_interval,
               "Shortest interval between a client's pings; a third early ping ends the connection");
   app.add_option("--max-benchmark-repetitions", config.max_benchmark_repetitions,
-                 "Most repetitions per RunBenchmark call")
+                 "Maximum repetitions per RunBenchmark call")
       ->capture_default_str();
   app.add_option("--log-level", config.log_level, "Lowest severity to log")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))

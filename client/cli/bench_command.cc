@@ -236,7 +236,7 @@ void AddBenchCommand(CLI::App& app, int* exit_code) {
       ->capture_default_str();
   command
       ->add_option("--max-windows", flags->max_windows,
-                   "Most windows to wait for stable latency and throughput")
+                   "Maximum windows to wait for stable latency and throughput")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   command->add_option("--json", flags->json, "Write the results as JSON; - is standard output");
