@@ -1,9 +1,9 @@
 """Arrays of the caller <-> strided bytes on the wire.
 
-An array becomes a `HostTensor`: a numpy view of the caller's memory (no copy for numpy arrays and
-torch tensors of any non-negative strides) and the framework to answer in. Elements are serialised
-by whichever is smaller: the memory that the view spans, with its strides, or a row-major copy.
-Dimensions of stride 0 are sent once.
+An array becomes a `HostTensor`: a numpy view of the caller's memory and the framework of the
+results. numpy arrays and torch tensors with non-negative strides are not copied. Elements are
+serialised in the smaller of two forms: the memory that the view spans, with its strides, or a
+row-major copy. Dimensions of stride 0 are sent once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class HostTensor:
         array: A view of the caller's memory: little-endian, strides of whole elements, none of
             them negative.
         wire_dtype: `theria.v1.DType` of its elements.
-        framework: Whose array it was.
+        framework: The framework of the array.
     """
 
     array: NumpyArray
@@ -61,12 +61,12 @@ class HostTensor:
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes that `write` puts into a message."""
+        """The number of bytes that `write` adds to a message."""
         return self.payload[0].nbytes
 
     @property
     def memory(self) -> NumpyArray:
-        """What `write` puts into a message, one-dimensional: a view where that is possible."""
+        """The elements that `write` sends, one-dimensional; a view if possible."""
         return self.payload[0]
 
     def write(
@@ -76,7 +76,7 @@ class HostTensor:
 
         Args:
             message: To fill.
-            part: Where the server sees the elements (`memory`); None to send them.
+            part: The location of the elements in shared memory; None to send them.
         """
         message.dtype = self.wire_dtype
         message.shape.extend(self.array.shape)
@@ -90,7 +90,7 @@ class HostTensor:
 
     @cached_property
     def payload(self) -> tuple[NumpyArray, tuple[int, ...] | None]:
-        """What is sent, one-dimensional, and its strides in elements; None for row-major."""
+        """The elements sent, one-dimensional, and their strides; None for row-major."""
         return _compact(self.array)
 
     def chunks(self, chunk_bytes: int) -> Iterator[bytes]:
@@ -99,14 +99,14 @@ class HostTensor:
 
 
 def host_tensor(value: ArrayLike, field: str) -> HostTensor:
-    """Views `value`; copies only big-endian, oddly strided and negatively strided arrays.
+    """Views `value`. Copies only big-endian arrays and arrays with odd or negative strides.
 
     Args:
-        value: An array, or what `numpy.asarray` makes one of.
+        value: An array, or anything that `numpy.asarray` accepts.
         field: Name of the argument, for errors.
 
     Raises:
-        InvalidArgument: Not numeric, of a dtype that the contract does not have, or a torch tensor
+        InvalidArgument: The value is not numeric, has an unsupported dtype, or is a torch tensor
             that is sparse, not on the CPU, or requires a gradient.
     """
     torch = sys.modules.get("torch")
@@ -175,9 +175,9 @@ def _view_torch(tensor: torch.Tensor, field: str) -> NumpyArray:
 
 
 def _compact(array: NumpyArray) -> tuple[NumpyArray, tuple[int, ...] | None]:
-    """Memory to send, one-dimensional, and its strides in elements; None for row-major.
+    """The memory to send, one-dimensional, and its strides in elements; None for row-major.
 
-    The memory is a view wherever what `array` spans is no larger than its distinct elements.
+    The memory is a view if the span of `array` is no larger than its distinct elements.
     """
     if array.flags.c_contiguous:
         return array.reshape(-1), None

@@ -1,6 +1,6 @@
-"""Names of clients, for operators of a framework's graph, which take plain values only.
+"""Names of clients, for graph operators of a framework, which accept only plain values.
 
-A name is unique within the process and never used again. The registry does not keep a client alive.
+A name is unique in the process and never reused. The registry does not keep a client alive.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _clients: dict[str, Any] = {}  # by name, weak where the client's class allows i
 
 
 def client_name(client: AttentionClient) -> str:
-    """The client's name, which it gets on the first call."""
+    """The client's name, which is assigned on the first call."""
     with _lock:
         name = known_name(client)
         if name is None:
@@ -39,7 +39,7 @@ def client_name(client: AttentionClient) -> str:
 
 
 def known_name(client: AttentionClient) -> str | None:
-    """The name that `client_name` has given, or None. torch.compile can trace it."""
+    """The name assigned by `client_name`, or None. torch.compile can trace this function."""
     return _names.get(id(client))
 
 

@@ -1,4 +1,4 @@
-"""Why a connection was not made or was lost, in words, from gRPC's status message."""
+"""Explains from gRPC's status message why a connection failed or was lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ConnectFailure", "Peer", "connect_failure"]
 
 @dataclass(frozen=True)
 class Peer:
-    """What a client connects to, and how."""
+    """The target of a client, and how it connects."""
 
     target: str
     uses_tls: bool
@@ -24,8 +24,8 @@ class ConnectFailure:
 
     Attributes:
         message: Names the target and the likely cause; ends with gRPC's own reason.
-        was_connected: Whether there was a connection, which was lost.
-        is_final: Trying again would take as long or fail the same way.
+        was_connected: Whether a connection existed and was lost.
+        is_final: Whether a retry would take as long or fail in the same way.
     """
 
     message: str
@@ -38,7 +38,7 @@ _RESOLVING = ("dns resolution failed", "errors resolving")
 
 
 def connect_failure(peer: Peer, details: str) -> ConnectFailure | None:
-    """Explains the details of an UNAVAILABLE; None if they are not about the connection."""
+    """Explains the details of an UNAVAILABLE. None if they do not concern the connection."""
     text = details.lower().replace("_", " ")
     connecting = text.startswith((_CONNECTING.partition(";")[0], *_RESOLVING))
     reason = details.removeprefix(_CONNECTING)
@@ -49,7 +49,7 @@ def connect_failure(peer: Peer, details: str) -> ConnectFailure | None:
 
 
 def _while_connecting(peer: Peer) -> Iterator[tuple[tuple[str, ...], str, bool]]:
-    """Marks in the details in lower case, what they mean, and whether that is final."""
+    """Marks in the lower-case details, their meaning, and whether the failure is final."""
     target = peer.target
     yield _RESOLVING, f"the host of {target} cannot be resolved", False
     yield (

@@ -1,7 +1,7 @@
-"""The client that `theria.torch` and `theria.jax` use when they are given none. Thread-safe.
+"""The default client of `theria.torch` and `theria.jax`. Thread-safe.
 
-It is the one that `set_default_client` chose, else that of the server at $THERIA_TARGET, else one
-that computes in this process, on the device of the tensors.
+It is the client set by `set_default_client`, otherwise a client of the server at $THERIA_TARGET,
+otherwise one that computes in this process, on the device of the tensors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["AttentionClient", "chosen_client", "default_client", "set_default_cl
 
 
 class AttentionClient(Protocol):
-    """What the frameworks need of `theria.Client`. Results have their outputs by name."""
+    """The part of `theria.Client` that the frameworks use. Results have their outputs by name."""
 
     @property
     def forward(self) -> Callable[..., Any]:
@@ -46,9 +46,9 @@ _local: theria.Client | None = None
 
 
 def set_default_client(client: AttentionClient | None) -> None:
-    """Makes `client` the default of this process; None goes back to what it was without.
+    """Makes `client` the default of this process. None restores the initial default.
 
-    The caller keeps ownership: a client that was replaced is not closed.
+    The caller keeps ownership: a client that is replaced is not closed.
     """
     global _chosen
     with _lock:
@@ -56,11 +56,11 @@ def set_default_client(client: AttentionClient | None) -> None:
 
 
 def chosen_client(client: AttentionClient | None) -> AttentionClient:
-    """`client`, or the default where it is None.
+    """`client`, or the default client if it is None.
 
     Raises:
-        InvalidArgument: It is none, such as an address, or an asynchronous one.
-        NoClientError: None, and no default.
+        InvalidArgument: `client` is not a client (for example an address), or is asynchronous.
+        NoClientError: `client` is None, and there is no default.
     """
     if client is None:
         return default_client()
@@ -75,13 +75,13 @@ def chosen_client(client: AttentionClient | None) -> AttentionClient:
 
 
 def default_client() -> AttentionClient:
-    """The client set by `set_default_client`, else of $THERIA_TARGET, else `theria.local()`.
+    """The client of `set_default_client`, otherwise of $THERIA_TARGET, otherwise `theria.local()`.
 
-    A connection is made on first use and kept; a forked child makes its own.
+    A connection is created on first use and kept. A forked child creates its own.
 
     Raises:
-        NoClientError: None of the three is there.
-        theria.Error: As `theria.connect`.
+        NoClientError: There is none of the three.
+        theria.Error: As for `theria.connect`.
     """
     global _connected, _local
     with _lock:

@@ -1,7 +1,7 @@
-"""The errors that differentiating attention in a framework adds to the tree of `_errors.py`.
+"""Errors of differentiating attention in a framework, in addition to those of `_errors.py`.
 
 theria.Error (RuntimeError)
-├── DerivativeOrderError (NotImplementedError)   a derivative that the four operations do not give
+├── DerivativeOrderError (NotImplementedError)   a derivative beyond the four operations
 ├── MaskGradientError (NotImplementedError)      a derivative with respect to the mask or bias
 └── NoClientError                                no client was given, and there is no default
 """
@@ -16,11 +16,11 @@ class DerivativeOrderError(Error, NotImplementedError):
 
 
 class MaskGradientError(Error, NotImplementedError):
-    """The mask or bias requires a gradient or carries a tangent; it is a constant."""
+    """The mask or bias requires a gradient or has a tangent, but it must be a constant."""
 
     @classmethod
     def of(cls, argument: str, advice: str) -> "MaskGradientError":
-        """The error about the argument of that name; `advice` says how to make it a constant."""
+        """The error for `argument`; `advice` says how to make it a constant."""
         return cls(
             f"{argument} is a constant of attention: it has no derivative here. {advice}. "
             "A learned bias of low rank r, bias = a @ b.T, can be moved into the scores instead: "

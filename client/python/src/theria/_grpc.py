@@ -14,11 +14,11 @@ __all__ = ["GrpcTransport"]
 
 
 class GrpcTransport:
-    """A connection of its own to a server, made at the first call. Implements `Transport`.
+    """A separate connection to a server, made at the first call. Implements `Transport`.
 
     Args:
         endpoint: The server.
-        metadata: Gives what is sent with every RPC.
+        metadata: Returns the metadata of each RPC.
     """
 
     def __init__(self, endpoint: Endpoint, metadata: MetadataSource | None = None):

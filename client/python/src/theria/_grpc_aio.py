@@ -81,10 +81,10 @@ class GrpcAioTransport:
         await self._channel.close()
 
     async def _ended(self, rpc: Awaitable[Any]) -> Any:
-        """What `rpc` gives; cancelling the task that waits here cancels it.
+        """The result of `rpc`, which is cancelled if the waiting task is.
 
-        `gather` tells the two who cancel apart: it raises the CancelledError of the waiting task,
-        and returns that of an RPC which `close` has ended.
+        `gather` distinguishes the two cases: it raises the CancelledError of the waiting task, and
+        returns that of an RPC that `close` has ended.
 
         Raises:
             Cancelled: The client was closed.

@@ -1,4 +1,4 @@
-"""What the two gRPC transports share: the endpoint, and the translation of its failures."""
+"""Shared by the two gRPC transports: the endpoint, and the translation of its failures."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ _HOST_AND_PORT = re.compile(r"([^:]+|\[.+\]|%5[Bb].+%5[Dd]):(?P<port>[0-9]+)")
 
 
 def checked_target(target: str) -> str:
-    """`target` itself, in which every address has a port.
+    """`target`, checked to have a port in every address.
 
-    gRPC would take 443 for one that is missing and wait there, and a port modulo 65536.
+    gRPC would use port 443 if it is missing, and a port modulo 65536.
 
     Raises:
         InvalidArgument: A port is missing or over 65535.
@@ -82,7 +82,7 @@ def serialize(message: Message) -> bytes:
     """The bytes of a request.
 
     Raises:
-        InvalidArgument: It is over 2 GiB, which protobuf cannot hold.
+        InvalidArgument: The request exceeds protobuf's limit of 2 GiB.
     """
     try:
         return message.SerializeToString()
@@ -99,19 +99,19 @@ _FIRST_CONNECTION_SECONDS = 1.0
 
 
 class Endpoint:
-    """A server as a channel reaches it, and why it does not. Thread-safe.
+    """The connection parameters of a server, and explanations of its failures. Thread-safe.
 
     Args:
-        target: As `theria.connect` takes it.
-        credentials: For TLS; None for plain text.
+        target: As for `theria.connect`.
+        credentials: For TLS; None for no encryption.
         tls: The same as a `Tls`.
         keepalive: None for no pings.
         connect_timeout: Seconds for each attempt to connect.
-        is_patient: Whether the retry policy holds for the first connection too; otherwise calls
-            are retried for a second until one is made.
+        is_patient: Whether the retry policy also applies before the first connection. Otherwise
+            calls are retried for one second until there is a connection.
 
     Raises:
-        InvalidArgument: `target` or `connect_timeout` is not valid, or a file of `tls`.
+        InvalidArgument: `target`, `connect_timeout` or a file of `tls` is invalid.
     """
 
     def __init__(

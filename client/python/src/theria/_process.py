@@ -1,4 +1,4 @@
-"""Clients and processes: a connection belongs to the process that made it."""
+"""Clients and processes: a connection belongs to the process that created it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["OfOneProcess"]
 
 
 class OfOneProcess:
-    """What neither a fork nor a pickle takes to another process. A copy is the object itself."""
+    """Base of objects that cannot move to another process. A copy is the object itself."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
 
     @property
     def _is_of_this_process(self) -> bool:
-        """Whether this process made it, rather than one that forked this."""
+        """Whether this process created the object, and not its parent before a fork."""
         return self._process == os.getpid()
 
     def _check_process(self) -> None:
-        """Before gRPC is called, which would wait for ever for threads that a fork leaves behind.
+        """Checks the process before gRPC is called, which would hang in a forked child.
 
         Raises:
-            RuntimeError: Another process made it.
+            RuntimeError: Another process created the object.
         """
         if not self._is_of_this_process:
             raise RuntimeError("this client was made before a fork; connect in the child process")

@@ -25,7 +25,7 @@ def put(
     content_address: bool,
     retain: Retain,
 ) -> Flow[ResidentTensor]:
-    """Uploads `value`; the result knows where to get it again as `retain` says."""
+    """Uploads `value`. The result keeps its source according to `retain`."""
     host = host_tensor(value, "tensor")
     ttl_ms = milliseconds(ttl, "ttl")
     pin_ms = milliseconds(pin, "pin")
@@ -51,7 +51,7 @@ def get(
     tensor: ResidentTensor | str,
     region: SharedRegion | None = None,
 ) -> Flow[Any]:
-    """Downloads a tensor into an array of the framework that it came from."""
+    """Downloads a tensor into an array of its original framework."""
     framework = "numpy" if isinstance(tensor, str) else tensor.framework
     array = yield from download(session, deadline, tensor, region)
     return to_framework(array, framework)

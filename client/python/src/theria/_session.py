@@ -1,4 +1,4 @@
-"""What the calls of one client share."""
+"""The state shared by the calls of one client."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Session"]
 
 @dataclass
 class Session:
-    """Settings of a client, and what it learned about its server. Thread-safe.
+    """Settings of a client, and its knowledge of the server. Thread-safe.
 
     Attributes:
-        timeout: Seconds for a call that names no timeout of its own; None for no limit.
-        retry: When to try again.
+        timeout: Seconds for a call that does not set its own; None for no limit.
+        retry: When to retry.
         chunk_bytes: Of uploads and downloads.
         limits: The server's limits, once known.
         regions: Memory shared with the server, as far as known.
@@ -44,7 +44,7 @@ class Session:
         return Deadline(options.get("timeout", self.timeout))
 
     def shared_part(self, tensor: HostTensor) -> tensor_pb2.SharedMemoryRef | None:
-        """Where in shared memory the elements that would be sent are; None if they are not."""
+        """The location of the elements in shared memory; None if they are not there."""
         for region in tuple(self.regions):
             part = region.part(tensor.memory)
             if part is not None:

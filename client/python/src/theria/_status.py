@@ -1,4 +1,4 @@
-"""gRPC status -> exception tree: the one mapping, shared by all transports. Free of gRPC."""
+"""Maps a gRPC status to the exception tree, for all transports. Does not import gRPC."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def error_from_status(
     Args:
         code: Name of the gRPC status code.
         message: The status message.
-        details: The trailing metadata `STATUS_DETAILS_KEY`, if any; unreadable ones count as none.
+        details: The trailing metadata `STATUS_DETAILS_KEY`, if any; invalid data is ignored.
         request_id: The server's id of the request, if it sent one.
     """
     status = status_pb2.Status()

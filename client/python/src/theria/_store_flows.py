@@ -66,7 +66,7 @@ def upload(
     pin_ms: int = 0,
     content_address: bool = False,
 ) -> Flow[ResidentTensor]:
-    """Makes `tensor` resident; the result has no source. Errors call it `name`."""
+    """Makes `tensor` resident, without a source. Errors refer to it as `name`."""
     try:
         return (
             yield from with_regions(
@@ -141,13 +141,13 @@ def download(
     tensor: ResidentTensor | str,
     region: SharedRegion | None = None,
 ) -> Flow[NumpyArray]:
-    """The elements of a resident tensor, or of what a handle names, as a new array.
+    """The elements of a resident tensor, or of the tensor of a handle, as a new array.
 
     Args:
         session: Of the client.
         deadline: Of the call.
-        tensor: Which.
-        region: Shared memory to make the array in; None for memory of this process.
+        tensor: The tensor.
+        region: Shared memory for the array; None for memory of this process.
     """
     if region is not None and isinstance(tensor, str):
         tensor = yield from attach(session, deadline, tensor)
@@ -246,16 +246,16 @@ def with_repair(
     tensors: Iterable[ResidentTensor],
     attempt: Callable[[], Flow[Any]],
 ) -> Flow[Any]:
-    """Runs a flow; if resident tensors are gone, uploads them again and runs it once more.
+    """Runs a flow. If resident tensors are missing, uploads them again and runs it once more.
 
     Args:
         session: Of the client.
         deadline: Of the call.
-        tensors: Those that the flow refers to.
-        attempt: Makes the flow, with the tensors' handles of that moment.
+        tensors: The tensors that the flow uses.
+        attempt: Creates the flow with the current handles of the tensors.
 
     Raises:
-        TensorMissing: A tensor has no source, its source was changed, another client put it, or it
+        TensorMissing: A tensor has no source, its source has changed, another client put it, or it
             was lost twice.
     """
     by_handle = {tensor.handle: tensor for tensor in tensors}
@@ -276,7 +276,7 @@ def with_repair(
 def _upload_again(
     session: Session, deadline: Deadline, tensor: ResidentTensor, lost: str
 ) -> Flow[bool]:
-    """Gives `tensor` a new handle; False if its source is gone, not what it was or not ours."""
+    """Uploads `tensor` again; False if its source is missing, changed or not this client's."""
     source = tensor.source
     host = source.tensor() if source is not None and source.owner is session else None
     if source is None or host is None:
@@ -299,7 +299,7 @@ def _upload_again(
 
 
 def discard(tensors: Iterable[ResidentTensor]) -> Flow[None]:
-    """Deletes what a call made for itself; failures are left to the leases."""
+    """Deletes the temporary tensors of a call. After a failure, they end with their leases."""
     for tensor in tensors:
         try:
             yield Call(DELETE, pb.DeleteRequest(handle=tensor.handle), _DISCARD_SECONDS)
@@ -316,15 +316,15 @@ def on_tensor(
     repair: bool = False,
     **fields: int,
 ) -> Flow[TensorInfo]:
-    """An RPC on one handle that answers with its description.
+    """An RPC on one handle that returns its description.
 
     Args:
         session: Of the client.
         deadline: Of the call.
         method: STAT, RENEW, PIN or UNPIN.
         tensor: The tensor, or its handle.
-        repair: Whether to upload the tensor again if it is gone.
-        **fields: Further fields of the request.
+        repair: Whether to upload the tensor again if it is missing.
+        **fields: Other fields of the request.
     """
 
     def attempt() -> Flow[Any]:
@@ -343,7 +343,7 @@ def attach(session: Session, deadline: Deadline, handle: str) -> Flow[ResidentTe
 
 
 def delete(session: Session, deadline: Deadline, tensor: ResidentTensor | str) -> Flow[None]:
-    """Deletes one tensor, which then has no source: later uses of it do not bring it back."""
+    """Deletes one tensor and its source, so that later uses do not upload it again."""
     request = pb.DeleteRequest(handle=_handle(tensor))
     resident = tensor if isinstance(tensor, ResidentTensor) else None
     try:

@@ -1,7 +1,7 @@
-"""What carries the steps of a flow to a server. Real ones speak gRPC; tests bring a fake.
+"""Transports execute the steps of a flow on a server. Tests use a fake one.
 
-Transports raise `theria.Error` (through `error_from_status`) and nothing else, and do not retry.
-They are thread-safe (asyncio ones: within their event loop).
+Transports raise only `theria.Error` (through `error_from_status`) and do not retry. They are
+thread-safe; asyncio transports are bound to one event loop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["AsyncTransport", "Transport"]
 
 
 class Transport(Protocol):
-    """Blocking."""
+    """A blocking transport."""
 
     def call(self, step: Call) -> Any:
         """Sends the request; returns the response."""
@@ -30,7 +30,7 @@ class Transport(Protocol):
 
 
 class AsyncTransport(Protocol):
-    """For asyncio; otherwise as `Transport`."""
+    """The same as `Transport`, for asyncio."""
 
     async def call(self, step: Call) -> Any:
         """Sends the request; returns the response."""

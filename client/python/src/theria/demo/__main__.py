@@ -1,6 +1,6 @@
 """`python -m theria.demo`: see the package's docstring.
 
-Exit status 0: all held; 1: a comparison failed; 2: a program could not be run; 130, 143: stopped.
+Exit status 0: success; 1: a comparison failed; 2: a program could not be run; 130, 143: stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Runs the demonstration; the return value is the exit status."""
+    """Runs the demonstration and returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m theria.demo",
         description="Starts a server, checks parity, compares MAML modes, writes OUT/report.md.",

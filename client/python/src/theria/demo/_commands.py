@@ -1,4 +1,4 @@
-"""What `theria parity` and `theria maml` found."""
+"""Runs `theria parity` and `theria maml`, and reads their results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ParityCase:
 
 @dataclass(frozen=True)
 class ParityRun:
-    """Of `theria parity`: its printed table, its counts and every case."""
+    """The results of `theria parity`: its printed table, its counts and every case."""
 
     printed: str
     held: int
@@ -40,7 +40,7 @@ class ParityRun:
 
 @dataclass(frozen=True)
 class MamlCommand:
-    """Of `theria maml --mode full`: what it measured on the server at the initial parameters."""
+    """The results of `theria maml --mode full` at the initial parameters."""
 
     command: str
     held: bool
@@ -53,7 +53,7 @@ class MamlCommand:
 
 
 def run_parity(cli: Path, target: str, report: Path) -> ParityRun:
-    """Runs `theria parity` and keeps its JSON. Raises ProcessError if it could not compare."""
+    """Runs `theria parity` and keeps its JSON. Raises ProcessError if it cannot compare."""
     command = [str(cli), "parity", target, "--json", str(report)]
     printed = run_command(command, good=(0, 1))
     document = json.loads(report.read_text())
@@ -67,7 +67,7 @@ def run_parity(cli: Path, target: str, report: Path) -> ParityRun:
 
 
 def run_maml(cli: Path, target: str, report: Path) -> MamlCommand:
-    """Runs `theria maml` once and keeps its JSON. Raises ProcessError if it could not."""
+    """Runs `theria maml` once and keeps its JSON. Raises ProcessError if it fails."""
     options = ["--mode=full", f"--inner-steps={MAML_STEPS}", f"--inner-lr={MAML_RATE}"]
     options += [f"--seed={MAML_SEED}", f"--json={report}"]
     run_command([str(cli), "maml", target, *options], good=(0, 1))

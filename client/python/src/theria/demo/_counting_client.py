@@ -1,4 +1,4 @@
-"""A client that counts what is asked of the server."""
+"""A client that counts its calls to the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Cost", "CountingClient"]
 
 @dataclass
 class Cost:
-    """Calls, and seconds: waited for in this process, and computed on the server."""
+    """The number of calls, their seconds in this process, and their seconds of computation."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -21,14 +21,14 @@ class Cost:
 
 
 class CountingClient:
-    """The four calls of a `theria.Client`, added up. Not thread-safe."""
+    """Counts the four operations of a `theria.Client`. Not thread-safe."""
 
     def __init__(self, client: theria.Client):
         self._client = client
         self._cost = Cost()
 
     def take_cost(self) -> Cost:
-        """The cost since the last time that this was asked."""
+        """The cost since the last call of this method."""
         cost, self._cost = self._cost, Cost()
         return cost
 

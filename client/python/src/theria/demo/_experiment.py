@@ -1,4 +1,4 @@
-"""The MAML modes compared on the synthetic task, every attention call made to the server."""
+"""Compares the MAML modes on the synthetic task, with all attention computed by the server."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ class ModeRow:
         loss_before: L_query(theta_0).
         loss_after: L_query(theta_K).
         gradient_norm: Of the mode's meta-gradient.
-        rel_diff: |g_full - g_fo| / |g_full|, of the task; the same for all modes.
-        error: Relative, against differentiating the unrolled loop in this process without the
-            server, in float64.
+        rel_diff: |g_full - g_fo| / |g_full| of the task; the same for all modes.
+        error: Relative error, compared with the derivative of the unrolled loop in float64, in this
+            process and without the server.
         second_order_path: See `theria.maml.Diagnostics`.
         probe_norm: The same.
-        calls: To the server, for the meta-gradient alone.
-        seconds: For the meta-gradient alone.
-        call_seconds: Of these, spent in calls.
-        compute_seconds: Of these, computing on the server.
+        calls: Calls to the server for the meta-gradient.
+        seconds: Seconds for the meta-gradient.
+        call_seconds: The part of `seconds` spent in calls.
+        compute_seconds: The part of `seconds` spent in computations on the server.
     """
 
     seed: int
@@ -92,7 +92,7 @@ class Training:
 
 
 def compare_modes(client: CountingClient, seeds: Sequence[int], console: Console) -> list[ModeRow]:
-    """Every mode, learning rate and number of inner steps, on one task for each seed."""
+    """Every mode, learning rate and number of inner steps, on one task per seed."""
     _compare(client, 0, InnerLoop(1))  # untimed: PyTorch loads parts of itself on first use
     with _progress(console) as progress:
         bar = progress.add_task("comparing modes", total=len(seeds) * len(RATES) * len(STEPS))

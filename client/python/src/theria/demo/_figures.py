@@ -1,4 +1,4 @@
-"""The report's figures, each as PNG and SVG. Colours: Okabe and Ito, told apart by all eyes."""
+"""The report's figures, each as PNG and SVG. Colours: Okabe and Ito, safe for colour blindness."""
 
 from __future__ import annotations
 
@@ -214,5 +214,5 @@ def _mean(
 
 
 def _spread(count: int, width: float) -> list[float]:
-    """Places side by side, symmetric about 0."""
+    """Positions side by side, symmetric about 0."""
     return [width * ((i + 0.5) / count - 0.5) for i in range(count)]

@@ -1,7 +1,7 @@
 """Child processes that never outlive this one.
 
-Each child leads a process group of its own, which is ended when its `with` block is left, by
-whatever way; should this process itself be killed, the kernel ends the child.
+Each child leads its own process group, which is terminated when its `with` block ends. If this
+process is killed, the kernel terminates the child.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 class ProcessError(Exception):
-    """A program is missing, did not start, or ended otherwise than it should."""
+    """A program is missing, did not start, or failed."""
 
 
 @contextmanager
 def start_server(program: Path, log: Path) -> Iterator[str]:
-    """Runs a CPU server on a free port; yields its address once it listens, drains it afterwards.
+    """Runs a CPU server on a free port, yields its address when it listens, and drains it.
 
     Raises:
         ProcessError: It did not listen within `START_SECONDS`; the message ends with its log.
@@ -53,10 +53,10 @@ def start_server(program: Path, log: Path) -> Iterator[str]:
 
 
 def run_command(command: Sequence[str], good: Sequence[int] = (0,)) -> str:
-    """What a command prints; its messages and progress bar go to this process's standard error.
+    """The output of a command. Its messages and progress bar go to this process's standard error.
 
     Raises:
-        ProcessError: It could not be started, or its exit status is not among `good`.
+        ProcessError: It could not be started, or its exit status is not in `good`.
     """
     with _child(command, subprocess.PIPE, None) as process:
         output, _ = process.communicate()

@@ -17,7 +17,7 @@ __all__ = ["write_data", "write_report"]
 
 
 def write_data(results: Results, folder: Path) -> None:
-    """maml.tsv, training.tsv, parity.tsv, maml.json; the commands have left their own JSON."""
+    """Writes maml.tsv, training.tsv, parity.tsv and maml.json."""
     rows = [asdict(row) for row in results.rows]
     _write_tsv(folder / "maml.tsv", [field.name for field in fields(ModeRow)], rows)
     training = [
@@ -41,7 +41,7 @@ def write_data(results: Results, folder: Path) -> None:
 
 
 def write_report(results: Results, path: Path) -> None:
-    """The report, in Markdown; figures and data are linked relative to it."""
+    """The report in Markdown, with relative links to figures and data."""
     seeds = sorted({row.seed for row in results.rows})
     info = results.info
     devices = ", ".join(f"{device.name} ({device.id})" for device in info.devices)

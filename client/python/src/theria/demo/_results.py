@@ -1,4 +1,4 @@
-"""All that the demonstration found out."""
+"""All results of the demonstration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ERROR_LIMIT = 1e-9  # of a meta-gradient in float64, relative
 
 @dataclass(frozen=True)
 class Results:
-    """Of one run. `seconds`: from the start of the servers."""
+    """The results of one run. `seconds`: from the start of the servers."""
 
     info: theria.ServerInfo
     parity: ParityRun
@@ -26,12 +26,12 @@ class Results:
 
     @property
     def worst_error(self) -> float:
-        """Of all meta-gradients, against the unrolled loop in this process."""
+        """The largest error of all meta-gradients, compared with the local unrolled loop."""
         return max(row.error for row in self.rows)
 
     @property
     def command_difference(self) -> float:
-        """Between `theria maml` and the Python client: relative, of rel_diff and of the loss."""
+        """The relative difference between `theria maml` and the Python client."""
         (row,) = (
             row
             for row in self.rows
@@ -45,7 +45,7 @@ class Results:
 
     @property
     def checks(self) -> dict[str, bool]:
-        """What must hold, and whether it does."""
+        """The checks, and whether they hold."""
         return {
             f"parity: {self.parity.held} cases within tolerance, {self.parity.failed} not": (
                 self.parity.failed == 0 and self.parity.held > 0

@@ -1,4 +1,4 @@
-"""Errors of a server leave this package as they are, without the frames of autograd."""
+"""Removes the frames of autograd from the traceback of server errors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ R = TypeVar("R")
 
 
 def short_traceback(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, whose errors of the server have no traceback within it.
+    """`function`, with server errors that have no traceback within it.
 
-    A hundred lines of autograd and functorch would say nothing about a server that is gone. Other
-    errors, such as InvalidArgument, keep theirs: it shows where in the model they arise.
+    A hundred lines of autograd and functorch do not help if the server is unreachable. Other
+    errors, such as InvalidArgument, keep their traceback, which shows their place in the model.
     """
 
     @functools.wraps(function)

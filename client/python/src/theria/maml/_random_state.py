@@ -13,20 +13,20 @@ __all__ = ["RandomState"]
 
 @dataclass(frozen=True)
 class RandomState:
-    """Of the CPU and of each CUDA device, so that a step can be run again with the same draws."""
+    """The state of the CPU and of each CUDA device, to repeat a step with the same draws."""
 
     cpu: torch.Tensor
     cuda: dict[int, torch.Tensor]
 
     @classmethod
     def now(cls) -> RandomState:
-        """The present state."""
+        """The current state."""
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
         return cls(torch.get_rng_state(), {i: torch.cuda.get_rng_state(i) for i in devices})
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Goes back to this state for a while; afterwards all is as it was before."""
+        """Restores this state temporarily."""
         with torch.random.fork_rng(devices=list(self.cuda)):
             torch.set_rng_state(self.cpu)
             for index, state in self.cuda.items():
