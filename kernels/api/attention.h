@@ -193,8 +193,8 @@ void ForEachInput(Inputs& inputs, Visit visit) {
   }
 }
 
-// Calls visit(value) with each option that is not a tensor, as a number or an enumerator: what tells
-// the options of two problems apart beside their tensors, and scale, which the problem holds.
+// Calls visit(value) with each option that is not a tensor, as a number or an enumerator: what
+// tells the options of two problems apart beside their tensors, and scale, which the problem holds.
 template <typename Visit>
 void ForEachScalarOption(const AttentionOptions& options, Visit visit) {
   const Window window = options.window.value_or(Window{});

@@ -137,8 +137,8 @@ struct ScoreMod {
   // Key j takes part in batch b only if j < kv_lengths[b].
   IndexVector kv_lengths;
 
-  // Packed documents: rows cu_seqlens_q[d] to cu_seqlens_q[d + 1] see the keys from cu_seqlens_kv[d]
-  // to cu_seqlens_kv[d + 1] only.
+  // Packed documents: rows cu_seqlens_q[d] to cu_seqlens_q[d + 1] see the keys from
+  // cu_seqlens_kv[d] to cu_seqlens_kv[d + 1] only.
   IndexVector cu_seqlens_q, cu_seqlens_kv;
   std::int64_t documents = 0;
 

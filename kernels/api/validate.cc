@@ -177,8 +177,8 @@ absl::Status CheckPrimals(const TensorView& q, const TensorView& k, const Tensor
 
 absl::Status CheckStatistic(std::string_view name, const TensorView& view, DType dtype,
                             const std::array<Extent, 4>& like_q) {
-  THERIA_RETURN_IF_ERROR(CheckDType(name, view.dtype, StatisticsDType(dtype),
-                                    ", the dtype of statistics for this q"));
+  THERIA_RETURN_IF_ERROR(
+      CheckDType(name, view.dtype, StatisticsDType(dtype), ", the dtype of statistics for this q"));
   THERIA_RETURN_IF_ERROR(CheckRank(name, view, 3, "[batch, heads_q, seq_q]"));
   THERIA_RETURN_IF_ERROR(CheckLayout(name, view));
   for (int axis = 0; axis < 3; ++axis) {
@@ -275,9 +275,9 @@ absl::Status CheckMask(const TensorView& mask, const TensorView& q, const Tensor
 absl::Status CheckAlibiSlopes(const TensorView& slopes, const TensorView& q) {
   constexpr std::string_view kName = "options.alibi_slopes";
   if (!IsFloatingPoint(slopes.dtype)) {
-    return InvalidField(Message(kName, ".dtype"),
-                        Message("is ", DTypeName(slopes.dtype),
-                                ", must be float64, float32, float16 or bfloat16"));
+    return InvalidField(
+        Message(kName, ".dtype"),
+        Message("is ", DTypeName(slopes.dtype), ", must be float64, float32, float16 or bfloat16"));
   }
   if (slopes.rank != 1 && slopes.rank != 2) {
     return InvalidField(Message(kName, ".shape"),

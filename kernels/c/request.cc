@@ -21,9 +21,9 @@ namespace {
 
 // The C structs' pointers, in the order of the tables of kernels/api/attention.h.
 constexpr const theria_tensor* theria_inputs::*kInputs[] = {
-    &theria_inputs::q,       &theria_inputs::k,           &theria_inputs::v,
-    &theria_inputs::o,       &theria_inputs::lse,         &theria_inputs::o_bar,
-    &theria_inputs::q_dot,   &theria_inputs::k_dot,       &theria_inputs::v_dot,
+    &theria_inputs::q,         &theria_inputs::k,       &theria_inputs::v,
+    &theria_inputs::o,         &theria_inputs::lse,     &theria_inputs::o_bar,
+    &theria_inputs::q_dot,     &theria_inputs::k_dot,   &theria_inputs::v_dot,
     &theria_inputs::o_bar_dot, &theria_inputs::lse_bar, &theria_inputs::lse_bar_dot,
     &theria_inputs::bias_dot,
 };

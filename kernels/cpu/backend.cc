@@ -74,9 +74,8 @@ class CpuBackend final : public Backend {
     return kernels;
   }
 
-  absl::Status Supports(const AttentionProblem& problem,
+  absl::Status Supports(const AttentionProblem& /*problem*/,
                         const AttentionOptions& options) const override {
-    if (absl::Status plain = CheckPlainOptions(name(), problem, options); !plain.ok()) return plain;
     if (options.implementation == Implementation::kAuto ||
         options.implementation == Implementation::kReference) {
       return absl::OkStatus();
@@ -115,7 +114,6 @@ class CpuBackend final : public Backend {
                                              const AttentionOutputs& outputs,
                                              const Interrupt& interrupt) {
     const absl::Time start = absl::Now();
-    if (absl::Status plain = CheckPlainTensors("cpu", inputs, outputs); !plain.ok()) return plain;
     const ScoreMod mod = MakeScoreMod(problem, inputs.options);
     const cpu::RunContext context = {problem, inputs, outputs, mod,
                                      cpu::MakeBlocking(problem, mod)};

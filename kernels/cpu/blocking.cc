@@ -16,23 +16,46 @@ constexpr std::int64_t kMostTileKeys = 64;
 
 std::int64_t DivideUp(std::int64_t a, std::int64_t b) { return a / b + (a % b != 0); }
 
+// The tiles and keys that the rows of a block see.
+void FindKeys(const ScoreMod& mod, const Blocking& blocking, QueryBlock& block) {
+  KeyRange any = {mod.seq_kv, 0};
+  KeyRange all = {0, mod.seq_kv};
+  for (std::int64_t query = 0; query < block.queries; ++query) {
+    const KeyRange keys = mod.Keys(block.batch, block.first_query + query);
+    all = {std::max(all.begin, keys.begin), std::min(all.end, keys.end)};
+    if (keys.begin < keys.end) {
+      any = {std::min(any.begin, keys.begin), std::max(any.end, keys.end)};
+    }
+  }
+  block.seen_by_all = all;
+  if (any.begin >= any.end) return;
+  block.first_tile = any.begin / blocking.tile_keys;
+  block.end_tile = DivideUp(any.end, blocking.tile_keys);
+}
+
 }  // namespace
 
 Blocking MakeBlocking(const AttentionProblem& problem, const ScoreMod& mod) {
   Blocking blocking;
+  if (!problem.has_scores()) return blocking;
   const std::int64_t most_queries = problem.seq_kv > kManyKeys ? kFewQueries : kMostQueries;
   const std::int64_t even_blocks = DivideUp(problem.seq_q, most_queries);
   blocking.block_queries = RoundUpToTileUnit(DivideUp(problem.seq_q, even_blocks));
   blocking.blocks = DivideUp(problem.seq_q, blocking.block_queries);
   blocking.tile_keys = std::min(kMostTileKeys, RoundUpToTileUnit(problem.seq_kv));
   blocking.tiles = DivideUp(problem.seq_kv, blocking.tile_keys);
-  blocking.block_tiles = blocking.tiles;
-  if (mod.window_left < problem.seq_kv && mod.window_right < problem.seq_kv) {
-    const std::int64_t keys = mod.window_left + mod.window_right + blocking.block_queries;
-    blocking.block_tiles = std::min(blocking.tiles, keys / blocking.tile_keys + 2);
+  blocking.head_dim = RoundUpToTileUnit(std::max<std::int64_t>(problem.head_dim, 1));
+  blocking.head_dim_v = RoundUpToTileUnit(std::max<std::int64_t>(problem.head_dim_v, 1));
+  for (std::int64_t batch = 0; batch < problem.batch; ++batch) {
+    for (std::int64_t first = 0; first < problem.seq_q; first += blocking.block_queries) {
+      QueryBlock block;
+      block.batch = batch;
+      block.first_query = first;
+      block.queries = std::min(blocking.block_queries, problem.seq_q - first);
+      FindKeys(mod, blocking, block);
+      blocking.block_tiles = std::max(blocking.block_tiles, block.end_tile - block.first_tile);
+    }
   }
-  blocking.head_dim = RoundUpToTileUnit(problem.head_dim);
-  blocking.head_dim_v = RoundUpToTileUnit(problem.head_dim_v);
   return blocking;
 }
 
@@ -51,15 +74,7 @@ QueryBlock MakeQueryBlock(const AttentionProblem& problem, const ScoreMod& mod,
   block.head = block.head_kv * problem.group() + block.ordinal / blocking.blocks;
   block.first_query = block.ordinal % blocking.blocks * blocking.block_queries;
   block.queries = std::min(blocking.block_queries, problem.seq_q - block.first_query);
-
-  // Both ends of the keys that a row sees grow with the row.
-  const std::int64_t last_query = block.first_query + block.queries - 1;
-  const std::int64_t begin = mod.Keys(block.batch, block.first_query).begin;
-  const std::int64_t end = mod.Keys(block.batch, last_query).end;
-  if (begin < end) {
-    block.first_tile = begin / blocking.tile_keys;
-    block.end_tile = DivideUp(end, blocking.tile_keys);
-  }
+  FindKeys(mod, blocking, block);
   return block;
 }
 

@@ -20,6 +20,7 @@ struct Blocking {
   std::int64_t head_dim_v = 0;
 };
 
+// Without a score there is nothing to cut.
 Blocking MakeBlocking(const AttentionProblem& problem, const ScoreMod& mod);
 
 // A unit of work: the queries of one block of one head. The blocks of all query heads that share a
@@ -32,8 +33,9 @@ struct QueryBlock {
   std::int64_t ordinal = 0;
   std::int64_t first_query = 0;
   std::int64_t queries = 0;
-  std::int64_t first_tile = 0;  // the key tiles that causal and window leave: first <= t < end
+  std::int64_t first_tile = 0;  // the key tiles that any row sees: first <= t < end
   std::int64_t end_tile = 0;
+  KeyRange seen_by_all = {0, 0};  // the keys that every row sees
 };
 
 std::int64_t QueryBlockCount(const AttentionProblem& problem, const Blocking& blocking);

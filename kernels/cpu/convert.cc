@@ -149,6 +149,10 @@ void WriteElement(DType dtype, double value, void* element) {
 void ReadTile(const TensorView& view, const MatrixPlace& place, std::int64_t padded_rows,
               std::int64_t padded_columns, double* tile) {
   const Strided<const void> from(view, place);
+  if (from.columns == 0) {
+    std::fill_n(tile, padded_rows * padded_columns, 0.0);
+    return;
+  }
   WithFormat(view.dtype, [&](auto format) {
     const bool contiguous = from.column_bytes == static_cast<std::int64_t>(format.kBytes);
     for (std::int64_t row = 0; row < place.rows; ++row) {
@@ -172,6 +176,7 @@ void ReadTile(const TensorView& view, const MatrixPlace& place, std::int64_t pad
 
 void WriteTile(const double* tile, std::int64_t padded_columns, double factor,
                const MatrixPlace& place, const MutableTensorView& view) {
+  if (view.NumElements() == 0) return;
   const Strided<void> to(view, place);
   WithFormat(view.dtype, [&](auto format) {
     for (std::int64_t row = 0; row < place.rows; ++row) {

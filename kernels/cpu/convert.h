@@ -1,6 +1,7 @@
 #ifndef THERIA_KERNELS_CPU_CONVERT_H_
 #define THERIA_KERNELS_CPU_CONVERT_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -14,6 +15,17 @@ namespace theria::cpu {
 // One element. REQUIRES: `dtype` is floating-point.
 double ReadElement(DType dtype, const void* element);
 void WriteElement(DType dtype, double value, void* element);
+
+// The strides of a view of up to four dimensions by [batch, head, row, column], aligned at the last
+// as numpy does: 0 where the view has no such dimension or an extent of 1.
+template <typename Void>
+std::array<std::int64_t, kMaxRank> BroadcastStrides(const BasicTensorView<Void>& view) {
+  std::array<std::int64_t, kMaxRank> strides{};
+  for (int axis = 0; axis < view.rank; ++axis) {
+    if (view.shape[axis] != 1) strides[kMaxRank - view.rank + axis] = view.strides[axis];
+  }
+  return strides;
+}
 
 // The place of a matrix [rows, columns] in a tensor of rank 4 or, as one column, of rank 3.
 struct MatrixPlace {

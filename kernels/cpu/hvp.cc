@@ -14,15 +14,16 @@ Needs HvpPass::NeedsFor(const AttentionInputs& inputs, const AttentionOutputs& o
   needs.q_bar_dot = outputs.q_bar_dot.has_value();
   needs.k_bar_dot = outputs.k_bar_dot.has_value();
   needs.v_bar_dot = outputs.v_bar_dot.has_value();
-  needs.second_order = needs.q_bar_dot || needs.k_bar_dot;
+  needs.bias_bar = vjp.bias_bar;
+  needs.bias_bar_dot = outputs.bias_bar_dot.has_value();
+  needs.second_order = needs.q_bar_dot || needs.k_bar_dot || needs.bias_bar_dot;
   needs.p_bar = vjp.p_bar || needs.second_order;
-  needs.s_dot |= needs.second_order ||
-                 (needs.v_bar_dot && (inputs.q_dot.has_value() || inputs.k_dot.has_value()));
+  needs.s_dot |= needs.second_order || (needs.v_bar_dot && HasScoreTangent(inputs));
   return needs;
 }
 
 void HvpPass::AddToRows(std::int64_t tile, const Blocking& blocking, RowBlock& rows) const {
-  JvpPass().AddToRows(tile, blocking, rows);  // leaves S_bar and S_bar_dot too
+  JvpPass().AddToRows(tile, blocking, rows);
   if (rows.q_bar != nullptr) {
     rows.AddToRows(rows.p_bar, tile, rows.K(tile), blocking.head_dim, rows.q_bar);
   }

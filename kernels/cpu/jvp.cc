@@ -2,17 +2,20 @@
 
 namespace theria::cpu {
 
+bool HasScoreTangent(const AttentionInputs& inputs) {
+  return inputs.q_dot.has_value() || inputs.k_dot.has_value() || inputs.bias_dot.has_value();
+}
+
 Needs JvpPass::NeedsFor(const AttentionInputs& inputs, const AttentionOutputs& outputs) const {
   Needs needs;
   needs.o = outputs.o.has_value() && !inputs.o.has_value();
   needs.o_dot = outputs.o_dot.has_value();
-  needs.s_dot = (inputs.q_dot.has_value() || inputs.k_dot.has_value()) &&
-                (outputs.o_dot.has_value() || outputs.lse_dot.has_value());
+  needs.s_dot =
+      HasScoreTangent(inputs) && (outputs.o_dot.has_value() || outputs.lse_dot.has_value());
   return needs;
 }
 
 void JvpPass::AddToRows(std::int64_t tile, const Blocking& blocking, RowBlock& rows) const {
-  rows.Differentiate(tile);  // P_dot
   const double* keep = rows.Keep(tile);
   rows.ApplyKeep(keep, rows.p, tile);
   rows.ApplyKeep(keep, rows.s_dot, tile);

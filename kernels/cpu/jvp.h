@@ -9,6 +9,9 @@
 
 namespace theria::cpu {
 
+// Whether S_dot is not zero for want of tangents.
+bool HasScoreTangent(const AttentionInputs& inputs);
+
 class JvpPass final : public OutputPass {
  public:
   Needs NeedsFor(const AttentionInputs& inputs, const AttentionOutputs& outputs) const override;

@@ -27,7 +27,7 @@ class OutputPass {
   virtual Needs NeedsFor(const AttentionInputs& inputs, const AttentionOutputs& outputs) const = 0;
 
   // Adds the tile's part to o, o_dot, q_bar and q_bar_dot of the block, and leaves the block's
-  // matrices as AddToKeys wants them.
+  // matrices as AddToKeys wants them. REQUIRES: RowBlock::Differentiate and Uncap of the tile.
   virtual void AddToRows(std::int64_t tile, const Blocking& blocking, RowBlock& rows) const = 0;
 
   // Adds the block's part to the sums of the tile. Called only if NeedsFor has sums over keys.

@@ -12,10 +12,19 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
+// Whether S_dot is more than `scale` times a sum of products.
+bool ChangesTangents(const RunContext& context) {
+  return context.mod.softcap.enabled() || context.inputs.bias_dot.has_value();
+}
+
 }  // namespace
 
 RowBlock::RowBlock(const RunContext& context, const Needs& needs)
-    : context_(context), inputs_(context.inputs), blocking_(context.blocking), needs_(needs) {
+    : context_(context),
+      inputs_(context.inputs),
+      blocking_(context.blocking),
+      needs_(needs),
+      s_dot_scale_(ChangesTangents(context) ? 1.0 : context.problem.scale) {
   const std::int64_t queries = blocking_.block_queries;
   const std::int64_t keys = blocking_.tile_keys;
   const std::int64_t dim = blocking_.head_dim;
@@ -37,6 +46,10 @@ RowBlock::RowBlock(const RunContext& context, const Needs& needs)
   reserve(needs_.s_dot, &s_dot, block_keys, queries);
   reserve(needs_.p_bar, &p_bar, block_keys, queries);
   reserve(needs_.second_order, &p_bar_dot, block_keys, queries);
+  const bool has_cap = context_.mod.softcap.enabled();
+  reserve(has_cap, &cap_t_, keys, queries);
+  reserve(has_cap && (needs_.s_dot || needs_.p_bar), &cap_w_, block_keys, queries);
+  reserve(has_cap && needs_.second_order, &cap_bend_, block_keys, queries);
   reserve(true, &k_.data, keys, dim);
   reserve(true, &v_.data, keys, dim_v);
   reserve(inputs_.k_dot.has_value(), &k_dot_.data, keys, dim);
@@ -50,6 +63,8 @@ RowBlock::RowBlock(const RunContext& context, const Needs& needs)
   for (double** statistic : {&row_max_, &row_sum_, &lse_, &mu_, &delta_, &delta_dot_}) {
     arena_.Reserve(statistic, queries);
   }
+  reserve(inputs_.lse_bar.has_value() && needs_.p_bar, &lse_bar_, queries, 1);
+  reserve(inputs_.lse_bar_dot.has_value() && needs_.second_order, &lse_bar_dot_, queries, 1);
 }
 
 absl::Status RowBlock::Allocate() {
@@ -102,6 +117,12 @@ void RowBlock::Begin(const QueryBlock& block) {
   ReadRows(inputs_.q_dot, blocking_.head_dim, q_dot);
   ReadRows(inputs_.o_bar, blocking_.head_dim_v, o_bar);
   ReadRows(inputs_.o_bar_dot, blocking_.head_dim_v, o_bar_dot);
+  const auto read_statistic = [&](const std::optional<TensorView>& view, double* statistic) {
+    const MatrixPlace place = {block_.batch, block_.head, block_.first_query, block_.queries};
+    if (statistic != nullptr) ReadTile(*view, place, queries, 1, statistic);
+  };
+  read_statistic(inputs_.lse_bar, lse_bar_);
+  read_statistic(inputs_.lse_bar_dot, lse_bar_dot_);
   const auto zero = [&](double* rows, std::int64_t dim) {
     if (rows != nullptr) std::fill_n(rows, queries * dim, 0.0);
   };
@@ -139,10 +160,17 @@ void RowBlock::ScoreTile(std::int64_t tile) {
   multiply(K(tile), dim, inner, q.columns, Into::kOverwrite, p);
   const bool has_bias = MakeBiasTile(context_.mod, block_, tile * blocking_.tile_keys, size, bias_);
   has_bias_[tile - block_.first_tile] = has_bias;
-  ScaleScores(size, context_.problem.scale, has_bias ? bias_ : nullptr, p + offset, row_max_);
+  double scale = context_.problem.scale;
+  if (cap_t_ != nullptr) {
+    double* const w = cap_w_ == nullptr ? nullptr : cap_w_ + offset;
+    CapScores(context_.mod.softcap, size, scale, p + offset, cap_t_, w);
+    scale = 1.0;
+  }
+  ScaleScores(size, scale, has_bias ? bias_ : nullptr, p + offset, row_max_);
   if (s_dot != nullptr) {
     multiply(K(tile), dim, inner, q_dot.columns, Into::kOverwrite, s_dot);
     multiply(KDot(tile), dim, inner, q.columns, Into::kAdd, s_dot);
+    FinishTangents(tile);
   }
   if (p_bar == nullptr) return;
   const double* keep = Keep(tile);
@@ -152,6 +180,21 @@ void RowBlock::ScoreTile(std::int64_t tile) {
   multiply(V(tile), dim_v, inner_v, o_bar_dot.columns, Into::kOverwrite, p_bar_dot);
   multiply(VDot(tile), dim_v, inner_v, o_bar.columns, Into::kAdd, p_bar_dot);
   ApplyKeep(keep, p_bar_dot, tile);
+}
+
+void RowBlock::FinishTangents(std::int64_t tile) {
+  const TileSize size = Size(tile);
+  const std::int64_t offset = Offset(tile);
+  double scale = context_.problem.scale;
+  if (cap_t_ != nullptr) {
+    double* const bend = cap_bend_ == nullptr ? nullptr : cap_bend_ + offset;
+    CapTangents(context_.mod.softcap, size, scale, cap_t_, cap_w_ + offset, s_dot + offset, bend);
+    scale = 1.0;
+  }
+  if (inputs_.bias_dot.has_value()) {
+    AddBiasTangent(*inputs_.bias_dot, block_, tile * blocking_.tile_keys, context_.problem.seq_kv,
+                   size, scale, s_dot + offset);
+  }
 }
 
 bool RowBlock::ScorePass(RunState& state) {
@@ -165,7 +208,6 @@ bool RowBlock::ScorePass(RunState& state) {
 
 bool RowBlock::Softmax(RunState& state) {
   const std::int64_t queries = blocking_.block_queries;
-  const double scale = context_.problem.scale;
   for (double* sum : {row_sum_, mu_, delta_, delta_dot_}) std::fill_n(sum, queries, 0.0);
   for (std::int64_t tile = block_.first_tile; tile < block_.end_tile; ++tile) {
     if (!state.Continue()) return false;
@@ -180,17 +222,21 @@ bool RowBlock::Softmax(RunState& state) {
     lse_[query] = row_max_[query] + std::log(row_sum_[query]);
     // The largest score of a row adds 1 to the sum, so that a sum of 0 means a row without keys.
     row_factor[query] = row_sum_[query] == 0.0 ? 0.0 : 1.0 / row_sum_[query];
-    mu_[query] *= scale * row_factor[query];
+    mu_[query] *= s_dot_scale_ * row_factor[query];
     delta_[query] *= row_factor[query];
+    if (lse_bar_ != nullptr) delta_[query] -= lse_bar_[query];
   }
   for (std::int64_t tile = block_.first_tile; tile < block_.end_tile; ++tile) {
     const TileSize size = Size(tile);
     const std::int64_t offset = Offset(tile);
     ScaleRows(size, row_factor, p + offset);
     if (p_bar_dot != nullptr) {
-      AddDeltaDot(size, p + offset, scale, s_dot + offset, mu_, p_bar + offset, p_bar_dot + offset,
-                  delta_dot_);
+      AddDeltaDot(size, p + offset, s_dot_scale_, s_dot + offset, mu_, p_bar + offset,
+                  p_bar_dot + offset, delta_dot_);
     }
+  }
+  if (lse_bar_dot_ != nullptr) {
+    for (std::int64_t query = 0; query < queries; ++query) delta_dot_[query] -= lse_bar_dot_[query];
   }
   return true;
 }
@@ -198,14 +244,20 @@ bool RowBlock::Softmax(RunState& state) {
 void RowBlock::Differentiate(std::int64_t tile) {
   const TileSize size = Size(tile);
   const std::int64_t offset = Offset(tile);
-  const double scale = context_.problem.scale;
   if (p_bar_dot != nullptr) {
-    TangentStep(size, p + offset, scale, {mu_, delta_, delta_dot_}, s_dot + offset, p_bar + offset,
-                p_bar_dot + offset);
+    TangentStep(size, p + offset, s_dot_scale_, {mu_, delta_, delta_dot_}, s_dot + offset,
+                p_bar + offset, p_bar_dot + offset);
     return;
   }
-  if (s_dot != nullptr) CenterAndWeight(size, p + offset, scale, mu_, s_dot + offset);
+  if (s_dot != nullptr) CenterAndWeight(size, p + offset, s_dot_scale_, mu_, s_dot + offset);
   if (p_bar != nullptr) CenterAndWeight(size, p + offset, 1.0, delta_, p_bar + offset);
+}
+
+void RowBlock::Uncap(std::int64_t tile) {
+  if (cap_w_ == nullptr || p_bar == nullptr) return;
+  const std::int64_t offset = Offset(tile);
+  UncapDerivatives(Size(tile), p + offset, cap_w_ + offset, Tile(cap_bend_, tile), p_bar + offset,
+                   p_bar_dot == nullptr ? nullptr : p_bar_dot + offset);
 }
 
 const double* RowBlock::Keep(std::int64_t tile) {

@@ -39,9 +39,11 @@ struct Needs {
   bool second_order = false;  // s_dot, p_bar, p_bar_dot (zero where their inputs are), delta_dot
   bool o = false, o_dot = false, q_bar = false, q_bar_dot = false;
   bool k_bar = false, v_bar = false, k_bar_dot = false, v_bar_dot = false;
+  bool bias_bar = false, bias_bar_dot = false;
 
   bool AnyRows() const { return o || o_dot || q_bar || q_bar_dot; }
   bool AnyKeys() const { return k_bar || v_bar || k_bar_dot || v_bar_dot; }
+  bool AnyBias() const { return bias_bar || bias_bar_dot; }
 };
 
 class RowBlock {
@@ -75,6 +77,9 @@ class RowBlock {
   // are there; p holds P.
   void Differentiate(std::int64_t tile);
 
+  // Turns S_bar into U_bar and S_bar_dot into U_bar_dot, which differ with a soft cap only.
+  void Uncap(std::int64_t tile);
+
   // Z of a tile, or null without dropout.
   const double* Keep(std::int64_t tile);
 
@@ -98,13 +103,17 @@ class RowBlock {
                  double* sums) const;
 
   TileSize Size(std::int64_t tile) const;
+  // A tile of a score matrix; null for none.
+  const double* Tile(const double* matrix, std::int64_t tile) const {
+    return matrix == nullptr ? nullptr : matrix + Offset(tile);
+  }
   const QueryBlock& block() const { return block_; }
 
   // Score matrices [keys of the block's tiles, queries], null where not needed. p holds scores
   // first and probabilities after the score pass; its sign bits mark forbidden pairs
   // (kernels/cpu/tile_math.h), where the other matrices hold anything until Differentiate.
   double* p = nullptr;
-  double* s_dot = nullptr;  // before `scale`
+  double* s_dot = nullptr;  // S_dot is s_dot_scale_ times this
   double* p_bar = nullptr;
   double* p_bar_dot = nullptr;
 
@@ -117,6 +126,7 @@ class RowBlock {
   void ReadRows(const std::optional<TensorView>& view, std::int64_t dim, QueryRows& rows);
   const double* ReadKeys(const std::optional<TensorView>& view, std::int64_t tile, KeyTile& keys);
   void ScoreTile(std::int64_t tile);
+  void FinishTangents(std::int64_t tile);
   bool Softmax(RunState& state);
   void CopySavedOutput();
 
@@ -140,6 +150,11 @@ class RowBlock {
   QueryBlock block_;
   KeyTile k_, v_, k_dot_, v_dot_;
   double* bias_ = nullptr;
+  // The soft cap's t of one tile; its w and bend, score matrices. Null without one.
+  double* cap_t_ = nullptr;
+  double* cap_w_ = nullptr;
+  double* cap_bend_ = nullptr;
+  const double s_dot_scale_;    // `scale`, unless it is in s_dot already
   std::vector<bool> has_bias_;  // by tile of the block; without a bias no pair is forbidden
   double* keep_ = nullptr;
   std::int64_t keep_tile_ = -1;
@@ -148,8 +163,10 @@ class RowBlock {
   double* row_sum_ = nullptr;
   double* lse_ = nullptr;
   double* mu_ = nullptr;
-  double* delta_ = nullptr;
-  double* delta_dot_ = nullptr;
+  double* delta_ = nullptr;      // less lse_bar, once the score pass is over
+  double* delta_dot_ = nullptr;  // less lse_bar_dot
+  double* lse_bar_ = nullptr;    // null where absent
+  double* lse_bar_dot_ = nullptr;
 };
 
 }  // namespace theria::cpu

@@ -1,10 +1,13 @@
 #include "kernels/cpu/run.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <optional>
 
+#include "kernels/cpu/bias_sums.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/forward.h"
 #include "kernels/cpu/hvp.h"
@@ -59,6 +62,9 @@ class Run {
       if (!sums.ok()) return sums.status();
       sums_ = *std::move(sums);
     }
+    absl::StatusOr<std::unique_ptr<BiasSums>> bias_sums = BiasSums::Make(context_);
+    if (!bias_sums.ok()) return bias_sums.status();
+    bias_sums_ = *std::move(bias_sums);
     const bool share =
         AttentionFlops(context_.problem, context_.inputs.options) >= kFlopsWorthSharing;
     const std::int64_t helpers = share ? std::min<std::int64_t>(blocks_ - 1, pool.threads()) : 0;
@@ -79,7 +85,7 @@ class Run {
       const std::int64_t index = next_block_.fetch_add(1);
       if (index >= blocks_) return;
       const QueryBlock block = MakeQueryBlock(context_.problem, context_.mod, blocking_, index);
-      bool going = OpenChain(block);
+      bool going = OpenSums(block);
       if (going) {
         rows.Begin(block);
         going = rows.ScorePass(state_);
@@ -89,20 +95,34 @@ class Run {
     }
   }
 
-  bool OpenChain(const QueryBlock& block) {
-    if (sums_ == nullptr || block.ordinal != 0) return true;
-    const absl::Status status = sums_->Open(block.chain);
+  // Where sums begin with this block, makes them.
+  bool OpenSums(const QueryBlock& block) {
+    absl::Status status;
+    if (sums_ != nullptr && block.ordinal == 0) status = sums_->Open(block.chain);
+    if (bias_sums_ != nullptr) status.Update(bias_sums_->Open(block));
     if (!status.ok()) state_.Stop(status);
     return status.ok();
   }
 
-  // The second time over the tiles. Once stopped it only passes the turns on.
+  // The second time over the tiles. Once stopped it only passes the turns on. A block waits for
+  // blocks of lower indices only, which threads have taken before it, so that no two wait for each
+  // other.
   void AddTiles(const QueryBlock& block, bool going, RowBlock& rows) {
-    if (!needs_.AnyRows() && sums_ == nullptr) return;
+    if (!needs_.AnyRows() && sums_ == nullptr && bias_sums_ == nullptr) return;
     for (std::int64_t tile = 0; tile < blocking_.tiles; ++tile) {
       const bool visible = block.first_tile <= tile && tile < block.end_tile;
       going = going && state_.Continue();
-      if (going && visible) pass_.AddToRows(tile, blocking_, rows);
+      if (going && visible) rows.Differentiate(tile);
+      if (bias_sums_ != nullptr) {
+        const bool adds = going && visible;
+        bias_sums_->Add(block, tile, adds ? rows.Tile(rows.p_bar, tile) : nullptr,
+                        adds ? rows.Tile(rows.p_bar_dot, tile) : nullptr,
+                        !going || state_.stopped());
+      }
+      if (going && visible) {
+        rows.Uncap(tile);
+        pass_.AddToRows(tile, blocking_, rows);
+      }
       if (sums_ == nullptr) continue;
       double* const tile_sums = sums_->Enter(block.chain, block.ordinal, tile);
       if (going && !state_.stopped() && tile_sums != nullptr) {
@@ -151,12 +171,44 @@ class Run {
   RunState state_;
   std::int64_t blocks_ = 0;
   std::unique_ptr<OrderedSums> sums_;
+  std::unique_ptr<BiasSums> bias_sums_;
   std::atomic<std::int64_t> next_block_{0};
 };
+
+void Fill(const MutableTensorView& view, double value) {
+  const std::array<std::int64_t, kMaxRank> strides = BroadcastStrides(view);
+  const auto item_bytes = static_cast<std::int64_t>(ItemSizeBytes(view.dtype));
+  std::int64_t shape[kMaxRank] = {1, 1, 1, 1};
+  for (int axis = 0; axis < view.rank; ++axis)
+    shape[kMaxRank - view.rank + axis] = view.shape[axis];
+  for (std::int64_t flat = 0; flat < view.NumElements(); ++flat) {
+    std::int64_t element = 0;
+    std::int64_t rest = flat;
+    for (int axis = kMaxRank - 1; axis >= 0; --axis) {
+      element += rest % shape[axis] * strides[axis];
+      rest /= shape[axis];
+    }
+    WriteElement(view.dtype, value, static_cast<char*>(view.data) + element * item_bytes);
+  }
+}
+
+// The outputs of a problem without a score.
+void FillOutputs(const AttentionOutputs& outputs) {
+  for (const OutputField& field : kOutputFields) {
+    const std::optional<MutableTensorView>& view = outputs.*field.member;
+    if (!view.has_value()) continue;
+    const bool is_lse = field.member == &AttentionOutputs::lse;
+    Fill(*view, is_lse ? -std::numeric_limits<double>::infinity() : 0.0);
+  }
+}
 
 }  // namespace
 
 absl::Status RunOperation(const RunContext& context, const Interrupt& interrupt, ThreadPool& pool) {
+  if (!context.problem.has_scores()) {
+    FillOutputs(context.outputs);
+    return interrupt.Check();
+  }
   return Run(PassFor(context.problem.operation), context, interrupt).Execute(pool);
 }
 

@@ -8,12 +8,12 @@ Needs VjpPass::NeedsFor(const AttentionInputs& inputs, const AttentionOutputs& o
   needs.q_bar = outputs.q_bar.has_value();
   needs.k_bar = outputs.k_bar.has_value();
   needs.v_bar = outputs.v_bar.has_value();
-  needs.p_bar = needs.q_bar || needs.k_bar;
+  needs.bias_bar = outputs.bias_bar.has_value();
+  needs.p_bar = needs.q_bar || needs.k_bar || needs.bias_bar;
   return needs;
 }
 
 void VjpPass::AddToRows(std::int64_t tile, const Blocking& blocking, RowBlock& rows) const {
-  rows.Differentiate(tile);  // S_bar
   rows.ApplyKeep(rows.Keep(tile), rows.p, tile);
   if (rows.o != nullptr) rows.AddToRows(rows.p, tile, rows.V(tile), blocking.head_dim_v, rows.o);
   if (rows.q_bar != nullptr) {
