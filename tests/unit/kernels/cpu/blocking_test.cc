@@ -74,5 +74,47 @@ TEST(BlockingTest, TilesFollowTheWindow) {
   }
 }
 
+// Blocks visit the tiles of their documents and of the keys that count, and no others.
+TEST(BlockingTest, TilesFollowLengthsAndDocuments) {
+  AttentionProblem problem = Problem(1, 1, 700, 900);
+  const std::int32_t lengths[] = {130, 0};
+  ScoreMod mod = MakeScoreMod(problem, {});
+  mod.kv_lengths = {lengths, 1};
+  Blocking blocking = MakeBlocking(problem, mod);
+  EXPECT_EQ(blocking.block_tiles, 3);
+  for (std::int64_t index = 0; index < QueryBlockCount(problem, blocking); ++index) {
+    const QueryBlock block = MakeQueryBlock(problem, mod, blocking, index);
+    EXPECT_EQ(block.end_tile - block.first_tile, block.batch == 0 ? 3 : 0);
+  }
+
+  problem.batch = 1;
+  const std::int32_t of_q[] = {0, 320, 320, 640, 700};
+  const std::int32_t of_kv[] = {0, 256, 512, 768, 900};
+  mod = MakeScoreMod(problem, {});
+  mod.cu_seqlens_q = {of_q, 1};
+  mod.cu_seqlens_kv = {of_kv, 1};
+  mod.documents = 4;
+  blocking = MakeBlocking(problem, mod);
+  std::int64_t visited = 0;
+  for (std::int64_t index = 0; index < QueryBlockCount(problem, blocking); ++index) {
+    const QueryBlock block = MakeQueryBlock(problem, mod, blocking, index);
+    EXPECT_LE(block.end_tile - block.first_tile, blocking.block_tiles);
+    visited += block.end_tile - block.first_tile;
+    for (std::int64_t q = 0; q < block.queries; ++q) {
+      const KeyRange keys = mod.Keys(0, block.first_query + q);
+      EXPECT_LE(block.first_tile * blocking.tile_keys, keys.begin);
+      EXPECT_GE(block.end_tile * blocking.tile_keys, keys.end);
+      EXPECT_LE(keys.begin, block.seen_by_all.begin);
+      EXPECT_GE(keys.end, block.seen_by_all.end);
+    }
+  }
+  EXPECT_LT(visited, QueryBlockCount(problem, blocking) * blocking.tiles / 2);
+}
+
+TEST(BlockingTest, NothingToCutWithoutScores) {
+  AttentionProblem problem = Problem(2, 1, 0, 5);
+  EXPECT_EQ(QueryBlockCount(problem, MakeBlocking(problem, MakeScoreMod(problem, {}))), 0);
+}
+
 }  // namespace
 }  // namespace theria::cpu
