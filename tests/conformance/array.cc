@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <numeric>
 #include <utility>
@@ -65,6 +66,7 @@ void ForEachElement(const std::vector<std::int64_t>& shape,
 
 std::int64_t Span(const std::vector<std::int64_t>& shape,
                   const std::vector<std::int64_t>& strides) {
+  if (Count(shape) == 0) return 0;
   std::int64_t last = 0;
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
     last += (shape[axis] - 1) * strides[axis];
@@ -142,13 +144,37 @@ HostTensor EncodeBool(const Array& array) {
   return tensor;
 }
 
+HostTensor EncodeInt32(const std::vector<std::int64_t>& values) {
+  HostTensor tensor;
+  tensor.dtype = DType::kInt32;
+  tensor.shape = {static_cast<std::int64_t>(values.size())};
+  tensor.strides = {1};
+  for (const std::int64_t value : values) {
+    const auto element = static_cast<std::int32_t>(value);
+    const auto* const bytes = reinterpret_cast<const unsigned char*>(&element);
+    tensor.bytes.insert(tensor.bytes.end(), bytes, bytes + sizeof(element));
+  }
+  return tensor;
+}
+
 Array Decode(const HostTensor& tensor) {
   Array array = Zeros(tensor.shape);
   const auto item_bytes = static_cast<std::int64_t>(ItemSizeBytes(tensor.dtype));
   ForEachElement(tensor.shape, tensor.strides, [&](std::int64_t flat, std::int64_t place) {
     const unsigned char* element = tensor.bytes.data() + tensor.offset_bytes + place * item_bytes;
-    array.values[flat] =
-        tensor.dtype == DType::kBool ? *element != 0 : cpu::ReadElement(tensor.dtype, element);
+    switch (tensor.dtype) {
+      case DType::kBool:
+        array.values[flat] = *element != 0;
+        break;
+      case DType::kInt32: {
+        std::int32_t value = 0;
+        std::memcpy(&value, element, sizeof(value));
+        array.values[flat] = value;
+        break;
+      }
+      default:
+        array.values[flat] = cpu::ReadElement(tensor.dtype, element);
+    }
   });
   return array;
 }

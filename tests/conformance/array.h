@@ -49,6 +49,7 @@ struct HostTensor {
 };
 HostTensor Encode(const Array& array, DType dtype, Layout layout);
 HostTensor EncodeBool(const Array& array);  // not zero is true
+HostTensor EncodeInt32(const std::vector<std::int64_t>& values);
 
 // The numbers that `bytes` hold.
 Array Decode(const HostTensor& tensor);

@@ -4,6 +4,9 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <map>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -77,6 +80,15 @@ Matrix<Number> MinusColumn(const Matrix<Number>& a, const Matrix<Number>& column
   return result;
 }
 
+template <typename Number>
+Matrix<Number> PlusColumn(const Matrix<Number>& a, const Matrix<Number>& column) {
+  Matrix<Number> result = a;
+  for (std::int64_t r = 0; r < a.rows; ++r) {
+    for (std::int64_t c = 0; c < a.columns; ++c) result(r, c) += column(r, 0);
+  }
+  return result;
+}
+
 // Which pairs of a row and a key take part. Sums over score-shaped matrices skip all other pairs,
 // so the matrices may hold anything there.
 struct Pairs {
@@ -133,6 +145,17 @@ Matrix<Number> Plane(const Array& array, std::int64_t batch, std::int64_t head) 
   return result;
 }
 
+// The rows of a head of [batch, heads, rows], as a column.
+template <typename Number>
+Matrix<Number> Column(const Array& array, std::int64_t batch, std::int64_t head) {
+  Matrix<Number> result(array.shape[2], 1);
+  const std::int64_t first = (batch * array.shape[1] + head) * result.rows;
+  for (std::int64_t i = 0; i < result.rows; ++i) {
+    result.elements[i] = static_cast<Number>(array.values[first + i]);
+  }
+  return result;
+}
+
 template <typename Number>
 void AddPlane(const Matrix<Number>& plane, std::int64_t batch, std::int64_t head, Array& array) {
   const std::int64_t first = (batch * array.shape[1] + head) * plane.rows * plane.columns;
@@ -155,26 +178,75 @@ Matrix<Number> Rounded(const Matrix<Number>& a, DType dtype) {
 
 constexpr double kForbidden = -std::numeric_limits<double>::infinity();
 
-// B, by the words of the contract.
-double Bias(const Problem& problem, const std::optional<Array>& mask, std::int64_t batch,
-            std::int64_t head, std::int64_t i, std::int64_t j) {
-  const AttentionOptions& options = problem.shape.options;
-  if (options.is_causal && j > i) return kForbidden;
-  if (options.window.has_value()) {
-    if (options.window->left.has_value() && i - j > *options.window->left) return kForbidden;
-    if (options.window->right.has_value() && j - i > *options.window->right) return kForbidden;
-  }
-  if (!mask.has_value()) return 0.0;
+// The element of a tensor that broadcasts to [batch, heads_q, seq_q, seq_kv].
+std::int64_t BroadcastIndex(const std::vector<std::int64_t>& shape, std::int64_t batch,
+                            std::int64_t head, std::int64_t i, std::int64_t j) {
   const std::int64_t full[] = {batch, head, i, j};
   std::int64_t flat = 0;
-  for (std::size_t axis = 0; axis < mask->shape.size(); ++axis) {
-    const std::int64_t index = full[4 - mask->shape.size() + axis];
-    flat = flat * mask->shape[axis] + (mask->shape[axis] == 1 ? 0 : index);
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    const std::int64_t index = full[4 - shape.size() + axis];
+    flat = flat * shape[axis] + (shape[axis] == 1 ? 0 : index);
   }
-  const double value = mask->values[flat];
-  if (problem.mask->dtype == DType::kBool) return value != 0.0 ? 0.0 : kForbidden;
-  return value;
+  return flat;
 }
+
+// What the options say about a pair, by the words of the contract.
+class PairRules {
+ public:
+  explicit PairRules(const Problem& problem) : problem_(problem) {
+    if (problem.mask.has_value()) mask_ = Decode(*problem.mask);
+    for (const auto& [name, tensor] : problem.option_tensors) options_[name] = Decode(tensor);
+  }
+
+  // B: what is added to the scaled and capped score, -inf for a pair that takes no part.
+  double Bias(std::int64_t batch, std::int64_t head, std::int64_t i, std::int64_t j) const {
+    const ProblemCase& c = problem_.shape;
+    if (Has("kv_lengths") && j >= At("kv_lengths", batch)) return kForbidden;
+    // Row, key and lengths within the document.
+    std::int64_t row = i, key = j, rows = c.seq_q, keys = c.seq_kv;
+    if (Has("cu_seqlens_q")) {
+      const std::int64_t document = DocumentOf("cu_seqlens_q", i);
+      if (DocumentOf("cu_seqlens_kv", j) != document) return kForbidden;
+      row -= At("cu_seqlens_q", document);
+      key -= At("cu_seqlens_kv", document);
+      rows = At("cu_seqlens_q", document + 1) - At("cu_seqlens_q", document);
+      keys = At("cu_seqlens_kv", document + 1) - At("cu_seqlens_kv", document);
+    }
+    if (c.options.causal_alignment == CausalAlignment::kLowerRight) row += keys - rows;
+    if (c.options.is_causal && key > row) return kForbidden;
+    if (const auto& window = c.options.window; window.has_value()) {
+      if (window->left.has_value() && row - key > *window->left) return kForbidden;
+      if (window->right.has_value() && key - row > *window->right) return kForbidden;
+    }
+    double bias = 0.0;
+    if (mask_.has_value()) {
+      const double value = mask_->values[BroadcastIndex(mask_->shape, batch, head, i, j)];
+      bias = problem_.mask->dtype != DType::kBool ? value : value != 0.0 ? 0.0 : kForbidden;
+    }
+    if (bias != kForbidden && Has("alibi_slopes")) {
+      const bool by_batch = options_.at("alibi_slopes").shape.size() == 2;
+      const double slope =
+          options_.at("alibi_slopes").values[(by_batch ? batch * c.heads_q : 0) + head];
+      bias -= slope * static_cast<double>(std::abs(row - key));
+    }
+    return bias;
+  }
+
+ private:
+  bool Has(const std::string& option) const { return options_.count(option) != 0; }
+  std::int64_t At(const std::string& option, std::int64_t index) const {
+    return static_cast<std::int64_t>(options_.at(option).values[index]);
+  }
+  std::int64_t DocumentOf(const std::string& offsets, std::int64_t index) const {
+    std::int64_t document = 0;
+    while (At(offsets, document + 1) <= index) ++document;
+    return document;
+  }
+
+  const Problem& problem_;
+  std::optional<Array> mask_;
+  std::map<std::string, Array> options_;
+};
 
 // `factors` is the dtype that the factors of the products after the softmax are rounded to.
 template <typename Number>
@@ -190,7 +262,9 @@ Arrays Compute(const Problem& problem, DType factors) {
                                     {"q_dot", q_shape},
                                     {"k_dot", k_shape},
                                     {"v_dot", v_shape},
-                                    {"o_bar_dot", o_shape}}) {
+                                    {"o_bar_dot", o_shape},
+                                    {"lse_bar", lse_shape},
+                                    {"lse_bar_dot", lse_shape}}) {
     in.try_emplace(name, Zeros(shape));
   }
   Arrays out = {{"o", Zeros(o_shape)},         {"lse", Zeros(lse_shape)},
@@ -198,12 +272,16 @@ Arrays Compute(const Problem& problem, DType factors) {
                 {"q_bar", Zeros(q_shape)},     {"k_bar", Zeros(k_shape)},
                 {"v_bar", Zeros(v_shape)},     {"q_bar_dot", Zeros(q_shape)},
                 {"k_bar_dot", Zeros(k_shape)}, {"v_bar_dot", Zeros(v_shape)}};
-  std::optional<Array> mask;
-  if (problem.mask.has_value()) mask = Decode(*problem.mask);
+  const PairRules rules(problem);
+  if (problem.has_bias()) {
+    in.try_emplace("bias_dot", Zeros(problem.mask->shape));
+    out["bias_bar"] = out["bias_bar_dot"] = Zeros(problem.mask->shape);
+  }
   const DropoutMod dropout = MakeDropoutMod(c.options.dropout.probability, c.options.dropout.seed,
                                             c.options.dropout.offset);
-  const auto scale = static_cast<Number>(
-      c.options.scale.value_or(1.0 / std::sqrt(static_cast<double>(c.head_dim))));
+  const double default_scale =
+      c.head_dim == 0 ? 1.0 : 1.0 / std::sqrt(static_cast<double>(c.head_dim));
+  const auto scale = static_cast<Number>(c.options.scale.value_or(default_scale));
 
   for (std::int64_t b = 0; b < c.batch; ++b) {
     for (std::int64_t h = 0; h < c.heads_q; ++h) {
@@ -216,7 +294,20 @@ Arrays Compute(const Problem& problem, DType factors) {
       const Matrix<Number> v = plane("v", h_kv), v_dot = plane("v_dot", h_kv);
       const Matrix<Number> o_bar = plane("o_bar", h), o_bar_dot = plane("o_bar_dot", h);
 
+      const auto column = [&](const char* name) { return Column<Number>(in.at(name), b, h); };
+
       Matrix<Number> s = Times(scale, OfPairs(q, k));
+      // t, and dS/dU
+      Matrix<Number> t(c.seq_q, c.seq_kv);
+      Matrix<Number> w = Times(Number{0}, t);
+      for (Number& x : w.elements) x = Number{1};
+      if (c.options.softcap.has_value()) {
+        const auto cap = static_cast<Number>(*c.options.softcap);
+        t = Each(s, s, [&](Number x, Number) { return std::tanh(x / cap); });
+        w = Each(t, t, [&](Number x, Number) { return Number{1} - x * x; });
+        s = Times(cap, t);
+      }
+      Matrix<Number> bias_dot(c.seq_q, c.seq_kv);
       Matrix<Number> z(c.seq_q, c.seq_kv);
       Pairs pairs(c.seq_q, c.seq_kv);
       Matrix<Number> largest(c.seq_q, 1);
@@ -226,8 +317,13 @@ Arrays Compute(const Problem& problem, DType factors) {
           const bool keeps = !dropout.enabled() ||
                              dropout.Keeps(static_cast<std::uint64_t>(b * c.heads_q + h), i, j);
           z(i, j) = static_cast<Number>(keeps ? dropout.keep_scale : 0.0);
-          const double bias = Bias(problem, mask, b, h, i, j);
+          const double bias = rules.Bias(b, h, i, j);
           if (bias == kForbidden) continue;
+          if (problem.has_bias()) {
+            const Array& tangent = in.at("bias_dot");
+            bias_dot(i, j) =
+                static_cast<Number>(tangent.values[BroadcastIndex(tangent.shape, b, h, i, j)]);
+          }
           pairs.take_part[i * c.seq_kv + j] = true;
           s(i, j) += static_cast<Number>(bias);
           largest(i, 0) = std::max(largest(i, 0), s(i, j));
@@ -247,7 +343,8 @@ Arrays Compute(const Problem& problem, DType factors) {
 
       const Matrix<Number> pz = factor(p % z);
       const Matrix<Number> o = pairs.ToRows(pz, v);
-      const Matrix<Number> s_dot = Times(scale, OfPairs(q_dot, k) + OfPairs(q, k_dot));
+      const Matrix<Number> u_dot = Times(scale, OfPairs(q_dot, k) + OfPairs(q, k_dot));
+      const Matrix<Number> s_dot = w % u_dot + bias_dot;
       const Matrix<Number> mu = pairs.SumOfRow(p % s_dot);
       const Matrix<Number> p_dot = p % MinusColumn(s_dot, mu);
       const Matrix<Number> p_dot_z = factor(p_dot % z);
@@ -255,25 +352,36 @@ Arrays Compute(const Problem& problem, DType factors) {
 
       const Matrix<Number> p_bar = OfPairs(o_bar, v) % z;
       const Matrix<Number> delta = RowSum(o_bar % factor(o));
-      const Matrix<Number> s_bar = p % MinusColumn(p_bar, delta);
+      const Matrix<Number> s_bar = p % PlusColumn(MinusColumn(p_bar, delta), column("lse_bar"));
 
       const Matrix<Number> p_bar_dot = (OfPairs(o_bar_dot, v) + OfPairs(o_bar, v_dot)) % z;
       const Matrix<Number> delta_dot = RowSum(o_bar_dot % factor(o) + o_bar % factor(o_dot));
       const Matrix<Number> s_bar_dot =
-          factor(s_bar % MinusColumn(s_dot, mu) + p % MinusColumn(p_bar_dot, delta_dot));
-      const Matrix<Number> s_bar_factor = factor(s_bar);
+          s_bar % MinusColumn(s_dot, mu) +
+          p % PlusColumn(MinusColumn(p_bar_dot, delta_dot), column("lse_bar_dot"));
+      // dw/dU = -(2 / c) t w
+      const auto bend = static_cast<Number>(-2.0 / c.options.softcap.value_or(1.0));
+      const Matrix<Number> u_bar = factor(w % s_bar);
+      const Matrix<Number> u_bar_dot = factor(w % s_bar_dot + Times(bend, t % w % u_dot % s_bar));
+      if (problem.has_bias()) {
+        pairs.ForEach([&](std::int64_t i, std::int64_t j) {
+          const std::int64_t at = BroadcastIndex(problem.mask->shape, b, h, i, j);
+          out["bias_bar"].values[at] += static_cast<double>(s_bar(i, j));
+          out["bias_bar_dot"].values[at] += static_cast<double>(s_bar_dot(i, j));
+        });
+      }
 
       AddPlane(o, b, h, out["o"]);
       AddPlane(lse, b, h, out["lse"]);
       AddPlane(o_dot, b, h, out["o_dot"]);
       AddPlane(mu, b, h, out["lse_dot"]);
-      AddPlane(Times(scale, pairs.ToRows(s_bar_factor, k)), b, h, out["q_bar"]);
-      AddPlane(Times(scale, pairs.ToKeys(s_bar_factor, q)), b, h_kv, out["k_bar"]);
+      AddPlane(Times(scale, pairs.ToRows(u_bar, k)), b, h, out["q_bar"]);
+      AddPlane(Times(scale, pairs.ToKeys(u_bar, q)), b, h_kv, out["k_bar"]);
       AddPlane(pairs.ToKeys(pz, o_bar), b, h_kv, out["v_bar"]);
-      AddPlane(Times(scale, pairs.ToRows(s_bar_dot, k) + pairs.ToRows(s_bar_factor, k_dot)), b, h,
+      AddPlane(Times(scale, pairs.ToRows(u_bar_dot, k) + pairs.ToRows(u_bar, k_dot)), b, h,
                out["q_bar_dot"]);
-      AddPlane(Times(scale, pairs.ToKeys(s_bar_dot, q) + pairs.ToKeys(s_bar_factor, q_dot)), b,
-               h_kv, out["k_bar_dot"]);
+      AddPlane(Times(scale, pairs.ToKeys(u_bar_dot, q) + pairs.ToKeys(u_bar, q_dot)), b, h_kv,
+               out["k_bar_dot"]);
       AddPlane(pairs.ToKeys(p_dot_z, o_bar) + pairs.ToKeys(pz, o_bar_dot), b, h_kv,
                out["v_bar_dot"]);
     }

@@ -19,7 +19,8 @@ class IdentityTest : public ProblemTest {
   }
 };
 
-// sum_x <a[x + suffix_a], b[x + suffix_b]> over q, k, v, and the sum of the magnitudes.
+// sum_x <a[x + suffix_a], b[x + suffix_b]> over q, k, v and the bias where it is differentiated,
+// and the sum of the magnitudes.
 struct Product {
   double value = 0.0;
   double magnitude = 0.0;
@@ -33,7 +34,8 @@ void Add(const Array& a, const Array& b, Product& product) {
 Product ProductOver(const Arrays& a, const std::string& suffix_a, const Arrays& b,
                     const std::string& suffix_b) {
   Product product;
-  for (const std::string name : {"q", "k", "v"}) {
+  for (const std::string name : {"q", "k", "v", "bias"}) {
+    if (name == "bias" && a.count(name + suffix_a) == 0) continue;
     Add(a.at(name + suffix_a), b.at(name + suffix_b), product);
   }
   return product;
@@ -44,6 +46,7 @@ TEST_P(IdentityTest, VjpIsTheAdjointOfJvp) {
   const Arrays vjp = Run(Operation::kVjp, problem_);
   Product left;
   Add(values_.at("o_bar"), jvp.at("o_dot"), left);
+  if (values_.count("lse_bar") != 0) Add(values_.at("lse_bar"), jvp.at("lse_dot"), left);
   const Product right = ProductOver(vjp, "_bar", values_, "_dot");
   EXPECT_NEAR(left.value, right.value,
               Identity(target().arithmetic) * (1.0 + left.magnitude + right.magnitude));
@@ -51,9 +54,11 @@ TEST_P(IdentityTest, VjpIsTheAdjointOfJvp) {
 
 TEST_P(IdentityTest, HvpIsSymmetric) {
   problem_.inputs.erase("o_bar_dot");
+  problem_.inputs.erase("lse_bar_dot");
   Problem other = problem_;
   std::mt19937_64 generator(7);
-  for (const char* name : {"q_dot", "k_dot", "v_dot"}) {
+  for (const char* name : {"q_dot", "k_dot", "v_dot", "bias_dot"}) {
+    if (values_.count(name) == 0) continue;
     other.Set(name, RandomNormal(values_.at(name).shape, generator));
   }
   const Arrays others = other.Values();
@@ -66,12 +71,17 @@ TEST_P(IdentityTest, HvpIsSymmetric) {
 TEST_P(IdentityTest, VjpIsLinear) {
   Problem other = problem_;
   Problem both = problem_;
-  other.Set("o_bar", values_.at("o_bar_dot"));
-  both.Set("o_bar", Combine(2.0, values_.at("o_bar"), -3.0, values_.at("o_bar_dot")));
+  for (const std::string name : {"o_bar", "lse_bar"}) {
+    if (values_.count(name) == 0) continue;
+    const Array& tangent = values_.at(name + "_dot");
+    other.Set(name, tangent);
+    both.Set(name, Combine(2.0, values_.at(name), -3.0, tangent));
+  }
   const Arrays first = Run(Operation::kVjp, problem_);
   const Arrays second = Run(Operation::kVjp, other);
   const Arrays sum = Run(Operation::kVjp, both);
-  for (const char* name : {"q_bar", "k_bar", "v_bar"}) {
+  for (const char* name : {"q_bar", "k_bar", "v_bar", "bias_bar"}) {
+    if (sum.count(name) == 0) continue;
     EXPECT_TRUE(Near(sum.at(name), Combine(2.0, first.at(name), -3.0, second.at(name)),
                      Reordered(target().arithmetic)))
         << name;
@@ -82,7 +92,8 @@ TEST_P(IdentityTest, JvpAndHvpAreLinearInTheTangents) {
   std::mt19937_64 generator(8);
   Problem other = problem_;
   Problem both = problem_;
-  for (const char* name : {"q_dot", "k_dot", "v_dot", "o_bar_dot"}) {
+  for (const char* name : {"q_dot", "k_dot", "v_dot", "o_bar_dot", "lse_bar_dot", "bias_dot"}) {
+    if (values_.count(name) == 0) continue;
     const Array tangent = RandomNormal(values_.at(name).shape, generator);
     other.Set(name, tangent);
     both.Set(name, Combine(2.0, values_.at(name), -3.0, tangent));
@@ -102,8 +113,8 @@ TEST_P(IdentityTest, JvpAndHvpAreLinearInTheTangents) {
 
 TEST_P(IdentityTest, ZeroInZeroOut) {
   Problem zero = problem_;
-  for (const char* name : {"o_bar", "q_dot", "k_dot", "v_dot", "o_bar_dot"}) {
-    zero.Set(name, Zeros(values_.at(name).shape));
+  for (const auto& [name, array] : values_) {
+    if (name != "q" && name != "k" && name != "v") zero.Set(name, Zeros(array.shape));
   }
   for (const Operation operation : {Operation::kVjp, Operation::kJvp, Operation::kHvp}) {
     for (const auto& [name, array] : Run(operation, zero)) {
@@ -131,6 +142,7 @@ TEST_P(IdentityTest, BatchesAndHeadsAreIndependent) {
   const ProblemCase& c = problem_case();
   // Draws and per-head masks belong to an index, which a part would change.
   if (c.options.dropout.probability > 0.0 || c.mask_kind != MaskKind::kNone) return;
+  if (c.alibi_rank > 0 || c.key_lengths) return;
   const Arrays all = Run(Operation::kHvp, problem_);
   const std::int64_t batch = c.batch - 1;
   const std::int64_t head_kv = c.heads_kv - 1;
@@ -167,7 +179,7 @@ TEST_P(IdentityTest, OrderOfKeysDoesNotMatter) {
   const ProblemCase& c = problem_case();
   const AttentionOptions& options = c.options;
   if (options.is_causal || options.window.has_value() || c.mask_kind != MaskKind::kNone ||
-      options.dropout.probability > 0.0) {
+      options.dropout.probability > 0.0 || c.alibi_rank > 0 || c.key_lengths || c.documents > 0) {
     return;  // these tell keys apart by their index
   }
   std::vector<std::int64_t> order(c.seq_kv);

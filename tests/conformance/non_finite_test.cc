@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <limits>
+#include <map>
 
 #include "tests/conformance/conformance_test.h"
 #include "tests/conformance/dense_oracle.h"
@@ -24,11 +25,24 @@ struct Pattern {
   std::int64_t live_row = 0;
   std::int64_t first_unseen = -1;  // keys from here on are seen by no row; -1: none
   std::int64_t first_dead = -1;    // rows from here on see no key; -1: none
+  std::map<std::string, std::vector<std::int64_t>> lengths = {};  // options of that name
 };
 
 AttentionOptions Causal() {
   AttentionOptions options;
   options.is_causal = true;
+  return options;
+}
+
+AttentionOptions CappedCausal() {
+  AttentionOptions options = Causal();
+  options.softcap = 2.0;
+  return options;
+}
+
+AttentionOptions CausalLowerRight() {
+  AttentionOptions options = Causal();
+  options.causal_alignment = CausalAlignment::kLowerRight;
   return options;
 }
 
@@ -52,6 +66,41 @@ std::vector<Pattern> SmallPatterns() {
   };
 }
 
+// Those that forbid pairs by what was added to the first contract.
+std::vector<Pattern> ExtendedPatterns() {
+  return {
+      {"softcap", {"", 1, 2, 1, 40, 60, 8, 8, CappedCausal()}, nullptr, false, 30, 33, 40},
+      {"lower_right", {"", 1, 2, 1, 40, 60, 8, 8, CausalLowerRight()}, nullptr, false, 30, 33},
+      {"key_lengths",
+       {"", 2, 2, 1, 24, 70, 8, 8},
+       nullptr,
+       false,
+       10,
+       4,
+       50,
+       -1,
+       {{"kv_lengths", {50, 50}}}},
+      {"documents",
+       {"", 1, 2, 1, 24, 70, 8, 8},
+       nullptr,
+       false,
+       10,
+       4,
+       50,
+       -1,
+       {{"cu_seqlens_q", {0, 10, 24, 24}}, {"cu_seqlens_kv", {0, 30, 50, 70}}}},
+      {"documents_without_keys",
+       {"", 1, 2, 1, 24, 70, 8, 8},
+       nullptr,
+       false,
+       10,
+       4,
+       -1,
+       20,
+       {{"cu_seqlens_q", {0, 10, 20, 24}}, {"cu_seqlens_kv", {0, 30, 70, 70}}}},
+  };
+}
+
 // More than 300 keys, in which several tiles occur.
 std::vector<Pattern> LargePatterns() {
   return {
@@ -64,6 +113,9 @@ std::vector<Pattern> LargePatterns() {
 Problem MakeProblemOf(const Pattern& pattern, DType dtype) {
   const ProblemCase& c = pattern.shape;
   Problem problem = MakeProblem(c, dtype);
+  for (const auto& [name, lengths] : pattern.lengths) {
+    problem.option_tensors[name] = EncodeInt32(lengths);
+  }
   if (pattern.mask == nullptr) return problem;
   Array mask = Zeros({c.seq_q, c.seq_kv});
   for (std::int64_t i = 0; i < c.seq_q; ++i) {
@@ -197,6 +249,27 @@ TEST_P(NonFiniteTest, WhatTakesPartSpreadsToWhatSeesIt) {
     for (const Pattern& pattern : LargePatterns()) {
       SCOPED_TRACE(testing::Message() << "NaN in " << input << " " << pattern.name);
       ExpectExactSpread(pattern, DType::kFloat32, input, kNan);
+    }
+  }
+}
+
+TEST_P(NonFiniteTest, WhatOtherOptionsForbidContributesNothing) {
+  for (const Pattern& pattern : ExtendedPatterns()) {
+    const Problem problem = MakeProblemOf(pattern, DType::kFloat32);
+    const absl::Status status = RunTensors(target(), Operation::kHvp, problem).status();
+    if (absl::IsUnimplemented(status) && !target().is_reference()) {
+      GTEST_SKIP() << pattern.name << ": " << status;
+    }
+    for (const DType dtype : kDTypes) {
+      for (const double value : {kNan, kInfinity, -kInfinity}) {
+        SCOPED_TRACE(testing::Message()
+                     << pattern.name << " " << DTypeName(dtype) << " with " << value);
+        ExpectNoInfluence(pattern, dtype, value);
+        for (const char* input : {"q", "k", "v", "o_bar", "q_dot", "k_dot", "v_dot", "o_bar_dot"}) {
+          SCOPED_TRACE(input);
+          ExpectExactSpread(pattern, dtype, input, value);
+        }
+      }
     }
   }
 }

@@ -1,6 +1,7 @@
 #include "tests/conformance/problem.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <random>
 
@@ -8,90 +9,6 @@ namespace theria::conformance {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-AttentionOptions Causal() {
-  AttentionOptions options;
-  options.is_causal = true;
-  return options;
-}
-
-AttentionOptions WithWindow(std::optional<std::int64_t> left, std::optional<std::int64_t> right) {
-  AttentionOptions options;
-  options.window = Window{left, right};
-  return options;
-}
-
-AttentionOptions WithDropout(double probability) {
-  AttentionOptions options;
-  options.dropout = {probability, 0x123456789ABCDEFu, 42};
-  return options;
-}
-
-AttentionOptions WithScale(double scale) {
-  AttentionOptions options;
-  options.scale = scale;
-  return options;
-}
-
-AttentionOptions Everything() {
-  AttentionOptions options = WithDropout(0.25);
-  options.is_causal = true;
-  options.window = Window{40, std::nullopt};
-  options.scale = 0.3;
-  return options;
-}
-
-std::vector<ProblemCase> MakeCases() {
-  using enum MaskKind;
-  return {
-      // name, batch, heads_q, heads_kv, seq_q, seq_kv, head_dim, head_dim_v
-      {"one_element", 1, 1, 1, 1, 1, 1, 1},
-      {"one_query", 1, 2, 2, 1, 90, 16, 16},
-      {"one_key", 1, 2, 2, 19, 1, 16, 16},
-      {"small", 1, 1, 1, 16, 16, 16, 16},
-      {"square", 2, 4, 4, 33, 33, 16, 16},
-      {"more_keys", 1, 2, 2, 17, 70, 24, 8},
-      {"more_queries", 1, 2, 2, 70, 17, 8, 24},
-      {"odd_dims", 2, 1, 1, 13, 15, 5, 3},
-      {"widest_keys", 1, 1, 1, 9, 11, 512, 1},
-      {"widest_values", 1, 1, 1, 9, 11, 1, 512},
-      {"many_tiles", 1, 1, 1, 150, 200, 32, 40},
-      {"vision", 1, 2, 2, 197, 197, 64, 64},
-      {"long_keys", 1, 1, 1, 70, 1100, 8, 8},
-      {"many_threads", 2, 2, 2, 300, 280, 16, 16},
-      {"grouped", 2, 6, 2, 40, 50, 16, 16},
-      {"multi_query", 1, 4, 1, 70, 130, 16, 8},
-      {"causal", 1, 2, 2, 130, 130, 16, 16, Causal()},
-      {"causal_more_keys", 1, 1, 1, 40, 90, 16, 16, Causal()},
-      {"causal_more_queries", 1, 1, 1, 90, 40, 16, 16, Causal()},
-      {"causal_grouped", 1, 4, 2, 100, 100, 8, 8, Causal()},
-      {"window", 1, 2, 2, 150, 150, 16, 16, WithWindow(20, 7)},
-      {"window_left", 1, 1, 1, 100, 100, 16, 16, WithWindow(10, std::nullopt)},
-      {"window_right", 1, 1, 1, 100, 100, 16, 16, WithWindow(std::nullopt, 3)},
-      {"window_diagonal", 1, 1, 1, 70, 70, 8, 8, WithWindow(0, 0)},
-      {"window_past_the_keys", 1, 1, 1, 120, 30, 8, 8, WithWindow(4, 4)},
-      {"window_huge", 1, 1, 1, 20, 20, 8, 8,
-       WithWindow(std::numeric_limits<std::int64_t>::max(),
-                  std::numeric_limits<std::int64_t>::max())},
-      {"mask_bool", 2, 2, 1, 40, 70, 8, 8, {}, kBool},
-      {"mask_key_padding", 2, 2, 2, 20, 75, 8, 8, {}, kKeyPadding},
-      {"mask_query_column", 1, 2, 2, 40, 20, 8, 8, {}, kQueryColumn},
-      {"mask_key_row", 1, 2, 2, 30, 66, 8, 8, {}, kKeyRow},
-      {"mask_additive", 2, 2, 2, 40, 66, 8, 8, {}, kAdditive},
-      {"mask_additive_float16", 2, 4, 2, 20, 66, 8, 8, {}, kAdditiveFloat16},
-      {"dropout", 1, 2, 2, 40, 70, 16, 16, WithDropout(0.1)},
-      {"dropout_half_grouped", 2, 4, 2, 70, 130, 8, 8, WithDropout(0.5)},
-      {"dropout_nearly_all", 1, 1, 1, 20, 30, 8, 8, WithDropout(0.95)},
-      {"everything", 2, 4, 2, 150, 140, 24, 16, Everything(), kBool, Layout::kHeadsInner},
-      {"scale", 1, 1, 1, 20, 30, 8, 8, WithScale(0.3)},
-      {"scale_zero", 1, 1, 1, 20, 30, 8, 8, WithScale(0.0)},
-      {"scale_negative", 1, 1, 1, 20, 30, 8, 8, WithScale(-0.5)},
-      {"scale_peaked", 1, 1, 1, 20, 30, 8, 8, WithScale(20.0)},
-      {"heads_inner", 2, 4, 2, 40, 50, 16, 16, {}, kNone, Layout::kHeadsInner},
-      {"transposed", 2, 2, 2, 40, 50, 16, 8, {}, kNone, Layout::kTransposed},
-      {"gapped", 2, 2, 2, 40, 50, 16, 8, {}, kNone, Layout::kGapped},
-  };
-}
 
 // `value(generator)` for each element.
 template <typename Value>
@@ -123,8 +40,60 @@ std::optional<HostTensor> MakeMask(const ProblemCase& c, DType dtype, std::mt199
     case MaskKind::kAdditiveFloat16:
       return Encode(Filled({1, c.heads_q, 1, c.seq_kv}, generator, added), DType::kFloat16,
                     Layout::kRowMajor);
+    case MaskKind::kBias: {
+      const std::int64_t full[] = {c.batch, c.heads_q, c.seq_q, c.seq_kv};
+      std::vector<std::int64_t> shape;
+      for (int axis = 0; axis < 4; ++axis) {
+        shape.push_back((c.bias_dimensions >> (3 - axis) & 1) != 0 ? full[axis] : 1);
+      }
+      const auto bias = [](std::mt19937_64& g) {
+        return g() % 20 == 0 ? -kInfinity : std::normal_distribution<double>()(g);
+      };
+      // One number for all pairs forbids none.
+      if (c.bias_dimensions == 0) return Encode(Zeros(shape), dtype, Layout::kRowMajor);
+      return Encode(Filled(shape, generator, bias), dtype, Layout::kTransposed);
+    }
   }
   return std::nullopt;
+}
+
+// Offsets of documents in `total` rows or keys, of random lengths, some of them 0.
+std::vector<std::int64_t> Offsets(int documents, std::int64_t total, std::mt19937_64& generator) {
+  std::vector<std::int64_t> offsets = {0, total};
+  for (int cut = 1; cut < documents; ++cut) {
+    const bool repeats = generator() % 4 == 0;
+    const std::int64_t anywhere = static_cast<std::int64_t>(generator() % (total + 1));
+    offsets.push_back(repeats ? offsets.back() : anywhere);
+  }
+  std::sort(offsets.begin(), offsets.end());
+  return offsets;
+}
+
+void MakeOptionTensors(std::mt19937_64& generator, Problem& problem) {
+  const ProblemCase& c = problem.shape;
+  if (c.alibi_rank > 0) {
+    std::vector<std::int64_t> shape = {c.heads_q};
+    if (c.alibi_rank == 2) shape.insert(shape.begin(), c.batch);
+    const auto slope = [](std::mt19937_64& g) {
+      return std::exp2(-static_cast<double>(1 + g() % 8));
+    };
+    problem.option_tensors["alibi_slopes"] =
+        Encode(Filled(shape, generator, slope), c.alibi_rank == 1 ? DType::kFloat32 : problem.dtype,
+               Layout::kRowMajor);
+  }
+  if (c.key_lengths) {
+    std::vector<std::int64_t> lengths;
+    for (std::int64_t b = 0; b < c.batch; ++b) {
+      const std::int64_t any = static_cast<std::int64_t>(generator() % (c.seq_kv + 1));
+      lengths.push_back(b == 0 ? std::max<std::int64_t>(any, 1) : b == 1 ? 0 : any);
+    }
+    problem.option_tensors["kv_lengths"] = EncodeInt32(lengths);
+  }
+  if (c.documents > 0) {
+    problem.option_tensors["cu_seqlens_q"] = EncodeInt32(Offsets(c.documents, c.seq_q, generator));
+    problem.option_tensors["cu_seqlens_kv"] =
+        EncodeInt32(Offsets(c.documents, c.seq_kv, generator));
+  }
 }
 
 }  // namespace
@@ -133,15 +102,20 @@ std::ostream& operator<<(std::ostream& out, const ProblemCase& problem_case) {
   return out << problem_case.name;
 }
 
-const std::vector<ProblemCase>& ProblemCases() {
-  static const std::vector<ProblemCase>& cases = *new std::vector<ProblemCase>(MakeCases());
-  return cases;
+bool NeedsExtension(const ProblemCase& c) {
+  return c.alibi_rank > 0 || c.key_lengths || c.documents > 0 || c.extended ||
+         c.options.softcap.has_value() || c.options.deterministic ||
+         c.options.causal_alignment != CausalAlignment::kUpperLeft ||
+         std::min({c.batch, c.heads_q, c.seq_q, c.seq_kv, c.head_dim, c.head_dim_v}) == 0;
 }
 
-const ProblemCase& CaseNamed(const std::string& name) {
-  const std::vector<ProblemCase>& cases = ProblemCases();
-  return *std::find_if(cases.begin(), cases.end(),
-                       [&](const ProblemCase& c) { return c.name == name; });
+bool Problem::has_bias() const {
+  return shape.extended && mask.has_value() && IsFloatingPoint(mask->dtype);
+}
+
+DType Problem::DTypeOf(const std::string& name) const {
+  if (name.starts_with("bias")) return mask->dtype;
+  return name.starts_with("lse") ? StatisticsDType(dtype) : dtype;
 }
 
 Arrays Problem::Values() const {
@@ -151,7 +125,8 @@ Arrays Problem::Values() const {
 }
 
 void Problem::Set(const std::string& name, const Array& array) {
-  inputs[name] = Encode(array, dtype, shape.layout);
+  const bool has_layout = !name.starts_with("bias");
+  inputs[name] = Encode(array, DTypeOf(name), has_layout ? shape.layout : Layout::kRowMajor);
 }
 
 Problem MakeProblem(const ProblemCase& c, DType dtype) {
@@ -174,6 +149,13 @@ Problem MakeProblem(const ProblemCase& c, DType dtype) {
     problem.Set(name, RandomNormal(shape, generator));
   }
   problem.mask = MakeMask(c, dtype, generator);
+  MakeOptionTensors(generator, problem);
+  if (c.extended) {
+    for (const char* name : {"lse_bar", "lse_bar_dot"}) {
+      problem.Set(name, RandomNormal({c.batch, c.heads_q, c.seq_q}, generator));
+    }
+  }
+  if (problem.has_bias()) problem.Set("bias_dot", RandomNormal(problem.mask->shape, generator));
   return problem;
 }
 

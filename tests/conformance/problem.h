@@ -22,6 +22,7 @@ enum class MaskKind {
   kKeyRow,           // float64 [seq_kv], added
   kAdditive,         // dtype [heads_q, seq_q, seq_kv], with some -inf
   kAdditiveFloat16,  // float16 [1, heads_q, 1, seq_kv], with some -inf
+  kBias,             // dtype, full in the dimensions of `bias_dimensions`, with a few -inf
 };
 
 struct ProblemCase {
@@ -31,7 +32,18 @@ struct ProblemCase {
   AttentionOptions options = {};  // `mask` stays empty: `mask_kind` makes it
   MaskKind mask_kind = MaskKind::kNone;
   Layout layout = Layout::kRowMajor;
+  // Of kBias: bit 3 - d says that the mask has dimension d of [batch, heads_q, seq_q, seq_kv].
+  unsigned bias_dimensions = 0b1111;
+  int alibi_rank = 0;        // of alibi_slopes, [heads_q] or [batch, heads_q]; 0: none
+  bool key_lengths = false;  // kv_lengths, some of them 0
+  int documents = 0;         // of cu_seqlens_q and cu_seqlens_kv, some of them empty; 0: none
+  // With lse_bar and lse_bar_dot; where the mask is floating point, with bias_dot, bias_bar and
+  // bias_bar_dot.
+  bool extended = false;
 };
+
+// Whether a case needs more than the first contract had. Backends without that may refuse it.
+bool NeedsExtension(const ProblemCase& problem_case);
 
 std::ostream& operator<<(std::ostream& out, const ProblemCase& problem_case);
 
@@ -40,15 +52,21 @@ const std::vector<ProblemCase>& ProblemCases();
 // REQUIRES: `name` is in the table.
 const ProblemCase& CaseNamed(const std::string& name);
 
-// Inputs of all operations (q, k, v, o_bar, q_dot, k_dot, v_dot, o_bar_dot) as a backend gets them.
+// Inputs of all operations (q, k, v, o_bar, q_dot, k_dot, v_dot, o_bar_dot, and those of an
+// extended case) as a backend gets them.
 struct Problem {
   ProblemCase shape;
   DType dtype = DType::kFloat64;
   std::map<std::string, HostTensor> inputs;
   std::optional<HostTensor> mask;
+  std::map<std::string, HostTensor> option_tensors;  // beside the mask, by the names of the options
 
   // What the inputs hold, after rounding to dtype.
   Arrays Values() const;
+  // Whether the mask is differentiated.
+  bool has_bias() const;
+  // The dtype of an input or output of that name.
+  DType DTypeOf(const std::string& name) const;
   // Replaces an input by other numbers, in the same layout.
   void Set(const std::string& name, const Array& array);
 };

@@ -49,6 +49,8 @@ MutableTensorView Mutable(const TensorView& view) {
 }
 
 bool Takes(Operation operation, std::string_view input) {
+  if (input == "lse_bar") return operation == Operation::kVjp || operation == Operation::kHvp;
+  if (input == "lse_bar_dot") return operation == Operation::kHvp;
   const bool tangents = operation == Operation::kJvp || operation == Operation::kHvp;
   if (input == "q" || input == "k" || input == "v") return true;
   if (input == "o" || input == "lse") return operation != Operation::kForward;
@@ -87,6 +89,13 @@ class Call {
       if (!view.ok()) return view.status();
       inputs_.options.mask = *view;
     }
+    for (const OptionTensor& option : kOptionTensors) {
+      const auto tensor = problem.option_tensors.find(std::string(option.name));
+      if (tensor == problem.option_tensors.end()) continue;
+      absl::StatusOr<TensorView> view = device_.Upload(tensor->second);
+      if (!view.ok()) return view.status();
+      inputs_.options.*option.member = *view;
+    }
     absl::StatusOr<AttentionProblem> valid = Validate(operation, inputs_);
     if (!valid.ok()) return valid.status();
     problem_ = *valid;
@@ -94,7 +103,7 @@ class Call {
       const std::string name(field.name);
       const bool wanted =
           outputs.empty() || std::find(outputs.begin(), outputs.end(), name) != outputs.end();
-      if (!wanted || !HasOutput(problem_, name) || IsOfBias(name)) continue;
+      if (!wanted || !IsComputed(problem, operation, name)) continue;
       tensors_[name] = Unwritten(OutputLayout(problem_, name), output_layout);
       absl::StatusOr<TensorView> view = device_.Upload(tensors_[name]);
       if (!view.ok()) return view.status();
@@ -147,6 +156,10 @@ const std::vector<Target>& Targets() {
     return all;
   }();
   return targets;
+}
+
+bool IsComputed(const Problem& problem, Operation operation, const std::string& output) {
+  return HasOutput(operation, output) && (!IsOfBias(output) || problem.has_bias());
 }
 
 absl::StatusOr<HostTensors> RunTensors(const Target& target, Operation operation,

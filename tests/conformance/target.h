@@ -38,8 +38,11 @@ std::ostream& operator<<(std::ostream& out, const Target& target);
 // All that this build can test on this machine. A new backend is added in target.cc.
 const std::vector<Target>& Targets();
 
-// The outputs of an operation that a test asks for; empty: all.
+// The outputs of an operation that a test asks for; empty: all that IsComputed says.
 using OutputNames = std::vector<std::string>;
+
+// Whether an operation has that output of a problem. Those of the bias count in extended cases.
+bool IsComputed(const Problem& problem, Operation operation, const std::string& output);
 
 // The outputs in memory: as the bytes of row-major tensors.
 using HostTensors = std::map<std::string, HostTensor>;
