@@ -112,16 +112,16 @@ struct AttentionRequest {
   OutputSpec outputs;
 };
 
-// Who served a call, and where its time went.
+// How a call was computed, and how long it took.
 struct ExecutionInfo {
-  std::string request_id;  // stands in the server's log line for the request
+  std::string request_id;  // also in the server's log line for the request
   Implementation implementation = Implementation::kAuto;  // never kAuto in a response
-  std::string kernel;                                     // the variant that ran
+  std::string kernel;                                     // the kernel variant that ran
   std::string device;                                     // "cpu", "cuda:0"
   absl::Duration queue_time;    // on the server, from acceptance to the start of the computation
-  absl::Duration compute_time;  // by the device's own clock where it has one
-  absl::Duration rpc_time;      // in the client: the last attempt, from send to response
-  absl::Duration total_time;    // in the client: the whole call, conversions and retries included
+  absl::Duration compute_time;  // by the device's clock if it has one
+  absl::Duration rpc_time;      // in the client: the last attempt, from request to response
+  absl::Duration total_time;    // in the client: the whole call, with conversions and retries
 };
 
 // Outputs that were skipped, or that the operation does not have, have no value.
@@ -133,24 +133,23 @@ struct AttentionResult {
 };
 
 struct CallOptions {
-  // For the whole call, retries included. Zero: ClientOptions::timeout.
+  // For the whole call, including retries. Zero: ClientOptions::timeout.
   absl::Duration timeout;
 };
 
-// Computes attention. Client does so on a server; tests and tools put their own in its place.
-// Implementations are thread-safe; each call blocks until its results are there.
+// The interface of attention. Client implements it with a server; tests and tools have other
+// implementations. Implementations are thread-safe. Each call blocks until it has finished.
 class Attention {
  public:
   virtual ~Attention() = default;
 
-  // Errors: INVALID_ARGUMENT (shapes, dtypes or options do not fit), UNIMPLEMENTED (valid, but no
-  // kernel there), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE, INTERNAL, and
-  // FAILED_PRECONDITION for a resident tensor that is gone. theria/error_details.h tells more of
-  // each.
+  // Errors: INVALID_ARGUMENT (invalid shapes, dtypes or options), UNIMPLEMENTED (valid, but there
+  // is no kernel), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, CANCELLED, UNAVAILABLE, INTERNAL, and
+  // FAILED_PRECONDITION for a missing resident tensor. theria/error_details.h has the details.
   virtual absl::StatusOr<AttentionResult> Run(Operation operation, const AttentionRequest& request,
                                               const CallOptions& call = {}) = 0;
 
-  // o and lse.
+  // Computes o and lse.
   absl::StatusOr<AttentionResult> Forward(const AttentionRequest& request,
                                           const CallOptions& call = {}) {
     return Run(Operation::kForward, request, call);
@@ -173,7 +172,7 @@ class Attention {
   }
 };
 
-// The tensors by name, for code that treats them all alike.
+// The tensors by name, for code that iterates over all of them.
 struct InputField {
   std::string_view name;
   AnyTensor AttentionRequest::*member;

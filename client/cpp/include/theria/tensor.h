@@ -11,7 +11,7 @@
 #include "absl/types/span.h"
 #include "theria/dtype.h"
 
-// Tensors in the memory of the calling process: what a Client sends and what it returns.
+// Tensors in the memory of the calling process: the inputs and outputs of a Client.
 
 namespace theria::client {
 
@@ -25,13 +25,13 @@ std::int64_t NumElements(absl::Span<const std::int64_t> shape);
 
 // A strided array of elements of one dtype.
 //
-// A Tensor either owns its elements or borrows them from the caller. Copying a Tensor copies no
-// element: copies and views share them, as they do in numpy and PyTorch, and owned elements live
-// until the last of those is gone. Strides count elements and are not negative; 0 repeats an
-// element along its dimension. Like any container: calls of const members from several threads are
-// safe, writing elements meanwhile is not.
+// A Tensor either owns its elements or borrows them from the caller. Copying a Tensor does not copy
+// elements: copies and views share them, as in numpy and PyTorch, and owned elements live until the
+// last copy or view is destroyed. Strides count elements and are not negative; 0 repeats an element
+// along its dimension. Thread safety is that of a container: const members may be called from
+// several threads, but not while elements are written.
 //
-// Violated REQUIRES below end the process with a message: they are bugs of the caller.
+// A violated REQUIRES below is a bug of the caller and ends the process with a message.
 class Tensor {
  public:
   // Float32, shape [0], no elements. No operation accepts it.
@@ -54,16 +54,16 @@ class Tensor {
     return Copy(DTypeOf<T>, values.begin(), values.size(), shape);
   }
 
-  // Borrows the elements at `data`: element i sits at data[sum_d(i_d * strides_d)]. Empty strides
-  // mean row-major. REQUIRES: the memory outlives this Tensor and all its copies and views and is
-  // not written while one of them is used; one stride an extent, not negative.
+  // Borrows the elements at `data`: element i is at data[sum_d(i_d * strides_d)]. Empty strides
+  // mean row-major. REQUIRES: the memory outlives this Tensor and all its copies and views, and is
+  // not written while one of them is used. There is one stride per extent, and none is negative.
   static Tensor Borrow(DType dtype, const void* data, Shape shape, Shape strides = {});
   template <typename T>
   static Tensor Borrow(const T* data, const Shape& shape, const Shape& strides = {}) {
     return Borrow(DTypeOf<T>, data, shape, strides);
   }
 
-  // As Borrow, but keeps `storage`, to which `data` belongs, alive: owns it with others.
+  // As Borrow, but shares the ownership of `storage`, to which `data` belongs.
   static Tensor Adopt(std::shared_ptr<const void> storage, DType dtype, const void* data,
                       Shape shape, Shape strides = {});
 
@@ -77,15 +77,16 @@ class Tensor {
   int rank() const { return static_cast<int>(shape_.size()); }
   std::int64_t num_elements() const { return NumElements(shape_); }
 
-  // The element of index 0; aligned for its type unless borrowed memory is not.
+  // The element of index 0. It is aligned for its type, unless it is borrowed from unaligned
+  // memory.
   const void* data() const { return data_; }
 
-  // Bytes of the elements, repeated ones counted each time: those of a row-major copy.
+  // The size of a row-major copy in bytes: repeated elements count each time.
   std::size_t size_bytes() const {
     return static_cast<std::size_t>(num_elements()) * ItemSizeBytes(dtype_);
   }
 
-  // Bytes from the first element to the end of the last that the strides reach.
+  // Bytes from the first element to the end of the last element.
   std::size_t span_bytes() const;
 
   bool owns_elements() const { return storage_ != nullptr; }
@@ -98,15 +99,15 @@ class Tensor {
     return {static_cast<const T*>(data_), static_cast<std::size_t>(num_elements())};
   }
 
-  // For writing. The change shows in all copies and views. REQUIRES: as values(), and made by
-  // Zeros, FromValues or AdoptWritable.
+  // For writing. All copies and views see the change. REQUIRES: as for values(), and the tensor was
+  // created by Zeros, FromValues or AdoptWritable.
   template <typename T>
   absl::Span<T> mutable_values() {
     RequireRowMajor(DTypeOf<T>);
     return {static_cast<T*>(MutableData()), static_cast<std::size_t>(num_elements())};
   }
 
-  // Writes the elements of `source` here. REQUIRES: its dtype and shape; otherwise as
+  // Writes the elements of `source` here. REQUIRES: equal dtype and shape; otherwise as for
   // mutable_values.
   void CopyFrom(const Tensor& source);
 
@@ -114,7 +115,7 @@ class Tensor {
   std::vector<double> ToDoubles() const;
 
   // A row-major tensor of `values` rounded to `dtype` once, to nearest, ties to even (kBool: 0 is
-  // false). REQUIRES: as FromValues.
+  // false). REQUIRES: as for FromValues.
   static Tensor FromDoubles(DType dtype, absl::Span<const double> values, Shape shape);
 
   // A row-major tensor with these elements rounded to `dtype`.
@@ -127,7 +128,7 @@ class Tensor {
   Tensor Transposed(int a, int b) const;
 
   // A view in which extents of 1 are repeated to those of `shape`, aligned at the last dimension as
-  // in numpy. REQUIRES: the shapes agree so.
+  // in numpy. REQUIRES: the shapes are compatible.
   Tensor BroadcastTo(Shape shape) const;
 
  private:
