@@ -4,16 +4,16 @@
 #   docker build --target cuda -t theria:cuda .
 #   docker run -p 50051:50051 -p 9464:9464 theria:cpu
 #
-# Each is built into Debian packages, and the runtime image is its base with those installed: what
-# they depend on is read from their binaries. podman and buildah take the same arguments; theirs
-# need `--format docker` to keep the health check. Arguments beside the bases:
+# The build stage creates Debian packages, and the runtime image is its base with those packages. Their
+# dependencies are read from the binaries. podman and buildah accept the same arguments and need
+# `--format docker` to keep the health check. Build arguments in addition to the bases:
 #
-#   THERIA_CMAKE_ARGS   for CMake, such as -DCMAKE_CUDA_ARCHITECTURES=90: for these GPUs alone
-#   THERIA_JOBS         compilers at once; all cores' worth otherwise
-#   THERIA_BUILD        a new value each time, for builders (buildah 1.28) that take a layer from their
-#                       cache without a look at what it mounted from another stage
-#   CUDA_PACKAGES       more of NVIDIA's packages for the cuda image; libcublas-13-0, 600 MB, brings
-#                       the unfused implementation, without which the fused kernels compute alone
+#   THERIA_CMAKE_ARGS   for CMake, for example -DCMAKE_CUDA_ARCHITECTURES=90 to build for one GPU
+#   THERIA_JOBS         concurrent compilers; default: the number of cores
+#   THERIA_BUILD        a new value for each build, for builders (buildah 1.28) that reuse a cached layer
+#                       without checking what it mounts from another stage
+#   CUDA_PACKAGES       additional NVIDIA packages for the cuda image; libcublas-13-0 (600 MB) adds the
+#                       unfused implementation
 ARG CPU_BASE=debian:bookworm-slim
 ARG CUDA_BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04
 ARG CUDA_BASE=nvidia/cuda:13.0.1-base-ubuntu24.04

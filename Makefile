@@ -1,4 +1,4 @@
-# Everything a developer or a new user runs. `make` alone lists the targets.
+# The commands for users and developers. `make` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -6,13 +6,13 @@ JOBS ?= $(shell nproc)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Checkouts share the compiler cache: paths below the root count as relative.
+# Makes paths below the root relative, so that checkouts share the compiler cache.
 export CCACHE_BASEDIR := $(CURDIR)
-# ON: with the CUDA backend, which takes an nvcc and many minutes the first time. AUTO: if there is one.
+# ON: build the CUDA backend; needs an nvcc, and the first build takes many minutes. AUTO: if there is an nvcc.
 CUDA ?= OFF
-# Where pip takes torch from, if not from its default index: a folder or index of CPU-only wheels.
+# An additional folder or index from which pip may take torch, for example of CPU-only wheels.
 THERIA_TORCH_INDEX ?=
-# Of each fuzz target.
+# Seconds for each fuzz target.
 FUZZ_SECONDS ?= 600
 
 .PHONY: help
@@ -23,7 +23,7 @@ help:  ## List the targets
 packages:
 	@scripts/install_packages.sh
 
-# The Python environment, remade when the pins change.
+# The Python environment. It is updated when the pinned versions change.
 $(VENV)/.complete: client/python/pyproject.toml client/python/constraints.txt | packages
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "theria: Python 3.10 or newer is needed, $(PYTHON) is older" >&2; exit 1; }
@@ -33,7 +33,7 @@ $(VENV)/.complete: client/python/pyproject.toml client/python/constraints.txt | 
 	@touch $@
 
 .PHONY: build
-build: packages $(VENV)/.complete  ## Server, command, kernels and Python packages: build/bin, .venv; CUDA=ON: with it
+build: packages $(VENV)/.complete  ## Build server, command, kernels and Python packages in build/bin and .venv; CUDA=ON adds CUDA
 	cmake --preset release -DTHERIA_CUDA=$(CUDA)
 	cmake --build --preset release --parallel $(JOBS)
 	@$(BIN)/python client/python/generate.py
@@ -45,31 +45,31 @@ demo: build  ## Start a CPU server, check parity, compare MAML modes, write buil
 	@$(BIN)/python -m theria.demo --server build/bin/theria-server --cli build/bin/theria --out build/demo
 
 .PHONY: test
-test: build  ## All tests: unit, conformance, integration, C++ and Python
+test: build  ## Run all tests: unit, conformance, integration, C++ and Python
 	@$(BIN)/python scripts/run_tests.py
 
 .PHONY: deploy-test
-deploy-test: build  ## Images built and run on a bare Debian, packages, manifests: root, network, minutes
+deploy-test: build  ## Build and run images, packages and manifests on a bare Debian; needs root and the network
 	@scripts/install_packages.sh --deploy
 	@THERIA_DEPLOY_TEST=1 $(BIN)/python -m pytest -q -ra tests/integration/deploy
 
 .PHONY: lint
-lint: build  ## clang-format, clang-tidy, ruff, mypy --strict, shellcheck
+lint: build  ## Run clang-format, clang-tidy, ruff, mypy --strict, shellcheck
 	@scripts/install_packages.sh --lint
 	@scripts/lint.sh
 
 .PHONY: bench
-bench: $(VENV)/.complete  ## Benchmarks against peers in the same run; JSON under build/bench
+bench: $(VENV)/.complete  ## Run benchmarks against peers in the same run; JSON in build/bench
 	cmake --preset bench -DTHERIA_CUDA=$(CUDA)
 	cmake --build --preset bench --parallel $(JOBS)
 	@$(BIN)/python tests/bench/run_all.py --build build/bench
 
 .PHONY: sanitize
-sanitize: $(VENV)/.complete  ## The C++ tests under asan with ubsan, then tsan
+sanitize: $(VENV)/.complete  ## Run the C++ tests under asan with ubsan, then tsan
 	@scripts/sanitize.sh
 
 .PHONY: fuzz
-fuzz:  ## libFuzzer on what reads strangers' bytes, FUZZ_SECONDS each; needs clang
+fuzz:  ## Fuzz the code that reads untrusted bytes for FUZZ_SECONDS; needs clang
 	@scripts/install_packages.sh --fuzz
 	cmake --preset fuzz
 	cmake --build --preset fuzz --parallel $(JOBS)
