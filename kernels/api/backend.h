@@ -102,13 +102,6 @@ class Backend {
   }
 };
 
-// For a backend without the options, inputs and outputs that were added to the first contract, and
-// without kernels for empty tensors. Errors: UNIMPLEMENTED, naming what is not supported.
-absl::Status CheckPlainOptions(std::string_view backend, const AttentionProblem& problem,
-                               const AttentionOptions& options);
-absl::Status CheckPlainTensors(std::string_view backend, const AttentionInputs& inputs,
-                               const AttentionOutputs& outputs);
-
 }  // namespace theria
 
 #endif  // THERIA_KERNELS_API_BACKEND_H_

@@ -127,8 +127,7 @@ std::vector<DeviceInfo> CudaBackend::Devices() const {
 
 absl::StatusOr<Implementation> CudaBackend::Choose(const AttentionProblem& problem,
                                                    const AttentionOptions& options) const {
-  absl::Status status = CheckPlainOptions(name(), problem, options);
-  if (!status.ok()) return status;
+  absl::Status status;
   switch (options.implementation) {
     case Implementation::kAuto:
       status = cuda::SupportsFused(problem, options, kernels_);
@@ -224,7 +223,6 @@ absl::StatusOr<CudaBackend::InFlight> CudaBackend::Launch(const AttentionProblem
                                                           const Interrupt& interrupt) {
   const absl::StatusOr<Implementation> implementation = Choose(problem, inputs.options);
   if (!implementation.ok()) return implementation.status();
-  if (absl::Status status = CheckPlainTensors(name(), inputs, outputs); !status.ok()) return status;
   absl::Status status = interrupt.Check();
   if (!status.ok()) return status;
   const cuda::DeviceGuard guard(device_);
@@ -254,7 +252,6 @@ absl::StatusOr<EnqueueReport> CudaBackend::Enqueue(const AttentionProblem& probl
                                                    const CallerWorkspace& caller) {
   const absl::StatusOr<Implementation> implementation = Choose(problem, inputs.options);
   if (!implementation.ok()) return implementation.status();
-  if (absl::Status status = CheckPlainTensors(name(), inputs, outputs); !status.ok()) return status;
   const cuda::DeviceGuard guard(device_);
   THERIA_CUDA_RETURN_IF_ERROR(guard.error());
   cuda::Workspace workspace(static_cast<cudaStream_t>(stream), caller);

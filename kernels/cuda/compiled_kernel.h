@@ -32,6 +32,8 @@ struct KernelKey {
   int dim;              // padded head dimension
   bool general;         // masks, dropout, scales that are not positive
   TangentSet tangents;  // kAll for kernels without tangents
+  // With `general` only: soft cap, ALiBi, a bias's tangent, key ranges that vary by row.
+  bool extended = false;
 
   bool operator==(const KernelKey&) const = default;
 };

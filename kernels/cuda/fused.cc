@@ -9,6 +9,10 @@
 #include "kernels/cuda/attention/launch.h"
 #include "kernels/cuda/attention/params.h"
 #include "kernels/cuda/attention/sm90a/tensor_maps.h"
+#include "kernels/cuda/bias/bias_gradient.h"
+#include "kernels/cuda/empty_results.h"
+#include "kernels/cuda/fused_choice.h"
+#include "kernels/cuda/fused_inputs.h"
 #include "kernels/cuda/recompute/recompute.h"
 #include "kernels/cuda/registry.h"
 #include "kernels/cuda/runtime/cuda_check.h"
@@ -24,27 +28,8 @@
 namespace theria::cuda {
 namespace {
 
-// Kernels count rows in 32 bits, with room for window arithmetic.
-constexpr std::int64_t kMaxSequence = std::int64_t{1} << 29;
-
-// Whether float32 sums may be formed in an order that changes from run to run.
-constexpr bool kAllowsUnorderedSums = true;
-
 // The shortest sequences, of queries and of keys, whose VJP takes one pass.
 constexpr std::int64_t kOnePassVjpLength = 512;
-
-Arithmetic ArithmeticOf(DType dtype, Precision precision) {
-  switch (dtype) {
-    case DType::kFloat16:
-      return Arithmetic::kFloat16;
-    case DType::kBFloat16:
-      return Arithmetic::kBFloat16;
-    case DType::kFloat64:
-      return Arithmetic::kFloat64;
-    default:
-      return precision == Precision::kFast ? Arithmetic::kTf32 : Arithmetic::kFloat32;
-  }
-}
 
 // Whether probabilities are rounded to so few bits that a saved lse can be exact enough for them.
 bool RoundsProbabilities(Arithmetic arithmetic) {
@@ -59,32 +44,6 @@ bool LacksTangent(const AttentionInputs& inputs) {
   return !inputs.q_dot.has_value() || !inputs.k_dot.has_value() || !inputs.v_dot.has_value();
 }
 
-// Plain kernels know causal and window limits only and fold the scale into the exponential.
-bool NeedsGeneral(const AttentionProblem& problem, const AttentionOptions& options) {
-  return options.mask.has_value() || options.dropout.probability > 0.0 ||
-         !(static_cast<float>(problem.scale) > 1e-30f);
-}
-
-// Whether there can be pairs that take no part, which only tensor cores multiply.
-bool ForbidsPairs(const AttentionOptions& options) {
-  return options.is_causal || options.window.has_value() || options.mask.has_value();
-}
-
-std::vector<KernelKind> KindsOf(Operation operation) {
-  switch (operation) {
-    case Operation::kForward:
-      return {KernelKind::kForward};
-    case Operation::kVjp:
-      return {KernelKind::kForward, KernelKind::kVjpQueries, KernelKind::kVjpKeys};
-    case Operation::kJvp:
-      return {KernelKind::kJvp};
-    case Operation::kHvp:
-      return {KernelKind::kJvp, KernelKind::kHvpQueries, KernelKind::kHvpKeys,
-              KernelKind::kVjpQueries, KernelKind::kVjpKeys};
-  }
-  return {};
-}
-
 // The kernels of one computation, enqueued one by one.
 class FusedRun {
  public:
@@ -96,15 +55,17 @@ class FusedRun {
         kernels_(kernels),
         workspace_(workspace),
         staging_(workspace),
-        arithmetic_(ArithmeticOf(problem.dtype, inputs.options.precision)),
+        extended_(NeedsExtended(inputs.options) || inputs.bias_dot.has_value()),
+        arithmetic_(ArithmeticOf(problem.dtype, inputs.options.precision, extended_)),
         lacks_tangent_(HasTangents(problem.operation) && LacksTangent(inputs)),
         general_(NeedsGeneral(problem, inputs.options) ||
                  (problem.operation == Operation::kHvp && lacks_tangent_)) {}
 
   absl::StatusOr<std::string> Enqueue() {
-    THERIA_RETURN_IF_ERROR(BindProblem());
+    THERIA_RETURN_IF_ERROR(BindInputs(problem_, inputs_, workspace_, &staging_, &params_));
     if (GainsByFilledTangents()) THERIA_RETURN_IF_ERROR(FillTangents());
     params_.general = general_;
+    if (extended_ || wants_bias()) THERIA_RETURN_IF_ERROR(ProvideRowKeys(workspace_, &params_));
     if (ForbidsPairs(inputs_.options)) THERIA_RETURN_IF_ERROR(ProvideNanFlags());
     switch (problem_.operation) {
       case Operation::kForward:
@@ -121,31 +82,14 @@ class FusedRun {
         break;
     }
     THERIA_RETURN_IF_ERROR(Recompute());
+    if (wants_bias()) THERIA_RETURN_IF_ERROR(BiasGradients());
     THERIA_RETURN_IF_ERROR(staging_.Finish());
     return names_;
   }
 
  private:
-  absl::Status BindProblem() {
-    params_.batch = static_cast<std::int32_t>(problem_.batch);
-    params_.heads_q = static_cast<std::int32_t>(problem_.heads_q);
-    params_.heads_kv = static_cast<std::int32_t>(problem_.heads_kv);
-    params_.group = static_cast<std::int32_t>(problem_.group());
-    params_.seq_q = static_cast<std::int32_t>(problem_.seq_q);
-    params_.seq_kv = static_cast<std::int32_t>(problem_.seq_kv);
-    params_.head_dim = static_cast<std::int32_t>(PaddedColumns(problem_.head_dim, problem_.dtype));
-    params_.head_dim_v =
-        static_cast<std::int32_t>(PaddedColumns(problem_.head_dim_v, problem_.dtype));
-    params_.scale = problem_.scale;
-    params_.score_mod = MakeScoreMod(problem_, inputs_.options);
-    THERIA_RETURN_IF_ERROR(Bind(inputs_.q, &params_.q));
-    THERIA_RETURN_IF_ERROR(Bind(inputs_.k, &params_.k));
-    THERIA_RETURN_IF_ERROR(Bind(inputs_.v, &params_.v));
-    THERIA_RETURN_IF_ERROR(Bind(inputs_.q_dot, &params_.q_dot));
-    THERIA_RETURN_IF_ERROR(Bind(inputs_.k_dot, &params_.k_dot));
-    THERIA_RETURN_IF_ERROR(Bind(inputs_.v_dot, &params_.v_dot));
-    THERIA_RETURN_IF_ERROR(Bind(inputs_.o_bar, &params_.o_bar));
-    return Bind(inputs_.o_bar_dot, &params_.o_bar_dot);
+  bool wants_bias() const {
+    return outputs_.bias_bar.has_value() || outputs_.bias_bar_dot.has_value();
   }
 
   // Kernels for absent tangents are general and of generation sm80, and all kernels of a call are
@@ -162,42 +106,13 @@ class FusedRun {
     return true;
   }
 
-  // One buffer of zeros serves all that is absent. Real rows: the copy engine's strides must not
-  // be 0.
   absl::Status FillTangents() {
-    struct Tangent {
-      InputRows* rows;
-      std::int64_t heads, sequence, columns;
-      std::int64_t elements() const { return heads * sequence * columns; }
-    };
-    const Tangent tangents[] = {
-        {&params_.q_dot, problem_.heads_q, problem_.seq_q, params_.head_dim},
-        {&params_.k_dot, problem_.heads_kv, problem_.seq_kv, params_.head_dim},
-        {&params_.v_dot, problem_.heads_kv, problem_.seq_kv, params_.head_dim_v}};
-    std::int64_t elements = 0;
-    for (const Tangent& tangent : tangents) {
-      if (tangent.rows->data == nullptr) elements = std::max(elements, tangent.elements());
-    }
-    const std::size_t bytes =
-        static_cast<std::size_t>(problem_.batch * elements) * ItemSizeBytes(problem_.dtype);
-    const absl::StatusOr<void*> zeros = workspace_->Allocate(bytes);
-    if (!zeros.ok()) return zeros.status();
-    THERIA_CUDA_RETURN_IF_ERROR(cudaMemsetAsync(*zeros, 0, bytes, workspace_->stream()));
-    for (const Tangent& tangent : tangents) {
-      if (tangent.rows->data != nullptr) continue;
-      *tangent.rows = {*zeros, tangent.elements(), tangent.sequence * tangent.columns,
-                       tangent.columns};
-    }
+    THERIA_RETURN_IF_ERROR(
+        FillWithZeros({&AttentionParams::q_dot, &AttentionParams::k_dot, &AttentionParams::v_dot},
+                      problem_, workspace_, &params_));
     lacks_tangent_ = false;
     general_ = false;
     return absl::OkStatus();
-  }
-
-  absl::Status Bind(const std::optional<TensorView>& view, InputRows* rows) {
-    if (!view.has_value()) return absl::OkStatus();
-    absl::StatusOr<InputRows> bound = staging_.Input(*view);
-    if (bound.ok()) *rows = *bound;
-    return bound.status();
   }
 
   absl::Status Bind(const std::optional<MutableTensorView>& view, OutputRows* rows) {
@@ -226,9 +141,9 @@ class FusedRun {
   }
 
   KernelKey KeyOf(KernelKind kind, bool general, bool lacks_tangent) const {
-    KernelKey key = {kind, arithmetic_,
-                     static_cast<int>(std::max(params_.head_dim, params_.head_dim_v)), general,
-                     TangentSet::kAll};
+    KernelKey key = {
+        kind,    arithmetic_,      static_cast<int>(std::max(params_.head_dim, params_.head_dim_v)),
+        general, TangentSet::kAll, extended_};
     if (HasTangents(kind)) {
       if (general || lacks_tangent) {
         key.general = true;
@@ -243,6 +158,7 @@ class FusedRun {
   // The variant that serves this problem; null if there is none. `may_map`: false for one that
   // needs no tensor maps.
   const KernelVariant* Find(const KernelKey& key, bool may_map = true) const {
+    may_map = may_map && problem_.head_dim > 0 && problem_.head_dim_v > 0;
     return kernels_.Find(key, {.length = std::max(problem_.seq_q, problem_.seq_kv),
                                .is_causal = inputs_.options.is_causal,
                                .mapped = may_map && sm90a::CanMap(params_)});
@@ -304,6 +220,26 @@ class FusedRun {
                       "recomputation");
   }
 
+  // From the statistics as Recompute leaves them: those of rows with NaN in forbidden pairs are
+  // right only then.
+  absl::Status BiasGradients() {
+    const auto view = [](const std::optional<MutableTensorView>& output) {
+      return output.has_value() ? &*output : nullptr;
+    };
+    const cuda::BiasGradients gradients =
+        MakeBiasGradients(view(outputs_.bias_bar), view(outputs_.bias_bar_dot));
+    void* parts = nullptr;
+    if (const std::size_t bytes = BiasPartsBytes(arithmetic_, params_, gradients); bytes > 0) {
+      const absl::StatusOr<void*> allocated = workspace_->Allocate(bytes);
+      if (!allocated.ok()) return allocated.status();
+      parts = *allocated;
+    }
+    names_ += Message(names_.empty() ? "" : "+", "bias_gradient_", ArithmeticName(arithmetic_));
+    return CudaStatus(
+        LaunchBiasGradients(arithmetic_, params_, gradients, parts, workspace_->stream()),
+        "bias gradients");
+  }
+
   absl::Status Forward() {
     THERIA_RETURN_IF_ERROR(Bind(outputs_.o, &params_.o_out));
     THERIA_RETURN_IF_ERROR(BindStatistics(outputs_.lse, &params_.lse));
@@ -345,7 +281,9 @@ class FusedRun {
       params_.saved_lse = *lse;
     }
     THERIA_RETURN_IF_ERROR(LaunchRowSums());
-    THERIA_RETURN_IF_ERROR(Bind(inputs_.o, &params_.o));
+    const absl::StatusOr<InputRows> o = staging_.Input(*inputs_.o);
+    if (!o.ok()) return o.status();
+    params_.o = *o;
     if (outputs_.o.has_value()) {
       THERIA_CUDA_RETURN_IF_ERROR(CopyStrided(*outputs_.o, *inputs_.o, workspace_->stream()));
     }
@@ -415,7 +353,7 @@ class FusedRun {
   // keep the two kernels: one pass gains little there, and coalesced calls have the bits of a lone
   // one. So do head dimensions that only the two kernels serve without padding.
   const KernelVariant* FindOnePassVjp() const {
-    if (!kAllowsUnorderedSums || general_ || !outputs_.q_bar.has_value()) return nullptr;
+    if (inputs_.options.deterministic || general_ || !outputs_.q_bar.has_value()) return nullptr;
     if (std::min(problem_.seq_q, problem_.seq_kv) < kOnePassVjpLength) return nullptr;
     const KernelVariant* one_pass = Find(KernelKind::kVjp);
     const KernelVariant* keys = Find(KernelKind::kVjpKeys);
@@ -428,7 +366,7 @@ class FusedRun {
     const bool wants_keys = outputs_.k_bar.has_value() || outputs_.v_bar.has_value();
     THERIA_RETURN_IF_ERROR(ProvideForward());
     THERIA_RETURN_IF_ERROR(BindGradients());
-    if (!wants_keys && !outputs_.q_bar.has_value()) return absl::OkStatus();
+    if (!wants_keys && !outputs_.q_bar.has_value() && !wants_bias()) return absl::OkStatus();
     const KernelVariant* one_pass = wants_keys ? FindOnePassVjp() : nullptr;
     THERIA_RETURN_IF_ERROR(ProvideStatistics(one_pass));
     if (one_pass != nullptr) return Launch(KernelKind::kVjp);
@@ -466,6 +404,7 @@ class FusedRun {
   const KernelChooser& kernels_;
   Workspace* workspace_;
   Staging staging_;
+  bool extended_;
   Arithmetic arithmetic_;
   bool lacks_tangent_;
   bool general_;
@@ -477,46 +416,15 @@ class FusedRun {
 
 }  // namespace
 
-absl::Status SupportsFused(const AttentionProblem& problem, const AttentionOptions& options,
-                           const KernelChooser& kernels) {
-  const std::int64_t dim = std::max(PaddedColumns(problem.head_dim, problem.dtype),
-                                    PaddedColumns(problem.head_dim_v, problem.dtype));
-  const Arithmetic arithmetic = ArithmeticOf(problem.dtype, options.precision);
-  for (const KernelKind kind : KindsOf(problem.operation)) {
-    // General kernels without the copy engine serve everything.
-    const KernelKey key = {kind, arithmetic, static_cast<int>(dim), true,
-                           HasTangents(kind) ? TangentSet::kSome : TangentSet::kAll};
-    const KernelUse use = {
-        .length = problem.seq_q, .is_causal = options.is_causal, .mapped = false};
-    if (kernels.Find(key, use) != nullptr) continue;
-    int largest = 0;
-    for (const KernelVariant& other : KernelVariants()) {
-      if (other.key.kind == kind && other.key.arithmetic == arithmetic &&
-          CanRun(kernels.device(), other)) {
-        largest = std::max(largest, other.key.dim);
-      }
-    }
-    return absl::UnimplementedError(
-        Message("on this device the fused ", OperationName(problem.operation), " for ",
-                DTypeName(problem.dtype), " supports head_dim and head_dim_v up to ", largest,
-                ", these are ", problem.head_dim, " and ", problem.head_dim_v));
-  }
-  if (std::max(problem.seq_q, problem.seq_kv) > kMaxSequence) {
-    return absl::UnimplementedError(
-        Message("the fused implementation supports sequences up to ", kMaxSequence));
-  }
-  constexpr std::int64_t kMaxHeads = std::int64_t{1} << 30;
-  if (problem.batch * problem.heads_q > kMaxHeads) {
-    return absl::UnimplementedError(
-        Message("the fused implementation supports batch * heads_q up to ", kMaxHeads));
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::string> EnqueueFused(const AttentionProblem& problem,
                                          const AttentionInputs& inputs,
                                          const AttentionOutputs& outputs,
                                          const KernelChooser& kernels, Workspace* workspace) {
+  if (!problem.has_scores()) {
+    const absl::Status status = EnqueueEmptyResults(outputs, workspace->stream());
+    if (!status.ok()) return status;
+    return std::string("empty");
+  }
   return FusedRun(problem, inputs, outputs, kernels, workspace).Enqueue();
 }
 

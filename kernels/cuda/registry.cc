@@ -108,7 +108,8 @@ const char* KernelKindName(KernelKind kind) {
 
 std::string GroupName(const KernelKey& key) {
   return Message(KernelKindName(key.kind), '_', ArithmeticName(key.arithmetic), "_d", key.dim,
-                 key.general                           ? "_general"
+                 key.extended                          ? "_extended"
+                 : key.general                         ? "_general"
                  : key.tangents == TangentSet::kInputs ? "_inputs"
                                                        : "");
 }

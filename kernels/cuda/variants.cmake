@@ -17,12 +17,15 @@ function(theria_cuda_variants definitions folder generations)
   set(names_vjp Vjp)
   set(names_hvp_queries HvpQueries)
   set(names_hvp_keys HvpKeys)
+  set(add_sm80 AddVariants)
+  set(add_sm90a sm90a::AddVariants)
+  set(add_extended AddExtendedVariants)
   set(headers_sm80 kernels/cuda/attention/instantiate.cuh)
   set(headers_sm90a kernels/cuda/attention/sm90a/instantiate.cuh)
-  set(prefix_sm80 "")
-  set(prefix_sm90a "sm90a::")
+  set(headers_extended ${headers_sm80})
   set(sources_sm80 "")
   set(sources_sm90a "")
+  set(sources_extended "")
 
   set(declarations "")
   set(calls "")
@@ -30,7 +33,7 @@ function(theria_cuda_variants definitions folder generations)
   set(arithmetics "")
   file(STRINGS ${definitions} lines REGEX "^[a-z]")
   foreach(line IN LISTS lines)
-    if(NOT line MATCHES "^(sm[0-9]+a?) +([a-z0-9]+) +([a-z_ ]+) : ([0-9 ]+)$")
+    if(NOT line MATCHES "^([a-z]+[0-9]*a?) +([a-z0-9]+) +([a-z_ ]+) : ([0-9 ]+)$")
       message(FATAL_ERROR "${definitions}: cannot read '${line}'")
     endif()
     set(generation ${CMAKE_MATCH_1})
@@ -54,7 +57,7 @@ function(theria_cuda_variants definitions folder generations)
 
 namespace theria::cuda {
 void ${function}(KernelTable* table) {
-  ${prefix_${generation}}AddVariants<${enumerator}, KernelKind::k${names_${kind}}, ${dim}>(table);
+  ${add_${generation}}<${enumerator}, KernelKind::k${names_${kind}}, ${dim}>(table);
 }
 }  // namespace theria::cuda
 ")
@@ -90,7 +93,7 @@ ${statistics}    default:
 }
 }  // namespace theria::cuda
 ")
-  set(SM80_SOURCES ${sources_sm80} ${folder}/table.cu PARENT_SCOPE)
+  set(SM80_SOURCES ${sources_sm80} ${sources_extended} ${folder}/table.cu PARENT_SCOPE)
   set(SM90A_SOURCES ${sources_sm90a} PARENT_SCOPE)
 endfunction()
 

@@ -25,7 +25,8 @@ from pathlib import Path
 import torch
 from device_kernels import DeviceKernels, KernelsError, Options, allocate_outputs
 from environment import environment
-from explicit_attention import Tf32Products, explicit_outputs
+from explicit_attention import ExplicitAttention, Tf32Products, explicit_outputs
+from extended_cases import SPOILED, extend_inputs, extended_cases, extended_options, spoil_unseen
 from hard_inputs import (
     FINITE_MASKS,
     NAN_KINDS,
@@ -75,6 +76,8 @@ def options_of(kind: str, shape: Shape, dtype: torch.dtype) -> Options:
     """The options that `kind` names, with masks drawn for `shape` and inputs of `dtype`."""
     rows, columns = shape.seq_q, shape.seq_kv
     full = (shape.batch, shape.heads_q, rows, columns)
+    if kind.startswith("extended"):
+        return extended_options(kind, shape, dtype)
     if kind == "plain" or kind in SIZES:
         return Options()
     if kind in ("causal", "nan_causal", "nan_late", "nan_query"):
@@ -173,9 +176,20 @@ def reordered_outputs(
     """Explicit math whose sums over the head dimensions run in a random order."""
     shuffled, back = reordered(inputs)
     outputs = explicit_outputs(operation, shuffled, options, dtype)
-    return {
-        name: x if name.startswith("lse") else x[..., back[name[0]]] for name, x in outputs.items()
-    }
+    return {name: x[..., back[name[0]]] if name[0] in back else x for name, x in outputs.items()}
+
+
+def bias_factor(mask: torch.Tensor, shape: Shape, epsilon: float) -> float:
+    """What units in the last place of bias derivatives are more than those of other outputs.
+
+    They have the dtype of the bias. Where it broadcasts over the keys, each row's sum is a
+    difference of equal numbers, whose errors add up over the rows.
+    """
+    factor = max(1.0, torch.finfo(mask.dtype).eps / epsilon)
+    if mask.numel() > 0 and mask.shape[-1] == 1:
+        rows = shape.batch * shape.heads_q * shape.seq_q / mask.numel()
+        factor *= max(1.0, rows**0.5)
+    return factor
 
 
 def check(
@@ -196,12 +210,21 @@ def check(
     torch.manual_seed(sum(case.encode()))
     dtype = DTYPES[dtype_name]
     options = options_of(kind, shape, dtype)
-    drawn = draw(shape, dtype, layout, SIZES.get(kind, 1.0))
+    size = SIZES.get(kind.removeprefix("extended_softcap_"), 1.0)
+    drawn = draw(shape, dtype, layout, size)
     inputs = {name: drawn[name] for name in INPUTS_OF[operation] if name not in absent}
+    extended = kind.startswith("extended")
+    if extended:
+        extend_inputs(kind, operation, shape, inputs, options)
     clean = dict(inputs)
-    if kind in NAN_KINDS:
+    if kind in NAN_KINDS or kind.removeprefix("extended_") in SPOILED:
         inputs = {name: None if x is None else x.clone() for name, x in inputs.items()}
-        spoil(kind, inputs, options)
+        if extended:
+            q, k = inputs["q"], inputs["k"]
+            assert q is not None and k is not None
+            spoil_unseen(inputs, ExplicitAttention(q, k, options).forbidden)
+        else:
+            spoil(kind, inputs, options)
         clean = {
             name: None if x is None else torch.nan_to_num(x, 0.0, 0.0, 0.0)
             for name, x in inputs.items()
@@ -219,7 +242,7 @@ def check(
             explicit_outputs(operation, clean, options, dtype, scaled)
             for scaled in ("q", "k", "scores")
         ]
-        if kind in SIZES and dtype_name[-2:] != "16":
+        if size > 1 and dtype_name[-2:] != "16":
             yardsticks += [
                 reordered_outputs(operation, clean, options, dtype) for _ in range(DRAWS)
             ]
@@ -228,9 +251,13 @@ def check(
             explicit_outputs(
                 operation, rounded_once(clean, EPSILON[dtype_name]), options, torch.float64
             )
-            for _ in range(DRAWS if kind in SIZES else 3)
+            for _ in range(DRAWS if size > 1 else 3)
         ]
-    outputs = allocate_outputs(operation, inputs)
+    mask = options.mask
+    has_bias = extended and mask is not None and mask.is_floating_point()
+    outputs = allocate_outputs(operation, inputs, mask if has_bias else None)
+    if kind == "extended_bias_alone":
+        outputs = {name: x for name, x in outputs.items() if name[:4] in ("bias", "lse")}
     given = dict(inputs)
     if saved:
         given["o"] = reference["o"].to(dtype)
@@ -249,7 +276,9 @@ def check(
         unit = ULPS[dtype_name] * EPSILON[dtype_name] * largest_of_order(reference, name)
         if name[:5] in ("q_bar", "k_bar"):
             # The sum's terms, in which equal numbers are subtracted, are as large as q and k.
-            unit *= max(SIZES.get(kind, 1.0) * float(shape.head_dim) ** -0.5, 1.0)
+            unit *= max(size * float(max(shape.head_dim, 1)) ** -0.5, 1.0)
+        if "bias" in name and mask is not None:
+            unit *= bias_factor(mask, shape, EPSILON[dtype_name])
         if "lse" in name:  # float32 or float64 whatever the dtype; scores are of size 1
             unit = max(
                 unit,
@@ -274,7 +303,8 @@ def repeatable(
     options = dataclasses.replace(options_of(kind, shape, dtype), fast=dtype_name == "tf32")
     runs = []
     for _ in range(3):
-        outputs = allocate_outputs(operation, inputs)
+        mask = options.mask if kind.startswith("extended") else None
+        outputs = allocate_outputs(operation, inputs, mask)
         torch.cuda.synchronize()
         _, kernel = kernels.call(operation, inputs, outputs, options)
         runs.append(outputs)
@@ -331,6 +361,7 @@ def cases() -> list[tuple[object, ...]]:
     for operation, dtype, shape in itertools.product(OPERATIONS, DTYPES, SHAPES[:4] + ODD_SHAPES):
         for kind in ("plain", "bool_mask", "everything"):
             listed.append((operation, dtype, shape, kind, "bhsd", (), False, "unfused"))
+    listed += extended_cases(OPERATIONS, tuple(DTYPES), SHAPES + ODD_SHAPES)
     return listed
 
 
@@ -360,7 +391,16 @@ def main() -> int:
         "--candidate", type=int, help="of kernels that do the same, use the N-th, or the last"
     )
     parser.add_argument("--show", type=int, default=40, help="failures to print, the worst first")
+    parser.add_argument(
+        "--part",
+        type=int,
+        nargs=2,
+        default=(0, 1),
+        metavar=("PART", "PARTS"),
+        help="only this part, from 0 on, of the cases dealt to so many",
+    )
     arguments = parser.parse_args()
+    part, parts = arguments.part
     kernels = DeviceKernels(arguments.library)
     if arguments.candidate is not None:
         prefer(kernels, arguments.candidate)
@@ -371,12 +411,19 @@ def main() -> int:
         if not any(match in text for match in arguments.match):
             continue
         count += 1
-        rows += check(kernels, *case)  # type: ignore[arg-type]
-    for operation, dtype, kind in itertools.product(OPERATIONS, DTYPES, ("plain", "everything")):
-        text = f"{operation} {dtype} {SHAPES[3]} {kind}"
+        if count % parts == part:
+            rows += check(kernels, *case)  # type: ignore[arg-type]
+    repeated = list(itertools.product(OPERATIONS, DTYPES, SHAPES[3:4], ("plain", "everything")))
+    # Long enough for the VJP in one pass, and a bias whose tiles several blocks share.
+    repeated += itertools.product(
+        OPERATIONS, DTYPES, SHAPES[13:14], ("extended_deterministic", "extended_bias_keys")
+    )
+    for operation, dtype, shape, kind in repeated:
+        text = f"{operation} {dtype} {shape} {kind}"
         if any(match in text for match in arguments.match):
             count += 1
-            rows.append(repeatable(kernels, operation, dtype, SHAPES[3], kind))
+            if count % parts == part:
+                rows.append(repeatable(kernels, operation, dtype, shape, kind))
     failed = sorted((row for row in rows if not row.passed), key=lambda row: -row.ratio)
     for row in failed[: arguments.show]:
         print("FAILED", row.case, row.output, "ours", row.ours, "torch", row.torch, row.kernel)

@@ -16,7 +16,21 @@ from typing import Any
 import torch
 
 OPERATIONS = {"forward": 0, "vjp": 1, "jvp": 2, "hvp": 3}
-INPUTS = ("q", "k", "v", "o", "lse", "o_bar", "q_dot", "k_dot", "v_dot", "o_bar_dot")
+INPUTS = (
+    "q",
+    "k",
+    "v",
+    "o",
+    "lse",
+    "o_bar",
+    "q_dot",
+    "k_dot",
+    "v_dot",
+    "o_bar_dot",
+    "lse_bar",
+    "lse_bar_dot",
+    "bias_dot",
+)
 OUTPUTS = (
     "o",
     "lse",
@@ -28,12 +42,15 @@ OUTPUTS = (
     "q_bar_dot",
     "k_bar_dot",
     "v_bar_dot",
+    "bias_bar",
+    "bias_bar_dot",
 )
+# Those of the bias are extra: a call has them only where it asks for them.
 OUTPUTS_OF = {
     "forward": ("o", "lse"),
     "vjp": ("o", "lse", "q_bar", "k_bar", "v_bar"),
     "jvp": ("o", "lse", "o_dot", "lse_dot"),
-    "hvp": OUTPUTS,
+    "hvp": OUTPUTS[:10],
 }
 _DTYPES = {
     torch.float64: 0,
@@ -41,7 +58,9 @@ _DTYPES = {
     torch.float16: 2,
     torch.bfloat16: 3,
     torch.bool: 4,
+    torch.int32: 5,
 }
+_ALIGNMENTS = {"upper_left": 0, "lower_right": 1}
 _IMPLEMENTATIONS = {"auto": 0, "fused": 1, "unfused": 2}
 
 
@@ -93,6 +112,13 @@ class _Options(ctypes.Structure):
         ("dropout_seed", ctypes.c_uint64),
         ("dropout_offset", ctypes.c_uint64),
         ("mask", ctypes.POINTER(_Tensor)),
+        ("causal_alignment", ctypes.c_int32),
+        ("deterministic", ctypes.c_int32),
+        ("softcap", ctypes.c_double),
+        ("alibi_slopes", ctypes.POINTER(_Tensor)),
+        ("kv_lengths", ctypes.POINTER(_Tensor)),
+        ("cu_seqlens_q", ctypes.POINTER(_Tensor)),
+        ("cu_seqlens_kv", ctypes.POINTER(_Tensor)),
     ]
 
 
@@ -145,6 +171,13 @@ class Options:
     seed: int = 0
     offset: int = 0
     scale: float | None = None
+    causal_alignment: str = "upper_left"
+    softcap: float | None = None
+    alibi_slopes: torch.Tensor | None = None
+    kv_lengths: torch.Tensor | None = None
+    cu_seqlens_q: torch.Tensor | None = None
+    cu_seqlens_kv: torch.Tensor | None = None
+    deterministic: bool = False
     fast: bool = False
     implementation: str = "auto"
 
@@ -185,6 +218,13 @@ def _describe_options(options: Options) -> Any:
         dropout_seed=options.seed,
         dropout_offset=options.offset,
         mask=_describe(options.mask),
+        causal_alignment=_ALIGNMENTS[options.causal_alignment],
+        deterministic=int(options.deterministic),
+        softcap=options.softcap or 0.0,
+        alibi_slopes=_describe(options.alibi_slopes),
+        kv_lengths=_describe(options.kv_lengths),
+        cu_seqlens_q=_describe(options.cu_seqlens_q),
+        cu_seqlens_kv=_describe(options.cu_seqlens_kv),
     )
 
 
@@ -295,9 +335,14 @@ class DeviceKernels:
 
 
 def allocate_outputs(
-    operation: str, inputs: Mapping[str, torch.Tensor | None]
+    operation: str,
+    inputs: Mapping[str, torch.Tensor | None],
+    bias: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Outputs of `operation` filled with NaN, so that an element never written shows."""
+    """Outputs of `operation` filled with NaN, so that an element never written shows.
+
+    With a `bias`, its derivatives are among them.
+    """
     q, k, v = inputs["q"], inputs["k"], inputs["v"]
     assert q is not None and k is not None and v is not None
     rows = q.shape[:3]
@@ -310,4 +355,7 @@ def allocate_outputs(
         else:
             shape = shapes.get(name[0], (*rows, v.shape[3]))
             outputs[name] = torch.full(shape, torch.nan, dtype=q.dtype, device=q.device)
+    for name, operations in (("bias_bar", ("vjp", "hvp")), ("bias_bar_dot", ("hvp",))):
+        if bias is not None and operation in operations:
+            outputs[name] = torch.full(bias.shape, torch.nan, dtype=bias.dtype, device=q.device)
     return outputs

@@ -89,11 +89,43 @@ class Tf32Products(TorchDispatchMode):
         return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).to(x.dtype)
 
 
-class ExplicitAttention:
-    """o and lse as a function of q, k, v, with the options bound.
+def key_limits(
+    options: Options, batch: int, rows: int, columns: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which keys causal, window, lengths and documents leave, and ALiBi's distances.
 
-    `forbidden` is [batch, heads_q, seq_q, seq_kv]; `bias` (added where not forbidden) and `zeros`
-    (Z of the operator contract) broadcast to it, or are None.
+    Both broadcast to [batch, 1, rows, columns].
+    """
+    i = torch.arange(rows, device="cuda").view(rows, 1)
+    j = torch.arange(columns, device="cuda").view(1, columns)
+    allowed = torch.ones(batch, 1, rows, columns, dtype=torch.bool, device="cuda")
+    diagonal = i
+    shift: torch.Tensor | int = columns - rows
+    if options.cu_seqlens_q is not None and options.cu_seqlens_kv is not None:
+        starts_q, starts_kv = options.cu_seqlens_q.long(), options.cu_seqlens_kv.long()
+        document = torch.searchsorted(starts_q[1:].contiguous(), i, right=True)
+        allowed &= torch.searchsorted(starts_kv[1:].contiguous(), j, right=True) == document
+        diagonal = i - starts_q[document] + starts_kv[document]
+        shift = starts_kv.diff()[document] - starts_q.diff()[document]
+    if options.causal_alignment == "lower_right":
+        diagonal = diagonal + shift
+    left, right = options.window or (None, None)
+    if options.is_causal:
+        right = 0
+    if left is not None:
+        allowed &= j >= diagonal - left
+    if right is not None:
+        allowed &= j <= diagonal + right
+    if options.kv_lengths is not None:
+        allowed &= j < options.kv_lengths.long().view(batch, 1, 1, 1)
+    return allowed, (diagonal - j).abs().double()
+
+
+class ExplicitAttention:
+    """o and lse as a function of q, k, v and the bias, with the options bound.
+
+    `forbidden` is [batch, heads_q, seq_q, seq_kv]; `bias` (a floating-point mask), `alibi` and
+    `zeros` (Z of the operator contract) broadcast to it, or are None.
     """
 
     def __init__(
@@ -103,34 +135,32 @@ class ExplicitAttention:
         self._scaled = scaled
         rows, columns = q.shape[2], k.shape[2]
         self.group = q.shape[1] // k.shape[1]
-        self.scale = q.shape[3] ** -0.5 if options.scale is None else options.scale
-        i = torch.arange(rows, device="cuda").view(rows, 1)
-        j = torch.arange(columns, device="cuda").view(1, columns)
-        allowed = torch.ones(rows, columns, dtype=torch.bool, device="cuda")
-        if options.is_causal:
-            allowed &= j <= i
-        left, right = options.window or (None, None)
-        if left is not None:
-            allowed &= j >= i - left
-        if right is not None:
-            allowed &= j <= i + right
+        self.scale = max(q.shape[3], 1) ** -0.5 if options.scale is None else options.scale
         shape = (q.shape[0], q.shape[1], rows, columns)
+        allowed, distance = key_limits(options, shape[0], rows, columns)
         allowed = allowed.expand(shape)
+        self.softcap = options.softcap
+        self.alibi: torch.Tensor | None = None
+        if (slopes := options.alibi_slopes) is not None:
+            self.alibi = -slopes.double().view(-1, shape[1], 1, 1) * distance
         self.bias: torch.Tensor | None = None
         if options.mask is not None:
             if options.mask.dtype is torch.bool:
                 allowed = allowed & options.mask
             else:
                 allowed = allowed & (options.mask != -torch.inf)
-                self.bias = options.mask.masked_fill(options.mask == -torch.inf, 0.0)
+                self.bias = options.mask
         self.forbidden = ~allowed
         self._dead = ~allowed.any(-1, keepdim=True)
         self.zeros = dropout_matrix(shape, options)
 
     def __call__(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[.., seq_q, head_dim_v] and [.., seq_q], in the dtype of q."""
+        """[.., seq_q, head_dim_v] and [.., seq_q], in the dtype of q.
+
+        `bias` stands for that of the options, to be differentiated.
+        """
         k = k.repeat_interleave(self.group, dim=1)
         v = v.repeat_interleave(self.group, dim=1)
         if self._scaled == "q":
@@ -139,8 +169,13 @@ class ExplicitAttention:
             s = q @ (k * self.scale).mT
         else:
             s = (q @ k.mT) * self.scale
+        if self.softcap is not None:
+            s = self.softcap * torch.tanh(s / self.softcap)
+        if self.alibi is not None:
+            s = s + self.alibi.to(s.dtype)
         if self.bias is not None:
-            s = s + self.bias.to(s.dtype)
+            bias = self.bias if bias is None else bias
+            s = s + bias.masked_fill(self.bias == -torch.inf, 0.0).to(s.dtype)
         s = s.masked_fill(self.forbidden, -torch.inf).masked_fill(self._dead, 0.0)
         p = torch.softmax(s, dim=-1).masked_fill(self._dead, 0.0)
         lse = torch.logsumexp(s, dim=-1).masked_fill(self._dead[..., 0], -torch.inf)
@@ -161,8 +196,7 @@ def explicit_outputs(
     `scaled`: as for `ExplicitAttention`.
     """
     given = {name: None if x is None else x.to(dtype) for name, x in inputs.items()}
-    primals = tuple(given[name] for name in ("q", "k", "v"))
-    q, k, v = primals
+    q, k, v = (given[name] for name in ("q", "k", "v"))
     assert q is not None and k is not None and v is not None
     attention = ExplicitAttention(q, k, options, scaled)
 
@@ -170,30 +204,35 @@ def explicit_outputs(
         x = given.get(name)
         return torch.zeros_like(like) if x is None else x
 
-    def gradients(
-        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, o_bar: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        _, pull = torch.func.vjp(lambda *x: attention(*x)[0], q, k, v)
-        return pull(o_bar)
-
+    names = ["q_bar", "k_bar", "v_bar"]
+    primals = (q, k, v)
     tangents = tuple(or_zero(name, x) for name, x in (("q_dot", q), ("k_dot", k), ("v_dot", v)))
+    if attention.bias is not None:
+        names.append("bias_bar")
+        primals += (attention.bias.to(dtype),)
+        tangents += (or_zero("bias_dot", primals[3]),)
+
+    def gradients(
+        primals: tuple[torch.Tensor, ...], o_bar: torch.Tensor, lse_bar: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        _, pull = torch.func.vjp(attention, *primals)
+        return pull((o_bar, lse_bar))
+
     result: dict[str, torch.Tensor] = {}
     if operation in ("forward", "vjp"):
-        result["o"], result["lse"] = attention(q, k, v)
+        result["o"], result["lse"] = attention(*primals)
     else:
         (result["o"], result["lse"]), (result["o_dot"], result["lse_dot"]) = torch.func.jvp(
-            attention, (q, k, v), tangents
+            attention, primals, tangents
         )
-    names = ("q_bar", "k_bar", "v_bar")
+    o_bar = or_zero("o_bar", result["o"])
+    lse_bar = or_zero("lse_bar", result["lse"])
     if operation == "vjp":
-        o_bar = given["o_bar"]
-        assert o_bar is not None
-        result.update(zip(names, gradients(q, k, v, o_bar), strict=True))
+        result.update(zip(names, gradients(primals, o_bar, lse_bar), strict=True))
     if operation == "hvp":
-        o_bar = given["o_bar"]
-        assert o_bar is not None
+        cotangent_tangents = (or_zero("o_bar_dot", o_bar), or_zero("lse_bar_dot", lse_bar))
         primal, tangent = torch.func.jvp(
-            gradients, (q, k, v, o_bar), (*tangents, or_zero("o_bar_dot", o_bar))
+            gradients, (primals, o_bar, lse_bar), (tangents, *cotangent_tangents)
         )
         result.update(zip(names, primal, strict=True))
         result.update(zip((f"{name}_dot" for name in names), tangent, strict=True))

@@ -150,6 +150,28 @@ class Runner {
     if (option == "window") options.window = Window{9, 4};
     if (option == "mask") options.mask = Random(DType::kBool, {n.batch, 1, n.seq_q, n.seq_kv});
     if (option == "dropout") options.dropout = {0.25, 5, 6};
+    if (option == "softcap") options.softcap = 1.5;
+    if (option == "alibi") {
+      options.is_causal = true;
+      options.causal_alignment = CausalAlignment::kLowerRight;
+      options.alibi_slopes = n.heads_q == 1 ? Vector(DType::kFloat32, {0.25f})
+                                            : Vector(DType::kFloat32, {0.25f, 0.0625f});
+    }
+    if (option == "key lengths") {
+      options.kv_lengths = Vector(DType::kInt32, {static_cast<std::int32_t>(n.seq_kv * 2 / 3)});
+    }
+    if (option == "documents") {
+      const auto third = [](std::int64_t rows) { return static_cast<std::int32_t>(rows / 3); };
+      options.is_causal = true;
+      options.cu_seqlens_q =
+          Vector(DType::kInt32, {0, third(n.seq_q), static_cast<std::int32_t>(n.seq_q)});
+      options.cu_seqlens_kv =
+          Vector(DType::kInt32, {0, third(n.seq_kv), static_cast<std::int32_t>(n.seq_kv)});
+    }
+    if (option == "bias") {
+      options.mask = Random(DType::kFloat32, {n.heads_q, n.seq_q, n.seq_kv});
+      AddOfBiasAndLse(test, &inputs);
+    }
     if (option == "q_dot only") {
       inputs.k_dot.reset(), inputs.v_dot.reset(), inputs.o_bar_dot.reset();
     }
@@ -159,6 +181,30 @@ class Runner {
       SpoilLastRow(*inputs.q);
     }
     return inputs;
+  }
+
+  // `dtype` is that of T.
+  template <typename T>
+  TensorView Vector(DType dtype, std::initializer_list<T> values) {
+    TensorView view =
+        RowMajorView<const void>(nullptr, dtype, {static_cast<std::int64_t>(values.size())});
+    std::vector<std::uint8_t> bytes(view.SizeBytes());
+    std::memcpy(bytes.data(), values.begin(), bytes.size());
+    view.data = Upload(bytes);
+    return view;
+  }
+
+  // The tangent of the bias and the cotangents of lse that the operation reads.
+  void AddOfBiasAndLse(const Case& test, AttentionInputs* inputs) {
+    const Shape& n = test.shape;
+    const auto lse = [&] {
+      return Random(StatisticsDType(test.dtype), {n.batch, n.heads_q, n.seq_q});
+    };
+    if (HasInput(test.operation, "lse_bar")) inputs->lse_bar = lse();
+    if (HasInput(test.operation, "lse_bar_dot")) inputs->lse_bar_dot = lse();
+    if (HasInput(test.operation, "bias_dot")) {
+      inputs->bias_dot = Random(DType::kFloat32, {n.heads_q, n.seq_q, n.seq_kv});
+    }
   }
 
   // Makes the last row of a row-major tensor NaN: all bits set, in every floating-point dtype.
@@ -179,7 +225,7 @@ class Runner {
     AttentionOutputs outputs;
     std::vector<MutableTensorView> views;
     for (const OutputField& field : kOutputFields) {
-      if (!HasOutput(problem.operation, field.name)) continue;
+      if (!HasOutput(problem, field.name)) continue;
       MutableTensorView view = OutputLayout(problem, field.name);
       view.data = Upload(std::vector<std::uint8_t>(view.SizeBytes(), 0xFF));
       outputs.*field.member = view;
@@ -261,8 +307,9 @@ int Main(const std::string& only, const std::string& only_dtype, int part, int p
       for (const Shape& shape : kShapes) {
         const bool half = ItemSizeBytes(kind.dtype) == 2;
         if (shape.seq_q > 512 && !(operation == Operation::kVjp && half)) continue;
-        for (const char* option : {"plain", "causal", "window", "mask", "dropout", "q_dot only",
-                                   "no o_bar_dot", "NaN row"}) {
+        for (const char* option :
+             {"plain", "causal", "window", "mask", "dropout", "q_dot only", "no o_bar_dot",
+              "NaN row", "softcap", "alibi", "key lengths", "documents", "bias"}) {
           if (dealt++ % parts != part) continue;
           Runner runner(backend->get());
           const double difference =

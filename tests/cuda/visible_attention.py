@@ -23,6 +23,10 @@ def _sum(weights: torch.Tensor, rows: torch.Tensor, visible: torch.Tensor) -> to
     return torch.where(spoiled, torch.nan, clean)
 
 
+def _rank_four(shape: torch.Size) -> tuple[int, ...]:
+    return (1,) * (4 - len(shape)) + tuple(shape)
+
+
 def visible_outputs(
     operation: str, inputs: Mapping[str, torch.Tensor | None], options: Options
 ) -> dict[str, torch.Tensor]:
@@ -51,8 +55,21 @@ def visible_outputs(
     like_o = q.new_zeros(*q.shape[:3], v.shape[3])
     q_dot, o_bar = of_queries("q_dot", q), of_queries("o_bar", like_o)
     o_bar_dot = of_queries("o_bar_dot", like_o)
+    like_lse = q.new_zeros(q.shape[:3])
+    lse_bar, lse_bar_dot = (
+        of_queries(name, like_lse)[..., None] for name in ("lse_bar", "lse_bar_dot")
+    )
 
     s = scale * q @ k.mT
+    u_dot = pairs(scale * (q_dot @ k.mT + q @ k_dot.mT))
+    slope, bend = torch.ones_like(s), torch.zeros_like(s)
+    if attention.softcap is not None:
+        t = torch.tanh(s / attention.softcap)
+        s = attention.softcap * t
+        slope = 1 - t**2
+        bend = pairs(2 / attention.softcap * t * slope * u_dot)
+    if attention.alibi is not None:
+        s = s + attention.alibi
     if attention.bias is not None:
         s = s + attention.bias.double()
     s = torch.where(visible, s, -torch.inf)
@@ -62,7 +79,9 @@ def visible_outputs(
     total = e.sum(-1, keepdim=True)
     p = e / torch.where(dead, 1.0, total)
     z = attention.zeros if attention.zeros is not None else torch.ones_like(p)
-    s_dot = pairs(scale * (q_dot @ k.mT + q @ k_dot.mT))
+    s_dot = pairs(slope * u_dot)
+    if (bias_dot := x.get("bias_dot")) is not None:
+        s_dot = pairs(s_dot + bias_dot)
     mu = (p * s_dot).sum(-1, keepdim=True)
     p_dot = pairs(p * (s_dot - mu))
     result = {
@@ -76,11 +95,19 @@ def visible_outputs(
         return result
 
     p_bar = pairs(z * (o_bar @ v.mT))
-    delta = (p * p_bar).sum(-1, keepdim=True)
+    delta = (p * p_bar).sum(-1, keepdim=True) - lse_bar
     s_bar = pairs(p * (p_bar - delta))
     p_bar_dot = pairs(z * (o_bar_dot @ v.mT + o_bar @ v_dot.mT))
-    delta_dot = (p_dot * p_bar + p * p_bar_dot).sum(-1, keepdim=True)
+    delta_dot = (p_dot * p_bar + p * p_bar_dot).sum(-1, keepdim=True) - lse_bar_dot
     s_bar_dot = pairs(s_bar * (s_dot - mu) + p * (p_bar_dot - delta_dot))
+
+    if attention.bias is not None:
+        result["bias_bar"] = s_bar.sum_to_size(_rank_four(attention.bias.shape))
+        result["bias_bar_dot"] = s_bar_dot.sum_to_size(_rank_four(attention.bias.shape))
+        for name in ("bias_bar", "bias_bar_dot"):
+            result[name] = result[name].reshape(attention.bias.shape)
+    s_bar_dot = pairs(slope * s_bar_dot - bend * s_bar)
+    s_bar = pairs(slope * s_bar)
 
     def grouped(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.unflatten(1, (-1, group)).sum(2)

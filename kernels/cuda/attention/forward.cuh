@@ -2,6 +2,7 @@
 #define THERIA_KERNELS_CUDA_ATTENTION_FORWARD_CUH_
 
 #include "kernels/cuda/attention/block.cuh"
+#include "kernels/cuda/attention/extended_scores.cuh"
 #include "kernels/cuda/attention/online_softmax.cuh"
 #include "kernels/cuda/attention/products.cuh"
 #include "kernels/cuda/attention/saved_lse.cuh"
@@ -27,7 +28,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const int row = work.tile * Tiling::kRows;
   if (!NeedsRows<Mma>(params, work.batch, work.head, row, Tiling::kRows)) return;
   const int warp_row = threadIdx.x / 32 * Tiling::kWarpRows;
-  const KeySpan keys = KeysOfQueries(params, row, min(row + Tiling::kRows, params.seq_q) - 1);
+  const KeySpan keys =
+      KeysOfTile<Tiling>(params, work.batch, row, min(row + Tiling::kRows, params.seq_q) - 1);
   const int first = keys.begin / Tiling::kColumns * Tiling::kColumns;
   const int steps = max(keys.end - first + Tiling::kColumns - 1, 0) / Tiling::kColumns;
   const bool whole_rows = row + Tiling::kRows <= params.seq_q;
@@ -59,7 +61,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         Clear(s);
         AddRowsByRows<Mma, Tiling::kDim, Tiling::kStride>(
             s, q_tile + warp_row * Tiling::kStride * kBytes, stage);
-        ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
+        CapTile<Tiling, Tiling::kRowTiles, Tiling::kColumnBlocks> cap;
+        MakeScores<Tiling, false>(params, position, whole, s, cap);
         softmax.template Add<(Tiling::kDim > 64)>(s, [&](int tile, int half, Accumulator factor) {
 #pragma unroll
           for (int block = 0; block < Tiling::kSliceBlocks; ++block) {

@@ -2,6 +2,7 @@
 #define THERIA_KERNELS_CUDA_ATTENTION_HVP_CUH_
 
 #include "kernels/cuda/attention/block.cuh"
+#include "kernels/cuda/attention/extended_scores.cuh"
 #include "kernels/cuda/attention/products.cuh"
 #include "kernels/cuda/attention/score_derivatives.cuh"
 #include "kernels/cuda/attention/statistics_tile.cuh"
@@ -55,7 +56,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const int head_kv = work.head / params.group;
   const int row = work.tile * Tiling::kRows;
   const int warp_row = threadIdx.x / 32 * Tiling::kWarpRows;
-  const KeySpan keys = KeysOfQueries(params, row, min(row + Tiling::kRows, params.seq_q) - 1);
+  const KeySpan keys =
+      KeysOfTile<Tiling>(params, work.batch, row, min(row + Tiling::kRows, params.seq_q) - 1);
   const int first = keys.begin / Tiling::kColumns * Tiling::kColumns;
   const int steps = max(keys.end - first + Tiling::kColumns - 1, 0) / Tiling::kColumns;
   const bool whole_rows = row + Tiling::kRows <= params.seq_q;
@@ -152,10 +154,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         } else {
           multiply();
         }
-        ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
+        CapTile<Tiling, Tiling::kRowTiles, Tiling::kColumnBlocks> cap;
+        MakeScores<Tiling, false>(params, position, whole, s, cap);
         if (Tiling::kGeneral || !whole) {
           ClearBeside(-static_cast<Accumulator>(INFINITY), s, s_dot, p_bar, p_bar_dot);
         }
+        MakeTangents<Tiling, false>(params, position, s, s_dot, cap);
         if (dropout) {
           KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
           kept.template Draw<false>(params, position);
@@ -171,13 +175,14 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
             for (int e = 0; e < 4; ++e) {
               const auto score = Differentiate<Mma, Tiling::kGeneral>(
                   s[tile][block][e], s_dot[tile][block][e], p_bar[tile][block][e] * kept_scale,
-                  p_bar_dot[tile][block][e] * kept_scale, log2_scale, scale,
+                  p_bar_dot[tile][block][e] * kept_scale, log2_scale, TangentScale<Tiling>(scale),
                   statistics[tile][e / 2]);
               s[tile][block][e] = score.s_bar;
               s_dot[tile][block][e] = score.s_bar_dot;
             }
           }
         }
+        PullThroughCap<Tiling>(cap, s, s_dot);
         if (wants_primal) {
           AddAccumulatorsByTile<Mma, Tiling::kOutputStride>(q_bar, q_bar_dot, s, s_dot, k);
         } else {
@@ -226,7 +231,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const BlockWork work = FindWork<false>(params.heads_kv, Tiling::kSlices, tiles);
   const int row = work.tile * Tiling::kRows;
   const int warp_row = threadIdx.x / 32 * Tiling::kWarpRows;
-  const KeySpan queries = QueriesOfKeys(params, row, min(row + Tiling::kRows, params.seq_kv) - 1);
+  const KeySpan queries =
+      QueriesOfTile<Tiling>(params, work.batch, row, min(row + Tiling::kRows, params.seq_kv) - 1);
   const int first = queries.begin / Tiling::kColumns * Tiling::kColumns;
   const int steps = max(queries.end - first + Tiling::kColumns - 1, 0) / Tiling::kColumns;
   const bool whole_rows = row + Tiling::kRows <= params.seq_kv;
@@ -234,6 +240,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const bool has_q_dot = kKnown || params.q_dot.data != nullptr;
   const bool has_k_dot = kKnown || params.k_dot.data != nullptr;
   const bool has_v_dot = kKnown || params.v_dot.data != nullptr;
+  const bool has_s_dot =
+      has_q_dot || has_k_dot || (Tiling::kExtended && params.bias_dot != nullptr);
   const bool has_o_bar_dot =
       kTangents == TangentSet::kAll || (!kKnown && params.o_bar_dot.data != nullptr);
   const bool wants_primal =
@@ -336,10 +344,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         } else {
           multiply();
         }
-        ModifyScores<Tiling::kGeneral, true>(params, position, whole, s);
+        CapTile<Tiling, Tiling::kRowTiles, Tiling::kColumnBlocks> cap;
+        MakeScores<Tiling, true>(params, position, whole, s, cap);
         if (Tiling::kGeneral || !whole) {
           ClearBeside(-static_cast<Accumulator>(INFINITY), s, s_dot, p_bar, p_bar_dot);
         }
+        MakeTangents<Tiling, true>(params, position, s, s_dot, cap);
         KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
         if (dropout) {
           kept.template Draw<true>(params, position);
@@ -356,7 +366,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
                 for (int e = side; e < 4; e += 2) {
                   const auto score = Differentiate<Mma, Tiling::kGeneral>(
                       s[tile][block][e], s_dot[tile][block][e], p_bar[tile][block][e] * kept_scale,
-                      p_bar_dot[tile][block][e] * kept_scale, log2_scale, scale, of_row);
+                      p_bar_dot[tile][block][e] * kept_scale, log2_scale,
+                      TangentScale<Tiling>(scale), of_row);
                   s[tile][block][e] = score.p;
                   s_dot[tile][block][e] = score.p_dot;
                   p_bar[tile][block][e] = score.s_bar;
@@ -370,6 +381,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
           ScaleProbabilities(sums, s);
           ScaleDerivatives(sums, s_dot, p_bar, p_bar_dot);
         }
+        PullThroughCap<Tiling>(cap, p_bar, p_bar_dot);
         if (dropout) {
           kept.Apply(s);
           kept.Apply(s_dot);
@@ -383,7 +395,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
           }
         }
         if (!wants_primal) {
-          if (has_q_dot || has_k_dot) {
+          if (has_s_dot) {
             AddAccumulatorByTile<Mma, Tiling::kOutputStride>(v_bar_dot, s_dot, o_bar);
           }
           AddAccumulatorByTile<Mma, Tiling::kOutputStride>(k_bar_dot, p_bar_dot, q);

@@ -14,13 +14,13 @@
 
 namespace theria::cuda {
 
-template <Arithmetic kArithmetic, KernelKind kKind, int kDim, bool kGeneral, TangentSet kTangents,
-          int kCandidate = 0>
+template <Arithmetic kArithmetic, KernelKind kKind, int kDim, ScoreKind kScores,
+          TangentSet kTangents, int kCandidate = 0>
 void AddCandidates(KernelTable* table) {
   using Mma = typename MmaOf<kArithmetic>::Type;
   constexpr int kBytes = sizeof(typename Mma::Element);
-  using Tiles = Tiling<kKind, Mma, kDim, kGeneral,
-                       CandidateTileConfig(kKind, kBytes, kDim, kGeneral, kCandidate)>;
+  using Tiles = Tiling<kKind, Mma, kDim, kScores,
+                       CandidateTileConfig(kKind, kBytes, kDim, kScores, kCandidate)>;
   const void* function = nullptr;
   if constexpr (kKind == KernelKind::kForward) {
     function = reinterpret_cast<const void*>(&ForwardKernel<Tiles>);
@@ -37,7 +37,8 @@ void AddCandidates(KernelTable* table) {
   } else {
     function = reinterpret_cast<const void*>(&HvpKeysKernel<Tiles, kTangents>);
   }
-  table->Add({{kKind, kArithmetic, kDim, kGeneral, kTangents},
+  table->Add({{kKind, kArithmetic, kDim, kScores != ScoreKind::kPlain, kTangents,
+               kScores == ScoreKind::kExtended},
               Generation::kSm80,
               function,
               Tiles::kRows,
@@ -47,18 +48,24 @@ void AddCandidates(KernelTable* table) {
               Tiles::kSlices,
               Tiles::kThreads,
               Tiles::kSharedBytes});
-  if constexpr (kCandidate + 1 < TileCandidates(kKind, kBytes, kDim, kGeneral)) {
-    AddCandidates<kArithmetic, kKind, kDim, kGeneral, kTangents, kCandidate + 1>(table);
+  if constexpr (kCandidate + 1 < TileCandidates(kKind, kBytes, kDim, kScores)) {
+    AddCandidates<kArithmetic, kKind, kDim, kScores, kTangents, kCandidate + 1>(table);
   }
 }
 
 template <Arithmetic kArithmetic, KernelKind kKind, int kDim>
 void AddVariants(KernelTable* table) {
-  AddCandidates<kArithmetic, kKind, kDim, false, TangentSet::kAll>(table);
+  AddCandidates<kArithmetic, kKind, kDim, ScoreKind::kPlain, TangentSet::kAll>(table);
   if constexpr (kKind == KernelKind::kHvpQueries || kKind == KernelKind::kHvpKeys) {
-    AddCandidates<kArithmetic, kKind, kDim, false, TangentSet::kInputs>(table);
+    AddCandidates<kArithmetic, kKind, kDim, ScoreKind::kPlain, TangentSet::kInputs>(table);
   }
-  AddCandidates<kArithmetic, kKind, kDim, true,
+  AddCandidates<kArithmetic, kKind, kDim, ScoreKind::kGeneral,
+                HasTangents(kKind) ? TangentSet::kSome : TangentSet::kAll>(table);
+}
+
+template <Arithmetic kArithmetic, KernelKind kKind, int kDim>
+void AddExtendedVariants(KernelTable* table) {
+  AddCandidates<kArithmetic, kKind, kDim, ScoreKind::kExtended,
                 HasTangents(kKind) ? TangentSet::kSome : TangentSet::kAll>(table);
 }
 

@@ -2,6 +2,7 @@
 #define THERIA_KERNELS_CUDA_ATTENTION_JVP_CUH_
 
 #include "kernels/cuda/attention/block.cuh"
+#include "kernels/cuda/attention/extended_scores.cuh"
 #include "kernels/cuda/attention/online_softmax.cuh"
 #include "kernels/cuda/attention/products.cuh"
 #include "kernels/cuda/attention/tangent_mean.cuh"
@@ -28,7 +29,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const int head_kv = work.head / params.group;
   const int row = work.tile * Tiling::kRows;
   const int warp_row = threadIdx.x / 32 * Tiling::kWarpRows;
-  const KeySpan keys = KeysOfQueries(params, row, min(row + Tiling::kRows, params.seq_q) - 1);
+  const KeySpan keys =
+      KeysOfTile<Tiling>(params, work.batch, row, min(row + Tiling::kRows, params.seq_q) - 1);
   const int first = keys.begin / Tiling::kColumns * Tiling::kColumns;
   const int steps = max(keys.end - first + Tiling::kColumns - 1, 0) / Tiling::kColumns;
   const bool whole_rows = row + Tiling::kRows <= params.seq_q;
@@ -36,7 +38,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const bool has_q_dot = kTangents == TangentSet::kAll || params.q_dot.data != nullptr;
   const bool has_k_dot = kTangents == TangentSet::kAll || params.k_dot.data != nullptr;
   const bool has_v_dot = kTangents == TangentSet::kAll || params.v_dot.data != nullptr;
-  const bool has_s_dot = has_q_dot || has_k_dot;
+  const bool has_s_dot =
+      has_q_dot || has_k_dot || (Tiling::kExtended && params.bias_dot != nullptr);
   const Accumulator scale = static_cast<Accumulator>(params.scale);
 
   const auto load_rows = [&](int from) {
@@ -130,10 +133,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
         } else {
           multiply();
         }
-        ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
+        CapTile<Tiling, Tiling::kRowTiles, Tiling::kColumnBlocks> cap;
+        MakeScores<Tiling, false>(params, position, whole, s, cap);
         if (Tiling::kGeneral || !whole) {
           ClearBeside(-static_cast<Accumulator>(INFINITY), s, s_dot);
         }
+        MakeTangents<Tiling, false>(params, position, s, s_dot, cap);
         const bool outweighs = softmax.template Add<(Tiling::kDim > 64)>(
             s, [&](int tile, int half, Accumulator factor) {
 #pragma unroll
@@ -147,9 +152,9 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
             });
         if (outweighs) {
           const auto before = [&](int tile, int half) { return softmax.LaneSumBefore(tile, half); };
-          mean.Recentre(s, s_dot, scale, before, o, o_dot);
+          mean.Recentre(s, s_dot, TangentScale<Tiling>(scale), before, o, o_dot);
         }
-        mean.Add(s, scale, s_dot);
+        mean.Add(s, TangentScale<Tiling>(scale), s_dot);
         if (dropout) {
           KeptElements<Tiling::kRowTiles, Tiling::kColumnBlocks> kept;
           kept.template Draw<false>(params, position);

@@ -40,7 +40,7 @@ struct SoftmaxSum {
 template <typename Accumulator>
 struct alignas(16) RowStatistics {
   Accumulator shift;      // in the units of SoftmaxSum::base
-  Accumulator delta;      // rowsum(o_bar o)
+  Accumulator delta;      // rowsum(o_bar o) - lse_bar
   Accumulator mu;         // tangent of lse
   Accumulator delta_dot;  // tangent of delta
 };
@@ -60,6 +60,17 @@ inline constexpr int kStatisticsRowsPerBlock = kStatisticsThreads / kStatisticsT
 // Rows that share a flag, and slices of the columns that each have a byte of it.
 inline constexpr int kNanGroupRows = 16;
 inline constexpr int kNanSlices = 4;
+
+// The keys that take part in one query, begin <= j < end, before any mask, and where its diagonal
+// is: the key from which ALiBi counts the distance.
+struct alignas(16) RowKeys {
+  std::int32_t begin, end, diagonal, unused;
+};
+
+// The queries in which one key takes part, likewise.
+struct KeyQueries {
+  std::int32_t begin, end;
+};
 
 struct AttentionParams {
   std::int32_t batch, heads_q, heads_kv, group;  // group = heads_q / heads_kv
@@ -103,6 +114,18 @@ struct AttentionParams {
   float* q_bar_sum;
   std::int32_t q_bar_sum_columns;  // a multiple of 64
   std::uint32_t* q_bar_nan_flags;  // kVjp's nan_flags of q_bar, those of nan_flags being of keys
+
+  // Cotangents of lse, [batch, heads_q, seq_q] in the accumulator's type, nullable. Read by the
+  // statistics pass, which subtracts them from delta and delta_dot; no other kernel knows of them.
+  const void* lse_bar;
+  const void* lse_bar_dot;
+
+  // Read by extended kernels only. Written by row_keys.cu, which see.
+  const RowKeys* row_keys;        // [batch, seq_q]
+  const KeyQueries* key_queries;  // [batch, seq_kv]
+  // The tangent of the mask, of its dtype and broadcast as it is; null: zero.
+  const void* bias_dot;
+  std::int64_t bias_dot_strides[4];
 };
 
 constexpr std::int64_t NanGroups(std::int64_t rows) {

@@ -52,28 +52,92 @@ struct TilePosition {
   int row, column;  // of the tile's first element, as the tile counts them
 };
 
+// Element `index` of an option's tensor: a number, or what a boolean mask adds.
 template <typename Accumulator>
-__device__ __forceinline__ Accumulator MaskValue(const ScoreMod& mod, std::int64_t index) {
-  switch (mod.mask_dtype) {
+__device__ __forceinline__ Accumulator OptionValue(const void* data, DType dtype,
+                                                   std::int64_t index) {
+  switch (dtype) {
     case DType::kFloat64: {
       // A finite value stays finite in float32 too: it does not forbid its key.
       constexpr double kMost = std::is_same_v<Accumulator, float> ? FLT_MAX : DBL_MAX;
-      const double value = static_cast<const double*>(mod.mask)[index];
+      const double value = static_cast<const double*>(data)[index];
       return static_cast<Accumulator>(isfinite(value) ? fmin(fmax(value, -kMost), kMost) : value);
     }
     case DType::kFloat32:
-      return static_cast<Accumulator>(static_cast<const float*>(mod.mask)[index]);
+      return static_cast<Accumulator>(static_cast<const float*>(data)[index]);
     case DType::kFloat16:
-      return static_cast<Accumulator>(__half2float(static_cast<const __half*>(mod.mask)[index]));
+      return static_cast<Accumulator>(__half2float(static_cast<const __half*>(data)[index]));
     case DType::kBFloat16:
       return static_cast<Accumulator>(
-          __bfloat162float(static_cast<const __nv_bfloat16*>(mod.mask)[index]));
+          __bfloat162float(static_cast<const __nv_bfloat16*>(data)[index]));
     case DType::kBool:
-      return static_cast<const std::uint8_t*>(mod.mask)[index] != 0
+      return static_cast<const std::uint8_t*>(data)[index] != 0
                  ? Accumulator(0)
                  : -static_cast<Accumulator>(INFINITY);
+    case DType::kInt32:
+      break;
   }
   return Accumulator(0);
+}
+
+template <typename Accumulator>
+__device__ __forceinline__ Accumulator MaskValue(const ScoreMod& mod, std::int64_t index) {
+  return OptionValue<Accumulator>(mod.mask, mod.mask_dtype, index);
+}
+
+template <typename Real>
+__device__ void StoreFloating(void* data, DType dtype, std::int64_t index, Real value) {
+  switch (dtype) {
+    case DType::kFloat64:
+      static_cast<double*>(data)[index] = static_cast<double>(value);
+      break;
+    case DType::kFloat32:
+      static_cast<float*>(data)[index] = static_cast<float>(value);
+      break;
+    case DType::kFloat16:
+      static_cast<__half*>(data)[index] = __float2half(static_cast<float>(value));
+      break;
+    case DType::kBFloat16:
+      static_cast<__nv_bfloat16*>(data)[index] = __float2bfloat16(static_cast<float>(value));
+      break;
+    default:
+      break;
+  }
+}
+
+// Whether key j takes part in row i of a head.
+template <typename Real>
+__device__ __forceinline__ bool IsVisible(const ScoreMod& mod, std::int64_t batch,
+                                          std::int64_t head, std::int64_t i, std::int64_t j) {
+  const KeyRange keys = mod.Keys(batch, i);
+  if (j < keys.begin || j >= keys.end) return false;
+  if (mod.mask == nullptr) return true;
+  return MaskValue<Real>(mod, batch * mod.mask_strides[0] + head * mod.mask_strides[1] +
+                                  i * mod.mask_strides[2] + j * mod.mask_strides[3]) !=
+         -static_cast<Real>(INFINITY);
+}
+
+// Calls visit(tile, block, element) for a thread's elements of a tile.
+template <int kRowTiles, int kBlocks, typename Visit>
+__device__ __forceinline__ void ForEachElement(const Visit& visit) {
+#pragma unroll
+  for (int tile = 0; tile < kRowTiles; ++tile) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) visit(tile, block, e);
+    }
+  }
+}
+
+// The same with the element's row and column.
+template <int kRowTiles, int kBlocks, typename Visit>
+__device__ __forceinline__ void ForEachIndex(const TilePosition& position, const Visit& visit) {
+  const int lane = threadIdx.x % 32;
+  ForEachElement<kRowTiles, kBlocks>([&](int tile, int block, int e) {
+    visit(tile, block, e, position.row + tile * 16 + lane / 4 + e / 2 * 8,
+          position.column + block * 8 + lane % 4 * 2 + e % 2);
+  });
 }
 
 // Calls visit(accumulator element, row, column) for a thread's elements of a tile.

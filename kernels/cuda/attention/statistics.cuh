@@ -39,7 +39,7 @@ __device__ __forceinline__ RowNormalizer<typename Mma::Accumulator> NormalizerOf
 
 // The row statistics of params.h for every row, the padding included; blocks never straddle heads.
 // Zeroes params.q_bar_sum where there is one.
-//   delta = rowsum(o_bar o),  delta_dot = rowsum(o_bar_dot o + o_bar o_dot)
+//   delta = rowsum(o_bar o) - lse_bar,  delta_dot = rowsum(o_bar_dot o + o_bar o_dot) - lse_bar_dot
 template <typename Mma>
 __global__ void __launch_bounds__(kStatisticsThreads)
     StatisticsKernel(const __grid_constant__ AttentionParams params) {
@@ -106,6 +106,20 @@ __global__ void __launch_bounds__(kStatisticsThreads)
     statistics.delta_dot += __shfl_xor_sync(0xffffffffu, statistics.delta_dot, distance);
   }
   const std::int64_t to = plane * StatisticsRows(params.seq_q) + row;
+  // A row without keys has no derivatives, whatever its lse of -inf made of lse_bar.
+  if (lane == 0 && row < params.seq_q && statistics.shift != static_cast<Accumulator>(INFINITY)) {
+    const std::int64_t at = std::int64_t{plane} * params.seq_q + row;
+    if (params.lse_bar != nullptr) {
+      statistics.delta -= static_cast<const Accumulator*>(params.lse_bar)[at];
+    }
+    if (params.lse_bar_dot != nullptr) {
+      statistics.delta_dot -= static_cast<const Accumulator*>(params.lse_bar_dot)[at];
+    }
+  }
+  // With a cotangent of lse a row of one key has derivatives: lse follows its score.
+  if (params.lse_bar != nullptr || params.lse_bar_dot != nullptr) {
+    inverse_sum = inverse_sum < Accumulator(0) ? -inverse_sum : inverse_sum;
+  }
   if (lane == 0) {
     static_cast<RowStatistics<Accumulator>*>(params.statistics)[to] = statistics;
     static_cast<Accumulator*>(params.inverse_sums)[to] = inverse_sum;

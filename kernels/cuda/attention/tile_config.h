@@ -27,6 +27,13 @@ enum class KernelKind : std::uint8_t {
   kHvpKeys,     // k_bar_dot, v_bar_dot, and k_bar, v_bar on request where HvpKeysHasPrimal
 };
 
+// What a kernel can do between the products, see score_tile.cuh and extended_scores.cuh.
+enum class ScoreKind : std::uint8_t {
+  kPlain,     // causal and window limits
+  kGeneral,   // masks, dropout, any scale
+  kExtended,  // the rest as well: soft cap, ALiBi, a bias's tangent, key ranges that vary by row
+};
+
 constexpr bool HasTangents(KernelKind kind) {
   return kind == KernelKind::kJvp || kind == KernelKind::kHvpQueries ||
          kind == KernelKind::kHvpKeys;
@@ -53,9 +60,39 @@ constexpr bool HvpKeysHasPrimal(int element_bytes, int dim) {
   return element_bytes <= 4 && dim <= 64;
 }
 
+// Extended kernels hold up to six values for each score of a thread, hence narrow moving tiles.
+constexpr TileConfig ExtendedHalfTileConfig(KernelKind kind, int dim) {
+  switch (kind) {
+    case KernelKind::kForward:
+      if (dim <= 128) return {4, 1, 64, 2, dim, 2};
+      return {4, 1, 32, 2, dim, 2};
+    case KernelKind::kJvp:
+      if (dim <= 64) return {4, 1, 32, 2, dim, 2};
+      if (dim <= 128) return {4, 1, 32, 2, dim, 1};
+      return {4, 1, 32, 2, dim / 2, 1};
+    case KernelKind::kVjpQueries:
+      if (dim <= 128) return {4, 1, 32, 2, dim, 2};
+      return {8, 1, 32, 2, dim, 1};
+    case KernelKind::kVjpKeys:
+      if (dim <= 64) return {4, 1, 32, 2, dim, 2};
+      if (dim <= 128) return {4, 1, 32, 2, dim, 1};
+      return {8, 1, 32, 2, dim / 2, 1};
+    case KernelKind::kVjp:
+      break;
+    case KernelKind::kHvpQueries:
+    case KernelKind::kHvpKeys:
+      if (dim <= 64) return {4, 1, 16, 2, dim, 2};
+      if (dim <= 128) return {4, 1, 16, 1, dim, 1};
+      return {4, 1, 16, 2, dim / 2, 1};
+  }
+  return {};
+}
+
 // General kernels have much code for each score of a thread; beyond 32 scores the forward one
 // slowed down (docs/benchmarks.md).
-constexpr TileConfig HalfTileConfig(KernelKind kind, int dim, bool general) {
+constexpr TileConfig HalfTileConfig(KernelKind kind, int dim, ScoreKind scores) {
+  if (scores == ScoreKind::kExtended) return ExtendedHalfTileConfig(kind, dim);
+  const bool general = scores == ScoreKind::kGeneral;
   switch (kind) {
     case KernelKind::kForward:
       if (general && dim <= 128) return {4, 1, 64, 2, dim, dim <= 64 ? 4 : 2};
@@ -90,7 +127,8 @@ constexpr TileConfig HalfTileConfig(KernelKind kind, int dim, bool general) {
   return {};
 }
 
-constexpr TileConfig SingleTileConfig(KernelKind kind, int dim) {
+constexpr TileConfig SingleTileConfig(KernelKind kind, int dim, ScoreKind scores) {
+  const int columns = scores == ScoreKind::kExtended ? 16 : 32;
   switch (kind) {
     case KernelKind::kForward:
       if (dim <= 128) return {8, 1, 32, 2, dim, 1};
@@ -109,7 +147,7 @@ constexpr TileConfig SingleTileConfig(KernelKind kind, int dim) {
       break;
     case KernelKind::kHvpQueries:
     case KernelKind::kHvpKeys:
-      if (dim <= 64) return {8, 1, 32, 2, dim, 1};
+      if (dim <= 64) return {8, 1, columns, 2, dim, 1};
       if (dim <= 128) return {4, 1, 16, 2, dim, 1};
       return {2, 1, 16, 1, dim / 2, 1};
   }
@@ -150,9 +188,9 @@ constexpr TileConfig DoubleTileConfig(KernelKind kind, int dim) {
 }
 
 // The default configuration.
-constexpr TileConfig TileConfigOf(KernelKind kind, int element_bytes, int dim, bool general) {
-  return element_bytes == 2   ? HalfTileConfig(kind, dim, general)
-         : element_bytes == 4 ? SingleTileConfig(kind, dim)
+constexpr TileConfig TileConfigOf(KernelKind kind, int element_bytes, int dim, ScoreKind scores) {
+  return element_bytes == 2   ? HalfTileConfig(kind, dim, scores)
+         : element_bytes == 4 ? SingleTileConfig(kind, dim, scores)
                               : DoubleTileConfig(kind, dim);
 }
 
@@ -222,10 +260,11 @@ inline constexpr int kSharedLimits[] = {99 * 1024, 163 * 1024, 227 * 1024};
 
 // The default made to fit the smallest of these limits that any tile can: fewer buffers, then
 // narrower moving tiles, then fewer warps, then chunks.
-constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int dim, bool general) {
-  TileConfig config = TileConfigOf(kind, element_bytes, dim, general);
+constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int dim,
+                                       ScoreKind scores) {
+  TileConfig config = TileConfigOf(kind, element_bytes, dim, scores);
   for (const int limit : kSharedLimits) {
-    config = TileConfigOf(kind, element_bytes, dim, general);
+    config = TileConfigOf(kind, element_bytes, dim, scores);
     while (SharedLayoutOf(kind, element_bytes, dim, config).total > limit) {
       if (config.stages > 1) {
         config.stages = 1;
@@ -246,8 +285,9 @@ constexpr TileConfig CompactTileConfig(KernelKind kind, int element_bytes, int d
 
 // For short sequences: the 197 tokens of a vision transformer leave less of tiles of 112 empty than
 // of 128, and what fits one tile of 64 needs no second buffer.
-constexpr bool HasShortTileConfigs(KernelKind kind, int element_bytes, int dim, bool general) {
-  return kind == KernelKind::kForward && element_bytes == 2 && dim <= 64 && !general;
+constexpr bool HasShortTileConfigs(KernelKind kind, int element_bytes, int dim, ScoreKind scores) {
+  return kind == KernelKind::kForward && element_bytes == 2 && dim <= 64 &&
+         scores == ScoreKind::kPlain;
 }
 inline constexpr int kShortTileConfigs = 3;
 constexpr TileConfig ShortTileConfig(int dim, int index) {
@@ -255,38 +295,48 @@ constexpr TileConfig ShortTileConfig(int dim, int index) {
   return {4, 1, 64, index, dim, 4};
 }
 
+// Extended kernels of float32 and float64 take the longest to compile, and are compiled once: as
+// they fit every device.
+constexpr bool IsAlwaysCompact(int element_bytes, ScoreKind scores) {
+  return scores == ScoreKind::kExtended && element_bytes > 2;
+}
+
 // How many configurations of a kernel are compiled, see registry.h: the default, and where that
 // does not fit every device, the compact one; or those for short sequences.
-constexpr int TileCandidates(KernelKind kind, int element_bytes, int dim, bool general) {
-  if (HasShortTileConfigs(kind, element_bytes, dim, general)) return 1 + kShortTileConfigs;
+constexpr int TileCandidates(KernelKind kind, int element_bytes, int dim, ScoreKind scores) {
+  if (HasShortTileConfigs(kind, element_bytes, dim, scores)) return 1 + kShortTileConfigs;
+  if (IsAlwaysCompact(element_bytes, scores)) return 1;
   const auto bytes = [&](const TileConfig& config) {
     return SharedLayoutOf(kind, element_bytes, dim, config).total;
   };
-  const int standard = bytes(TileConfigOf(kind, element_bytes, dim, general));
-  const int compact = bytes(CompactTileConfig(kind, element_bytes, dim, general));
+  const int standard = bytes(TileConfigOf(kind, element_bytes, dim, scores));
+  const int compact = bytes(CompactTileConfig(kind, element_bytes, dim, scores));
   for (const int limit : kSharedLimits) {
     if (compact <= limit) return standard <= limit ? 1 : 2;
   }
   return 1;
 }
 
-constexpr TileConfig CandidateTileConfig(KernelKind kind, int element_bytes, int dim, bool general,
-                                         int candidate) {
-  if (candidate == 0) return TileConfigOf(kind, element_bytes, dim, general);
-  return HasShortTileConfigs(kind, element_bytes, dim, general)
+constexpr TileConfig CandidateTileConfig(KernelKind kind, int element_bytes, int dim,
+                                         ScoreKind scores, int candidate) {
+  if (candidate == 0 && !IsAlwaysCompact(element_bytes, scores)) {
+    return TileConfigOf(kind, element_bytes, dim, scores);
+  }
+  return HasShortTileConfigs(kind, element_bytes, dim, scores)
              ? ShortTileConfig(dim, candidate - 1)
-             : CompactTileConfig(kind, element_bytes, dim, general);
+             : CompactTileConfig(kind, element_bytes, dim, scores);
 }
 
 // Everything about one instantiation that is known before it runs.
-template <KernelKind kKindT, typename MmaT, int kDimT, bool kGeneralT, TileConfig kConfigT>
+template <KernelKind kKindT, typename MmaT, int kDimT, ScoreKind kScoresT, TileConfig kConfigT>
 struct Tiling {
   using Mma = MmaT;
   using Element = typename Mma::Element;
   using Accumulator = typename Mma::Accumulator;
 
   static constexpr KernelKind kKind = kKindT;
-  static constexpr bool kGeneral = kGeneralT;
+  static constexpr bool kGeneral = kScoresT != ScoreKind::kPlain;
+  static constexpr bool kExtended = kScoresT == ScoreKind::kExtended;
   static constexpr int kDim = kDimT;
   static constexpr TileConfig kConfig = kConfigT;
 

@@ -2,6 +2,7 @@
 #define THERIA_KERNELS_CUDA_ATTENTION_VJP_CUH_
 
 #include "kernels/cuda/attention/block.cuh"
+#include "kernels/cuda/attention/extended_scores.cuh"
 #include "kernels/cuda/attention/products.cuh"
 #include "kernels/cuda/attention/statistics_tile.cuh"
 #include "kernels/cuda/attention/tile_config.h"
@@ -30,7 +31,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const int head_kv = work.head / params.group;
   const int row = work.tile * Tiling::kRows;
   const int warp_row = threadIdx.x / 32 * Tiling::kWarpRows;
-  const KeySpan keys = KeysOfQueries(params, row, min(row + Tiling::kRows, params.seq_q) - 1);
+  const KeySpan keys =
+      KeysOfTile<Tiling>(params, work.batch, row, min(row + Tiling::kRows, params.seq_q) - 1);
   const int first = keys.begin / Tiling::kStageColumns * Tiling::kStageColumns;
   const int steps = max(keys.end - first + Tiling::kStageColumns - 1, 0) / Tiling::kStageColumns;
   const bool whole_rows = row + Tiling::kRows <= params.seq_q;
@@ -117,7 +119,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
               multiply();
             }
           }
-          ModifyScores<Tiling::kGeneral, false>(params, position, whole, s);
+          CapTile<Tiling, Tiling::kRowTiles, Tiling::kColumnBlocks> cap;
+          MakeScores<Tiling, false>(params, position, whole, s, cap);
           if (Tiling::kGeneral || !whole) {
             ClearBeside(-static_cast<Accumulator>(INFINITY), s, p_bar);
           }
@@ -141,6 +144,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
               }
             }
           }
+          PullThroughCap<Tiling>(cap, s);
           AddAccumulatorByTile<Mma, Tiling::kOutputStride>(
               q_bar, s, Tiling::kChunked ? q_tile : k + work.slice * Tiling::kSlice * kBytes);
         }
@@ -174,7 +178,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
   const BlockWork work = FindWork<false>(params.heads_kv, Tiling::kSlices, tiles);
   const int row = work.tile * Tiling::kRows;
   const int warp_row = threadIdx.x / 32 * Tiling::kWarpRows;
-  const KeySpan queries = QueriesOfKeys(params, row, min(row + Tiling::kRows, params.seq_kv) - 1);
+  const KeySpan queries =
+      QueriesOfTile<Tiling>(params, work.batch, row, min(row + Tiling::kRows, params.seq_kv) - 1);
   const int first = queries.begin / Tiling::kStageColumns * Tiling::kStageColumns;
   const int steps = max(queries.end - first + Tiling::kStageColumns - 1, 0) / Tiling::kStageColumns;
   const bool whole_rows = row + Tiling::kRows <= params.seq_kv;
@@ -272,7 +277,8 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
               multiply();
             }
           }
-          ModifyScores<Tiling::kGeneral, true>(params, position, whole, s);
+          CapTile<Tiling, Tiling::kRowTiles, Tiling::kColumnBlocks> cap;
+          MakeScores<Tiling, true>(params, position, whole, s, cap);
           if (Tiling::kGeneral || !whole) {
             ClearBeside(-static_cast<Accumulator>(INFINITY), s, p_bar);
           }
@@ -304,6 +310,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, Tiling::kMinBlocks)
             ScaleProbabilities(sums, s);
             ScaleDerivatives(sums, p_bar);
           }
+          PullThroughCap<Tiling>(cap, p_bar);
           if (dropout) kept.Apply(s);
           const std::uint32_t slice = work.slice * Tiling::kSlice * kBytes;
           const std::uint32_t q_slice = Tiling::kChunked ? k_tile : q + slice;

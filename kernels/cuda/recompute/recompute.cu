@@ -71,7 +71,8 @@ __device__ bool FindsFlag(const std::uint32_t* flags, std::int64_t head, int row
 template <typename Real>
 struct Pair {
   bool visible;
-  Real s, s_dot;          // scaled
+  Real s, s_dot;
+  Real w, w_dot;          // the slope of the soft cap and its tangent: 1 and 0 without one
   Real p_bar, p_bar_dot;  // with dropout
   Real z;                 // 0 or 1 / (1 - probability)
 };
@@ -92,15 +93,33 @@ class Problem {
 
   __device__ Pair<Real> PairOf(int i, int j) const {
     Pair<Real> pair = {};
-    const KeyRange keys = Keys(i);
-    if (j < keys.begin || j >= keys.end) return pair;
-    const Real bias = Bias(i, j);
+    const ScoreMod& mod = params_.score_mod;
+    const ScoreRow row = mod.Row(batch_, i);
+    if (j < row.keys.begin || j >= row.keys.end) return pair;
+    Real bias = Bias(i, j);
     if (bias == -static_cast<Real>(INFINITY)) return pair;
     pair.visible = true;
+    if (mod.alibi_slopes != nullptr) bias += mod.Alibi(AlibiSlope(), row.diagonal, j);
     const auto scale = static_cast<Real>(params_.scale);
-    pair.s = FusedProduct(Dot(params_.q, i, params_.k, j, params_.head_dim), scale, bias);
+    const Real product = Dot(params_.q, i, params_.k, j, params_.head_dim);
     pair.s_dot = scale * (Dot(params_.q_dot, i, params_.k, j, params_.head_dim) +
                           Dot(params_.q, i, params_.k_dot, j, params_.head_dim));
+    pair.w = Real(1);
+    if (mod.softcap.enabled()) {
+      const Real t = mod.softcap.Tanh(product * scale);
+      pair.w = mod.softcap.Slope(t);
+      pair.s = FusedProduct(static_cast<Real>(mod.softcap.cap), t, bias);
+      pair.s_dot *= pair.w;
+      pair.w_dot = -mod.softcap.Bend(t, pair.s_dot);
+    } else {
+      pair.s = FusedProduct(product, scale, bias);
+    }
+    if (params_.bias_dot != nullptr) {
+      const std::int64_t(&strides)[4] = params_.bias_dot_strides;
+      pair.s_dot += OptionValue<Real>(
+          params_.bias_dot, mod.mask_dtype,
+          batch_ * strides[0] + head_ * strides[1] + i * strides[2] + j * strides[3]);
+    }
     pair.z = Real(1);
     if (params_.score_mod.dropout.enabled()) {
       const auto plane = static_cast<std::uint64_t>(batch_) * params_.heads_q + head_;
@@ -147,6 +166,12 @@ class Problem {
                                     i * mod.mask_strides[2] + j * mod.mask_strides[3]);
   }
 
+  __device__ Real AlibiSlope() const {
+    const ScoreMod& mod = params_.score_mod;
+    return OptionValue<Real>(mod.alibi_slopes, mod.alibi_dtype,
+                             batch_ * mod.alibi_strides[0] + head_ * mod.alibi_strides[1]);
+  }
+
   const AttentionParams& params_;
   int batch_, head_, head_kv_;
 };
@@ -155,7 +180,7 @@ class Problem {
 template <typename Real>
 struct Weights {
   Real p, p_dot;  // with dropout
-  Real s_bar, s_bar_dot;
+  Real u_bar, u_bar_dot;
 };
 
 template <typename Real>
@@ -164,11 +189,13 @@ __device__ Weights<Real> WeightsOf(const Pair<Real>& pair, const RowValues<Real>
   const Real p = Exp(pair.s - row.maximum) * row.inverse_sum;
   const Real centred = pair.s_dot - row.mu;
   const Real s_bar = p * (pair.p_bar - row.delta);
-  return {p * pair.z, p * centred * pair.z, s_bar,
-          s_bar * centred + p * (pair.p_bar_dot - row.delta_dot)};
+  const Real s_bar_dot = s_bar * centred + p * (pair.p_bar_dot - row.delta_dot);
+  return {p * pair.z, p * centred * pair.z, pair.w * s_bar,
+          pair.w * s_bar_dot + pair.w_dot * s_bar};
 }
 
-// The softmax and the statistics of row i, in three passes over its keys.
+// The softmax and the statistics of row i, in three passes over its keys. Without the cotangents of
+// lse.
 template <typename Element, typename Real>
 __device__ RowValues<Real> ValuesOfRow(const Problem<Element, Real>& problem, int i) {
   const KeyRange keys = problem.Keys(i);
@@ -269,9 +296,9 @@ __device__ void RecomputeQuery(const AttentionParams& params, const Problem<Elem
       AddColumns(o, params.head_dim_v, w.p, of(params.v));
       AddColumns(o_dot, params.head_dim_v, w.p_dot, of(params.v));
       AddColumns(o_dot, params.head_dim_v, w.p, of(params.v_dot));
-      AddColumns(q_bar, params.head_dim, w.s_bar, of(params.k));
-      AddColumns(q_bar_dot, params.head_dim, w.s_bar_dot, of(params.k));
-      AddColumns(q_bar_dot, params.head_dim, w.s_bar, of(params.k_dot));
+      AddColumns(q_bar, params.head_dim, w.u_bar, of(params.k));
+      AddColumns(q_bar_dot, params.head_dim, w.u_bar_dot, of(params.k));
+      AddColumns(q_bar_dot, params.head_dim, w.u_bar, of(params.k_dot));
     }
   }
   const auto scale = static_cast<Real>(params.scale);
@@ -299,8 +326,12 @@ __global__ void __launch_bounds__(kThreads)
   if (!__syncthreads_or(any)) return;
   const Problem<Element, Real> problem(params, batch, head);
   for (int i = blockIdx.x % splits; i < params.seq_q; i += splits) {
-    const RowValues<Real> row = ValuesOfRow(problem, i);
+    RowValues<Real> row = ValuesOfRow(problem, i);
     const std::int64_t at = std::int64_t{plane} * params.seq_q + i;
+    if (params.lse_bar != nullptr) row.delta -= static_cast<const Real*>(params.lse_bar)[at];
+    if (params.lse_bar_dot != nullptr) {
+      row.delta_dot -= static_cast<const Real*>(params.lse_bar_dot)[at];
+    }
     bool spoiled = HasNan<Element>(params.o_out, batch, head, i, params.head_dim_v) ||
                    HasNan<Element>(params.o_dot_out, batch, head, i, params.head_dim_v) ||
                    HasNan<Element>(params.q_bar, batch, head, i, params.head_dim) ||
@@ -320,20 +351,30 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// The queries in which key j may take part.
+__device__ KeyRange QueriesOf(const AttentionParams& params, int batch, int j) {
+  if (params.key_queries != nullptr) {
+    const KeyQueries queries = params.key_queries[std::int64_t{batch} * params.seq_kv + j];
+    return {queries.begin, queries.end};
+  }
+  const KeySpan queries = QueriesOfKeys(params, j, j);
+  return {queries.begin, queries.end};
+}
+
 // The outputs of key j, which the heads of a group read.
 template <typename Element, typename Real>
 __device__ void RecomputeKey(const AttentionParams& params, int batch, int head_kv, int j) {
   __shared__ SharedPairs<Real> pairs;
   Real k_bar[kColumnsOfThread] = {}, v_bar[kColumnsOfThread] = {};
   Real k_bar_dot[kColumnsOfThread] = {}, v_bar_dot[kColumnsOfThread] = {};
-  const KeySpan queries = QueriesOfKeys(params, j, j);
+  const KeyRange queries = QueriesOf(params, batch, j);
   for (int head = head_kv * params.group; head < (head_kv + 1) * params.group; ++head) {
     const Problem<Element, Real> problem(params, batch, head);
     const std::int64_t row =
         (std::int64_t{batch} * params.heads_q + head) * StatisticsRows(params.seq_q);
     const auto* statistics = static_cast<const RowStatistics<Real>*>(params.statistics) + row;
     const auto* inverse_sums = static_cast<const Real*>(params.inverse_sums) + row;
-    for (int first = queries.begin; first < queries.end; first += kThreads) {
+    for (auto first = static_cast<int>(queries.begin); first < queries.end; first += kThreads) {
       const int own = first + threadIdx.x;
       __syncthreads();
       Pair<Real> pair = {};
@@ -356,9 +397,9 @@ __device__ void RecomputeKey(const AttentionParams& params, int batch, int head_
         AddColumns(v_bar, params.head_dim_v, w.p, of(params.o_bar));
         AddColumns(v_bar_dot, params.head_dim_v, w.p_dot, of(params.o_bar));
         AddColumns(v_bar_dot, params.head_dim_v, w.p, of(params.o_bar_dot));
-        AddColumns(k_bar, params.head_dim, w.s_bar, of(params.q));
-        AddColumns(k_bar_dot, params.head_dim, w.s_bar_dot, of(params.q));
-        AddColumns(k_bar_dot, params.head_dim, w.s_bar, of(params.q_dot));
+        AddColumns(k_bar, params.head_dim, w.u_bar, of(params.q));
+        AddColumns(k_bar_dot, params.head_dim, w.u_bar_dot, of(params.q));
+        AddColumns(k_bar_dot, params.head_dim, w.u_bar, of(params.q_dot));
       }
     }
   }

@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdint>
+
 #include "kernels/api/tensor_view.h"
 
 namespace theria::cuda {
@@ -12,6 +14,10 @@ namespace theria::cuda {
 // Asynchronous on `stream`, does not synchronise.
 // REQUIRES: equal shapes but for the last dimension; data aligned to the element.
 cudaError_t CopyStrided(const MutableTensorView& destination, const TensorView& source,
+                        cudaStream_t stream);
+
+// Sets every element to the low bits of `bits`. Asynchronous likewise.
+cudaError_t FillStrided(const MutableTensorView& destination, std::uint64_t bits,
                         cudaStream_t stream);
 
 }  // namespace theria::cuda

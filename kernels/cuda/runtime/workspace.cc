@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "kernels/api/message.h"
 #include "kernels/cuda/runtime/device_pool.h"
 
@@ -23,7 +25,9 @@ Workspace::~Workspace() {
 }
 
 absl::StatusOr<void*> Workspace::Allocate(std::size_t size_bytes) {
-  const std::size_t rounded = (size_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  // At least one unit: allocators may refuse 0 bytes, which the tensors of empty rows have.
+  const std::size_t rounded =
+      (std::max<std::size_t>(size_bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
   size_bytes_ += rounded;
   if (caller_.block != nullptr && rounded <= caller_.block_bytes - used_of_caller_) {
     void* const data = static_cast<char*>(caller_.block) + used_of_caller_;

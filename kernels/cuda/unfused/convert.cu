@@ -59,6 +59,7 @@ void LaunchFrom(DType from, unsigned blocks, const ConvertParams& params, cudaSt
 cudaError_t ConvertStrided(const MutableTensorView& destination, const TensorView& source,
                            cudaStream_t stream) {
   if (destination.dtype == source.dtype) return CopyStrided(destination, source, stream);
+  if (destination.NumElements() == 0) return cudaSuccess;
   ConvertParams params = {destination.data, source.data, {}, {}, {}};
   const int lead = kMaxRank - destination.rank;
   for (int axis = 0; axis < kMaxRank; ++axis) {

@@ -10,22 +10,6 @@ namespace {
 
 constexpr int kThreads = 128;
 
-// `query` counts the rows of all heads that share the key head.
-template <typename Real>
-__device__ bool IsVisible(const WeightedSumParams& params, std::int64_t plane, std::int64_t query,
-                          std::int64_t j) {
-  const ScoreMod& mod = params.score_mod;
-  const std::int64_t i = query % params.seq_q;
-  const KeyRange keys = mod.Keys(plane / params.heads_kv, i);
-  if (j < keys.begin || j >= keys.end) return false;
-  if (mod.mask == nullptr) return true;
-  const std::int64_t head = plane % params.heads_kv * params.group + query / params.seq_q;
-  const auto value = MaskValue<Real>(mod, plane / params.heads_kv * mod.mask_strides[0] +
-                                              head * mod.mask_strides[1] + i * mod.mask_strides[2] +
-                                              j * mod.mask_strides[3]);
-  return value != -static_cast<Real>(INFINITY);
-}
-
 template <typename Real>
 __device__ Real VisibleSum(const WeightedSumParams& params, std::int64_t plane, std::int64_t row,
                            std::int64_t column) {
@@ -35,7 +19,12 @@ __device__ Real VisibleSum(const WeightedSumParams& params, std::int64_t plane, 
   for (std::int64_t x = 0; x < inner; ++x) {
     const std::int64_t query = params.of_keys ? x : row;
     const std::int64_t key = params.of_keys ? row : x;
-    if (!IsVisible<Real>(params, plane, query, key)) continue;
+    // `query` counts the rows of all heads that share the key head.
+    const std::int64_t head = plane % params.heads_kv * params.group + query / params.seq_q;
+    if (!IsVisible<Real>(params.score_mod, plane / params.heads_kv, head, query % params.seq_q,
+                         key)) {
+      continue;
+    }
     for (int pair = 0; pair < 2; ++pair) {
       if (params.a[pair] == nullptr) continue;
       const auto* a = static_cast<const Real*>(params.a[pair]) + plane * queries * params.seq_kv;

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "kernels/api/message.h"
+#include "kernels/cuda/empty_results.h"
 #include "kernels/cuda/runtime/cuda_check.h"
 #include "kernels/cuda/unfused/convert.h"
 #include "kernels/cuda/unfused/row_derivatives.h"
@@ -32,6 +33,15 @@ struct Matrices {
   explicit operator bool() const { return data != nullptr; }
 };
 
+// Strides of a tensor that broadcasts to rank 4, 0 where it does.
+template <typename Void>
+void BroadcastStrides(const BasicTensorView<Void>& view, std::int64_t (&strides)[kMaxRank]) {
+  for (int axis = 0; axis < kMaxRank; ++axis) {
+    const int own = axis - (kMaxRank - view.rank);
+    strides[axis] = own < 0 || view.shape[own] == 1 ? 0 : view.strides[own];
+  }
+}
+
 class UnfusedRun {
  public:
   UnfusedRun(const AttentionProblem& problem, const AttentionInputs& inputs,
@@ -49,13 +59,18 @@ class UnfusedRun {
     THERIA_RETURN_IF_ERROR(Read());
     THERIA_RETURN_IF_ERROR(ScoreMatrices());
     THERIA_RETURN_IF_ERROR(RowDerivatives());
+    THERIA_RETURN_IF_ERROR(BiasGradient(outputs_.bias_bar, p_bar_));
+    THERIA_RETURN_IF_ERROR(BiasGradient(outputs_.bias_bar_dot, p_bar_dot_));
+    THERIA_RETURN_IF_ERROR(PullThroughCap());
     THERIA_RETURN_IF_ERROR(Results());
     return Message("cublas_unfused_", OperationName(problem_.operation));
   }
 
  private:
   std::int64_t QueryRows() const { return problem_.group() * problem_.seq_q; }
-  bool has_cotangent() const { return inputs_.o_bar.has_value(); }
+  bool has_cotangent() const {
+    return problem_.operation == Operation::kVjp || problem_.operation == Operation::kHvp;
+  }
   bool has_tangent() const {
     return problem_.operation == Operation::kJvp || problem_.operation == Operation::kHvp;
   }
@@ -94,6 +109,8 @@ class UnfusedRun {
   absl::Status Multiply(const Matrices& a, bool transpose_a, const Matrices& b, bool transpose_b,
                         double alpha, double beta, const Matrices& c) {
     const std::int64_t inner = transpose_a ? a.rows : a.columns;
+    if (c.columns == 0) return absl::OkStatus();
+    if (inner == 0) return beta == 0.0 ? Clear(c) : absl::OkStatus();
     const bool is_double = dtype_ == DType::kFloat64;
     const cudaDataType_t type = is_double ? CUDA_R_64F : CUDA_R_32F;
     const cublasComputeType_t compute =
@@ -144,15 +161,23 @@ class UnfusedRun {
     THERIA_RETURN_IF_ERROR(SumOfProducts({{q_, k_}}, false, true, 1.0, rows, columns, &s_));
     THERIA_RETURN_IF_ERROR(
         SumOfProducts({{q_dot_, k_}, {q_, k_dot_}}, false, true, 1.0, rows, columns, &s_dot_));
+    if (inputs_.bias_dot.has_value()) THERIA_RETURN_IF_ERROR(ProvideZeros(&s_dot_));
+    if (!has_cotangent()) return absl::OkStatus();
     THERIA_RETURN_IF_ERROR(SumOfProducts({{o_bar_, v_}}, false, true, 1.0, rows, columns, &p_bar_));
+    THERIA_RETURN_IF_ERROR(ProvideZeros(&p_bar_));
     if (problem_.operation != Operation::kHvp) return absl::OkStatus();
     THERIA_RETURN_IF_ERROR(SumOfProducts({{o_bar_dot_, v_}, {o_bar_, v_dot_}}, false, true, 1.0,
                                          rows, columns, &p_bar_dot_));
-    if (p_bar_dot_) return absl::OkStatus();
-    // S_bar_dot depends on the tangent of the scores alone; its matrix starts from zero.
-    absl::StatusOr<Matrices> zero = Allocate(rows, columns);
+    return ProvideZeros(&p_bar_dot_);
+  }
+
+  // A matrix of scores that no product contributes to starts from zero where something else does:
+  // the bias to S_dot, lse to S_bar, S_dot to S_bar_dot.
+  absl::Status ProvideZeros(Matrices* matrices) {
+    if (*matrices) return absl::OkStatus();
+    absl::StatusOr<Matrices> zero = Allocate(QueryRows(), problem_.seq_kv);
     if (!zero.ok()) return zero.status();
-    p_bar_dot_ = *zero;
+    *matrices = *zero;
     return Clear(*zero);
   }
 
@@ -171,12 +196,80 @@ class UnfusedRun {
     absl::StatusOr<Matrices> lse_dot = Allocate(QueryRows(), 1);
     if (!lse_dot.ok()) return lse_dot.status();
     lse_dot_ = *lse_dot;
-    const RowDerivativesParams params = {
-        s_.data,        s_dot_.data,     p_bar_.data,    p_bar_dot_.data,
-        lse_.data,      lse_dot_.data,   problem_.batch, problem_.heads_q,
-        problem_.seq_q, problem_.seq_kv, problem_.scale, MakeScoreMod(problem_, inputs_.options)};
-    return CudaStatus(LaunchRowDerivatives(params, dtype_, workspace_->stream()),
+    if (has_cotangent() && inputs_.options.softcap.has_value()) {
+      for (Matrices* slope : {&w_, &w_dot_}) {
+        if (slope == &w_dot_ && !s_dot_) continue;
+        absl::StatusOr<Matrices> allocated = Allocate(QueryRows(), problem_.seq_kv);
+        if (!allocated.ok()) return allocated.status();
+        *slope = *allocated;
+      }
+    }
+    THERIA_RETURN_IF_ERROR(ReadStatistics(inputs_.lse_bar, &lse_bar_));
+    THERIA_RETURN_IF_ERROR(ReadStatistics(inputs_.lse_bar_dot, &lse_bar_dot_));
+    return CudaStatus(LaunchRowDerivatives(Derivatives(), dtype_, workspace_->stream()),
                       "row derivatives");
+  }
+
+  absl::Status ReadStatistics(const std::optional<TensorView>& view, Matrices* statistics) {
+    if (!view.has_value()) return absl::OkStatus();
+    absl::StatusOr<Matrices> packed = Allocate(QueryRows(), 1);
+    if (!packed.ok()) return packed.status();
+    *statistics = *packed;
+    const MutableTensorView destination =
+        RowMajorView<void>(packed->data, dtype_, {view->shape[0], view->shape[1], view->shape[2]});
+    return CudaStatus(ConvertStrided(destination, *view, workspace_->stream()), "read a tensor");
+  }
+
+  RowDerivativesParams Derivatives() const {
+    RowDerivativesParams params = {};
+    params.s = s_.data;
+    params.s_dot = s_dot_.data;
+    params.p_bar = p_bar_.data;
+    params.p_bar_dot = p_bar_dot_.data;
+    params.w = w_.data;
+    params.w_dot = w_dot_.data;
+    params.lse = lse_.data;
+    params.lse_dot = lse_dot_.data;
+    params.lse_bar = lse_bar_.data;
+    params.lse_bar_dot = lse_bar_dot_.data;
+    if (inputs_.bias_dot.has_value()) {
+      params.bias_dot = inputs_.bias_dot->data;
+      BroadcastStrides(*inputs_.bias_dot, params.bias_dot_strides);
+    }
+    params.batch = problem_.batch;
+    params.heads_q = problem_.heads_q;
+    params.seq_q = problem_.seq_q;
+    params.seq_kv = problem_.seq_kv;
+    params.scale = problem_.scale;
+    params.score_mod = MakeScoreMod(problem_, inputs_.options);
+    return params;
+  }
+
+  // Before PullThroughCap, while `matrices` is S_bar or S_bar_dot.
+  absl::Status BiasGradient(const std::optional<MutableTensorView>& view,
+                            const Matrices& matrices) {
+    if (!view.has_value()) return absl::OkStatus();
+    BiasSumParams params = {};
+    params.matrix = matrices.data;
+    params.data = view->data;
+    params.data_dtype = view->dtype;
+    for (int axis = 0; axis < kMaxRank; ++axis) {
+      const int own = axis - (kMaxRank - view->rank);
+      params.extents[axis] = own < 0 ? 1 : view->shape[own];
+    }
+    BroadcastStrides(*view, params.strides);
+    params.batch = problem_.batch;
+    params.heads_q = problem_.heads_q;
+    params.seq_q = problem_.seq_q;
+    params.seq_kv = problem_.seq_kv;
+    params.score_mod = MakeScoreMod(problem_, inputs_.options);
+    return CudaStatus(LaunchBiasSum(params, dtype_, workspace_->stream()), "bias gradients");
+  }
+
+  absl::Status PullThroughCap() {
+    if (!w_) return absl::OkStatus();
+    return CudaStatus(LaunchPullThroughCap(Derivatives(), dtype_, workspace_->stream()),
+                      "derivatives of the soft cap");
   }
 
   absl::Status SkipForbidden(std::initializer_list<Pair> pairs, bool of_keys, double alpha,
@@ -266,7 +359,8 @@ class UnfusedRun {
   Workspace* workspace_;
   DType dtype_;
   Matrices q_, k_, v_, q_dot_, k_dot_, v_dot_, o_bar_, o_bar_dot_;
-  Matrices s_, s_dot_, p_bar_, p_bar_dot_, lse_, lse_dot_;
+  Matrices s_, s_dot_, p_bar_, p_bar_dot_, w_, w_dot_;
+  Matrices lse_, lse_dot_, lse_bar_, lse_bar_dot_;
 };
 
 }  // namespace
@@ -287,6 +381,11 @@ absl::StatusOr<std::string> EnqueueUnfused(const AttentionProblem& problem,
                                            const AttentionInputs& inputs,
                                            const AttentionOutputs& outputs, cublasHandle_t handle,
                                            Workspace* workspace) {
+  if (!problem.has_scores()) {
+    const absl::Status status = EnqueueEmptyResults(outputs, workspace->stream());
+    if (!status.ok()) return status;
+    return std::string("empty");
+  }
   return UnfusedRun(problem, inputs, outputs, handle, workspace).Enqueue();
 }
 
