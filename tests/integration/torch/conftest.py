@@ -1,4 +1,4 @@
-"""A real server for PyTorch; cases and checks are those of the client's unit tests."""
+"""Real clients for PyTorch; cases and checks are those of the client's unit tests."""
 
 from __future__ import annotations
 
@@ -34,10 +34,13 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.kill()
 
 
-@pytest.fixture(scope="session")
-def client(target: str) -> Iterator[theria.Client]:
-    """Of that server."""
-    with theria.connect(target, timeout=60.0) as client:
+@pytest.fixture(scope="session", params=["server", "local"])
+def client(request: pytest.FixtureRequest) -> Iterator[theria.Client]:
+    """Of that server, then one that computes in this process."""
+    if request.param == "local":
+        yield theria.local("cpu")
+        return
+    with theria.connect(request.getfixturevalue("target"), timeout=60.0) as client:
         yield client
 
 

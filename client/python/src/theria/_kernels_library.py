@@ -1,4 +1,7 @@
-"""libtheria_kernels.so, the kernels for this process, through ctypes (docs/decisions)."""
+"""libtheria_kernels.so, the kernels for this process (docs/decisions, "In process").
+
+Attention goes through the extension module `theria_kernels._binding`, all else through ctypes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from ctypes import (
     POINTER,
     byref,
     c_char_p,
-    c_double,
     c_int32,
     c_int64,
     c_size_t,
@@ -18,13 +20,16 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from theria._errors import Error, InvalidArgument, Unavailable
+import numpy as np
+
+from theria._errors import InvalidArgument, Unavailable
 from theria._status import error_from_status
 
-__all__ = ["ALLOCATE", "CPU", "CUDA", "KernelsLibrary", "kernels_library"]
+__all__ = ["CPU", "CUDA", "KernelsLibrary", "kernels_library"]
 
 # theria/kernels.h, whose names these are.
 _ABI = 1
@@ -38,8 +43,6 @@ _CODES = {
     13: "INTERNAL",
     14: "UNAVAILABLE",
 }
-# void* allocate(void* user, size_t size_bytes, void* stream)
-ALLOCATE = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_size_t, c_void_p)
 
 
 class _ContextOptions(ctypes.Structure):
@@ -85,8 +88,13 @@ class KernelsLibrary:
     Args:
         path: Of the shared library.
 
+    Attributes:
+        path: As given.
+        binding: The module `theria_kernels._binding`.
+        functions: What `binding.Runner` calls of the library.
+
     Raises:
-        Unavailable: It cannot be loaded, or is of another version of the interface.
+        Unavailable: It or its binding cannot be loaded, or is of another version of the interface.
     """
 
     def __init__(self, path: str):
@@ -108,34 +116,41 @@ class KernelsLibrary:
         self._declare("context_create", c_int32, POINTER(_ContextOptions), POINTER(c_void_p))
         self._declare("context_device", c_int32, c_void_p, POINTER(DeviceRecord))
         self._declare("context_kernel", c_int32, c_void_p, c_int32, POINTER(SupportRecord))
-        self._declare("validate", c_int32, c_int32, c_void_p, c_void_p)
-        self._declare("flops", c_int32, c_int32, c_void_p, c_void_p, POINTER(c_double))
         self._declare("synchronize", c_int32, c_void_p, c_void_p)
         self._declare("memory_allocate", c_int32, c_void_p, c_size_t, POINTER(c_void_p))
         self._declare("memory_free", None, c_void_p, c_void_p)
         self._declare("memory_write", c_int32, c_void_p, c_void_p, c_void_p, c_size_t)
         self._declare("memory_read", c_int32, c_void_p, c_void_p, c_void_p, c_size_t)
-        # Called as it is, for speed: (context, operation, inputs, options, outputs, launch, report)
-        # -> code.
-        self.run = self._declare("run", c_int32, c_void_p, c_int32, *[c_void_p] * 5)
+        self.binding = _load_binding(path)
+        self.functions = tuple(
+            self._address(name)
+            for name in ("run", "validate", "flops", "error_message", "error_field")
+        )
+
+    def _address(self, name: str) -> int:
+        address = ctypes.cast(getattr(self._library, f"theria_{name}"), c_void_p).value
+        assert address is not None
+        return address
 
     def _declare(self, name: str, result: Any, *arguments: Any) -> Any:
         function = getattr(self._library, f"theria_{name}")
         function.restype, function.argtypes = result, arguments
         return function
 
-    def error(self, code: int) -> Error:
-        """The exception for the last call of this thread, which returned `code`."""
-        message = self._library.theria_error_message().decode("utf-8", "replace")
-        field = self._library.theria_error_field().decode("utf-8", "replace")
+    def fail(self, code: int, message: str, field: str) -> NoReturn:
+        """Raises the error of a call that returned `code`."""
         if field:
-            return InvalidArgument.of(field, message)
-        return error_from_status(_CODES.get(code, "INTERNAL"), message, None)
+            raise InvalidArgument.of(field, message)
+        raise error_from_status(_CODES.get(code, "INTERNAL"), message, None)
+
+    def _error(self, code: int) -> NoReturn:
+        message = self._library.theria_error_message().decode("utf-8", "replace")
+        self.fail(code, message, self._library.theria_error_field().decode("utf-8", "replace"))
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._library, f"theria_{name}")(*arguments)
         if code != 0:
-            raise self.error(code)
+            self._error(code)
 
     def version(self) -> str:
         """Its release."""
@@ -172,16 +187,6 @@ class KernelsLibrary:
                 return records
             records.append(record)
 
-    def validate(self, operation: int, inputs: int, options: int) -> None:
-        """Raises what is wrong with a call; looks at no element."""
-        self._call("validate", operation, inputs, options)
-
-    def flops(self, operation: int, inputs: int, options: int) -> float:
-        """Floating-point operations of a call's definition."""
-        flops = c_double()
-        self._call("flops", operation, inputs, options, byref(flops))
-        return flops.value
-
     def synchronize(self, context: int, stream: int) -> None:
         """Waits for a stream."""
         self._call("synchronize", context, stream)
@@ -206,6 +211,34 @@ class KernelsLibrary:
         self._call("memory_read", context, host, device, size_bytes)
 
 
+def _load_binding(library: str) -> Any:
+    """The binding that lies beside the library, else that of the package `theria-kernels`."""
+    folders = [Path(library).parent, *_package_folders()]
+    found = next((f for f in (each / "_binding.abi3.so" for each in folders) if f.exists()), None)
+    if found is None:
+        raise Unavailable(
+            f"{library} has no binding beside it, and the package theria-kernels is not installed"
+        )
+    name = "theria_kernels._binding"
+    try:
+        spec = importlib.util.spec_from_loader(name, ExtensionFileLoader(name, str(found)))
+        assert spec is not None
+        module = importlib.util.module_from_spec(spec)
+        assert spec.loader is not None
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise Unavailable(f"the kernels' binding cannot be loaded: {error}") from error
+    if module.ABI != _ABI:
+        raise Unavailable(f"{found} is of another release than this package")
+    module.use_numpy(np.ndarray)
+    return module
+
+
+def _package_folders() -> list[Path]:
+    spec = importlib.util.find_spec("theria_kernels")
+    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+
+
 @functools.cache
 def kernels_library() -> KernelsLibrary:
     """The library of $THERIA_KERNELS_LIBRARY, else that of the package `theria-kernels`.
@@ -216,9 +249,8 @@ def kernels_library() -> KernelsLibrary:
     path = os.environ.get("THERIA_KERNELS_LIBRARY")
     if path:
         return KernelsLibrary(path)
-    spec = importlib.util.find_spec("theria_kernels")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        found = Path(folder) / "libtheria_kernels.so"
+    for folder in _package_folders():
+        found = folder / "libtheria_kernels.so"
         if found.exists():
             return KernelsLibrary(str(found))
     raise Unavailable(

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
-from theria._call_frame import CallFrame
 from theria._errors import InvalidArgument
-from theria._local_arrays import HostPlace
-from theria._local_call import LocalCall
 from theria._local_context import LocalContext
-from theria._local_options import OPERATION_NUMBERS
-from theria._local_staging import StagedPlace
-from theria._operations import Operation
-from theria._results import BenchmarkResult
+from theria._local_options import IMPLEMENTATIONS, OPERATION_NUMBERS
+from theria._local_runner import runner_in_place
+from theria._local_staging import Described, StagedPlace
+from theria._operations import Operation, output_layout
+from theria._results import BenchmarkResult, Execution
 
 __all__ = ["ProblemShape", "benchmark"]
 
@@ -70,29 +71,58 @@ def benchmark(
 ) -> BenchmarkResult:
     """Times an operation. On a GPU from the launch to its end, on the CPU what the library says."""
     number = OPERATION_NUMBERS[operation.name]
-    place = StagedPlace(context) if context.is_cuda else HostPlace(None, False)
-    call = LocalCall(context, place, CallFrame())
+    names = context.library.binding.OUTPUTS
+    wanted = tuple(map(names.index, operation.outputs))
+    inputs = shape.inputs(operation.name, dtype)
+    place = _ReusedPlace(context, len(wanted)) if context.is_cuda else None
     seconds = []
     try:
-        inputs = shape.inputs(operation.name, dtype)
-        call.describe(inputs, options)
-        outputs = call.make_outputs(number, tuple(operation.outputs))
-        flops = call.flops(number)
+        runner = place.runner() if place is not None else runner_in_place(context)
+        arrays = tuple(map(inputs.get, context.library.binding.INPUTS))
+        if place is not None:
+            arrays = tuple(None if x is None else place.copy_in(x, "input") for x in arrays)
         for _ in range(repetitions + 1):
             start = time.perf_counter()
-            call.launch(number, None, None)
+            _, report = runner.run(number, arrays, wanted, options, 0.0)
             context.library.synchronize(context.address, 0)
             wall = time.perf_counter() - start
-            seconds.append(wall if context.is_cuda else call.execution().compute_seconds)
+            seconds.append(wall if context.is_cuda else report[2])
+        flops = runner.flops(number, arrays, options)
     finally:
-        if isinstance(place, StagedPlace):
+        if place is not None:
             place.close()
     median = statistics.median(seconds[1:])  # the first one warms up
+    shapes = {name: inputs[name].shape for name in ("q", "k", "v")}
+    layouts = (output_layout(name, shapes, dtype) for name in operation.outputs)
+    output_bytes = sum(prod(extents) * element.itemsize for extents, element in layouts)
     return BenchmarkResult(
         seconds=tuple(seconds[1:]),
         median_seconds=median,
         flops=flops,
         flops_per_second=flops / median,
-        bytes=sum(array.nbytes for array in (*inputs.values(), *outputs.values())),
-        execution=call.execution(),
+        bytes=sum(array.nbytes for array in inputs.values()) + output_bytes,
+        execution=Execution(
+            request_id="",
+            implementation=IMPLEMENTATIONS[report[0]],
+            kernel=report[1],
+            device=context.device.id,
+            queue_seconds=0.0,
+            compute_seconds=seconds[-1],
+        ),
     )
+
+
+class _ReusedPlace(StagedPlace):
+    """Gives the outputs of every call the memory of the first one's."""
+
+    def __init__(self, context: LocalContext, outputs: int):
+        super().__init__(context)
+        self._made: list[Described] = []
+        self._places = itertools.cycle(range(outputs))
+
+    @override
+    def new_output(self, _q: Any, dtype: int, shape: tuple[int, ...]) -> Described:
+        place = next(self._places)
+        if place == len(self._made):
+            self._made.append(super().new_output(_q, dtype, shape))
+        return self._made[place]

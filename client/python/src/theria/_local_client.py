@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self, Unpack, override
 
 from theria._arrays import ArrayLike, Framework, host_tensor, to_framework
-from theria._call_frame import CallFrame
 from theria._client import Client, R
 from theria._client_registry import client_name
-from theria._errors import InvalidArgument, RegionMissing, Unimplemented
+from theria._errors import InvalidArgument, RegionMissing, ResourceExhausted, Unimplemented
 from theria._kernels_library import kernels_library
-from theria._local_arrays import CudaPlace, HostPlace, torch_dtypes
 from theria._local_benchmark import ProblemShape, benchmark
-from theria._local_call import LocalCall
 from theria._local_context import LocalContext, local_context
-from theria._local_options import OPERATION_NUMBERS, check_option_names, packed_options
+from theria._local_options import (
+    IMPLEMENTATIONS,
+    OPERATION_NUMBERS,
+    check_option_names,
+    packed_options,
+)
+from theria._local_runner import runner_in_place, use_torch
 from theria._local_server import server_info
 from theria._local_staging import StagedPlace
 from theria._local_store import LocalStore
-from theria._local_workspace import TorchWorkspace
 from theria._operations import OPERATIONS, Operation
 from theria._options import CallOptions, Operand, choice, milliseconds
 from theria._resident import ResidentTensor, Retain, TensorInfo
-from theria._results import BenchmarkResult, ServerInfo
+from theria._results import BenchmarkResult, Execution, ServerInfo
 from theria._shared_memory import SharedRegion
 from theria._steps import Deadline
+
+if TYPE_CHECKING:
+    import torch
+    from theria_kernels import _binding
 
 __all__ = ["LocalClient"]
 
 _HEALTH_SERVICES = ("", "theria.v1.AttentionService")
+_MAX_PLANS = 256
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What becomes of the outputs of a call.
+
+    Attributes:
+        modes: By name.
+        wanted: Names of those that are computed.
+        numbers: Their places in the binding's OUTPUTS.
+        absent: The others, each None.
+    """
+
+    modes: Mapping[str, str]
+    wanted: tuple[str, ...]
+    numbers: tuple[int, ...]
+    absent: Mapping[str, None]
 
 
 class LocalClient(Client):
@@ -49,9 +74,7 @@ class LocalClient(Client):
         self._ordinal = ordinal
         self._threads = threads
         self._store = LocalStore()
-        self._frames: list[CallFrame] = []  # append and pop are atomic
-        self._places: dict[int, tuple[CudaPlace, TorchWorkspace]] = {}
-        self._modes: dict[tuple[object, ...], dict[str, str]] = {}
+        self._plans: dict[object, _Plan] = {}
         client_name(self)  # torch.compile finds a name and cannot give one
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -88,7 +111,7 @@ class LocalClient(Client):
         timeout = options.get("timeout")
         deadline = None if timeout is None else Deadline(timeout)
         packed = packed_options(options)
-        modes = self._output_modes(operation, options.get("outputs"))
+        plan = self._plan(operation, options.get("outputs"))
         tensors: dict[str, Any] = {**inputs, "options.mask": options.get("attn_mask")}
         for name, value in tensors.items():
             if isinstance(value, ResidentTensor):
@@ -97,62 +120,70 @@ class LocalClient(Client):
             if tensors[name] is None:
                 raise InvalidArgument.of(name, f"{name} is None, must be an array")
 
+        binding = kernels_library().binding
+        arrays = tuple(map(tensors.get, binding.INPUTS))
         number = OPERATION_NUMBERS[operation.name]
-        context, place, workspace = self._place_of(tensors["q"])
+        context, runner = self.runner_for(arrays[0])
+        place = StagedPlace(context) if runner is None else None
         try:
-            frame = self._frames.pop()
-        except IndexError:
-            frame = CallFrame()
-        try:
-            call = LocalCall(context, place, frame)
-            call.describe(tensors, packed)
-            wanted = [name for name, mode in modes.items() if mode != "skip"]
-            made = call.make_outputs(number, wanted)
-            remaining = None if deadline is None else deadline.remaining()
-            execution = call.run(number, workspace, remaining)
+            remaining = 0.0 if deadline is None else deadline.remaining() or 0.0
+            made, report = (runner or cast(StagedPlace, place).runner()).run(
+                number, arrays, plan.numbers, packed, remaining
+            )
+            results: Sequence[Any] = made if place is None else place.fetch(made)
+        except MemoryError as error:
+            raise ResourceExhausted(f"there is no memory for the outputs: {error}") from error
         finally:
-            self._frames.append(frame)
-            if isinstance(place, StagedPlace):
+            if place is not None:
                 place.close()
-        outputs = {name: made.get(name) for name in modes}
-        if "resident" in modes.values():
-            self._make_resident(outputs, modes, options)
+        outputs: dict[str, Any] = dict(plan.absent)
+        outputs.update(zip(plan.wanted, results, strict=True))
+        if "resident" in plan.modes.values():
+            self._make_resident(outputs, plan.modes, options)
+        implementation, kernel, seconds = report
+        execution = Execution(
+            request_id="",
+            implementation=IMPLEMENTATIONS[implementation],
+            kernel=kernel,
+            device=context.device.id,
+            queue_seconds=0.0,
+            compute_seconds=seconds if seconds >= 0 else float("nan"),
+        )
         return operation.result(**outputs, execution=execution)
 
-    def _place_of(
-        self, q: Any
-    ) -> tuple[LocalContext, HostPlace | CudaPlace | StagedPlace, TorchWorkspace | None]:
-        """Who computes on `q`, and where its tensors are."""
+    def runner_for(self, q: Any) -> tuple[LocalContext, _binding.Runner | None]:
+        """Who computes on `q`: on its memory, or, without a runner, on a copy on the device."""
         torch = sys.modules.get("torch")
-        is_torch = torch is not None and isinstance(q, torch.Tensor)
-        ordinal = self._ordinal
-        if is_torch and q.is_cuda and (ordinal is None or ordinal >= 0):
-            ordinal = q.get_device() if ordinal is None else ordinal
-            if ordinal not in self._places:
-                self._places[ordinal] = (
-                    CudaPlace(torch_dtypes(torch), ordinal),
-                    TorchWorkspace(torch, ordinal),
-                )
-            return local_context(ordinal), *self._places[ordinal]
-        if ordinal is not None and ordinal >= 0:
-            context = local_context(ordinal)
-            return context, StagedPlace(context), None
-        dtypes = None if torch is None else torch_dtypes(torch)
-        return local_context(-1, self._threads), HostPlace(dtypes, is_torch), None
+        if torch is not None and isinstance(q, torch.Tensor):
+            use_torch(kernels_library())
+            if q.is_cuda and self._ordinal != -1:
+                ordinal = q.get_device() if self._ordinal is None else self._ordinal
+                context = local_context(ordinal)
+                return context, runner_in_place(context)
+        if self._ordinal is not None and self._ordinal >= 0:
+            return local_context(self._ordinal), None
+        context = local_context(-1, self._threads)
+        return context, runner_in_place(context)
 
-    def _output_modes(
-        self, operation: Operation[Any], asked: Mapping[str, Any] | None
-    ) -> Mapping[str, str]:
-        if not asked:
-            return operation.outputs
+    def runner_of_torch(self, q: torch.Tensor) -> _binding.Runner | None:
+        """The runner that computes on the memory of `q`; None if there is none."""
+        ordinal = q.get_device()  # -1 on the CPU
+        if self._ordinal is not None and self._ordinal != ordinal:
+            return None
+        return runner_in_place(local_context(ordinal, self._threads if ordinal < 0 else 0))
+
+    def _plan(self, operation: Operation[Any], asked: Mapping[str, Any] | None) -> _Plan:
         try:
-            key = (operation.name, *asked.items())
-            return self._modes[key]
+            key = (operation.name, *asked.items()) if asked else operation.name
+            return self._plans[key]
         except (KeyError, TypeError):
-            modes: dict[str, str] = {**operation.output_modes(asked)}
-        if len(self._modes) < 256:
-            self._modes[key] = modes
-        return modes
+            modes = operation.output_modes(asked)
+        wanted = tuple(name for name, mode in modes.items() if mode != "skip")
+        numbers = tuple(map(kernels_library().binding.OUTPUTS.index, wanted))
+        plan = _Plan(modes, wanted, numbers, dict.fromkeys(modes.keys() - set(wanted)))
+        if len(self._plans) < _MAX_PLANS:
+            self._plans[key] = plan
+        return plan
 
     def _make_resident(
         self, outputs: dict[str, Any], modes: Mapping[str, str], options: CallOptions

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from theria._kernels_library import CPU, CUDA, KernelsLibrary, kernels_library
 from theria._results import DeviceInfo
+
+if TYPE_CHECKING:
+    from theria_kernels import _binding
 
 __all__ = ["LocalContext", "local_context"]
 
@@ -21,12 +25,14 @@ class LocalContext:
         address: Of the library's context.
         ordinal: Of the CUDA device; -1 for the CPU.
         device: What it is.
+        runners: Those of `_local_runner`, by what they are for.
     """
 
     library: KernelsLibrary
     address: int
     ordinal: int
     device: DeviceInfo
+    runners: dict[str, _binding.Runner] = field(default_factory=dict, compare=False)
 
     @property
     def is_cuda(self) -> bool:

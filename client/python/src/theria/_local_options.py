@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from theria._call_frame import pack_options
+from theria._kernels_library import kernels_library
 from theria._options import CallOptions, check_names, encode_options
 from theria.v1 import attention_pb2
 
@@ -26,7 +26,7 @@ def check_option_names(call: str, options: CallOptions) -> None:
 
 
 def packed_options(options: CallOptions) -> bytes:
-    """theria_options but for the mask.
+    """theria_options without tensors.
 
     Raises:
         InvalidArgument: As the client of a server does for the same options.
@@ -59,14 +59,15 @@ def _pack(options: CallOptions) -> bytes:
     message = attention_pb2.AttentionOptions()
     encode_options(options, message)
     window, dropout = message.window, message.dropout
-    return pack_options(
+    packed: bytes = kernels_library().binding.pack_options(
         is_causal=message.is_causal,
         precision=_PRECISIONS.index(options.get("precision", "strict")),
         implementation=IMPLEMENTATIONS.index(options.get("implementation", "auto")),
         scale=message.scale if message.HasField("scale") else None,
-        window=(
-            window.left if window.HasField("left") else None,
-            window.right if window.HasField("right") else None,
-        ),
-        dropout=(dropout.probability, dropout.seed, dropout.offset),
+        window_left=window.left if window.HasField("left") else None,
+        window_right=window.right if window.HasField("right") else None,
+        dropout_probability=dropout.probability,
+        dropout_seed=dropout.seed,
+        dropout_offset=dropout.offset,
     )
+    return packed

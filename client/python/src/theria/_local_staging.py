@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from theria._arrays import Framework, HostTensor, host_tensor, to_framework
-from theria._call_frame import CallFrame
-from theria._dtypes import encode_dtype, statistics_dtype
-from theria._local_arrays import DTYPE_CODES
+from theria._arrays import Framework, host_tensor, to_framework
 from theria._local_context import LocalContext
+from theria._local_runner import DTYPE_CODES, DTYPES
 
-__all__ = ["StagedPlace"]
+if TYPE_CHECKING:
+    from theria_kernels import _binding
+
+__all__ = ["Described", "StagedPlace"]
+
+# Address, theria_dtype, shape, strides in elements.
+Described: TypeAlias = "tuple[int, int, tuple[int, ...], tuple[int, ...]]"
 
 
 class StagedPlace:
@@ -26,11 +31,25 @@ class StagedPlace:
     def __init__(self, context: LocalContext):
         self._context = context
         self._memory: list[int] = []
-        self._outputs: list[tuple[Any, int]] = []
         self._framework: Framework = "numpy"
 
-    def add_input(self, frame: CallFrame, slot: int, value: Any, field: str) -> HostTensor:
-        """See `Place`. The elements are copied once, a broadcast stays one."""
+    def runner(self) -> _binding.Runner:
+        """Runs calls whose outputs are for `fetch`."""
+        library = self._context.library
+        runner: _binding.Runner = library.binding.Runner(
+            library.functions,
+            self._context.address,
+            True,
+            self._context.ordinal,
+            False,
+            self.copy_in,
+            self.new_output,
+            library.fail,
+        )
+        return runner
+
+    def copy_in(self, value: Any, field: str) -> Described:
+        """A copy of the elements on the device; a broadcast stays one."""
         host = host_tensor(value, field)
         if field == "q":
             self._framework = host.framework
@@ -39,48 +58,36 @@ class StagedPlace:
         self._context.library.write(
             self._context.address, address, memory.ctypes.data, memory.nbytes
         )
-        code = DTYPE_CODES[host.wire_dtype]
-        if strides is None and len(host.shape) <= 4:
-            frame.set_row_major(slot, address, code, host.shape)
-        else:
-            frame.set_tensor(slot, address, code, host.shape, strides or ())
-        return host
+        if strides is None:
+            strides = _row_major(host.shape)
+        return address, DTYPE_CODES[host.wire_dtype], host.shape, strides
 
-    def add_output(
-        self, frame: CallFrame, slot: int, shape: Sequence[int], like: HostTensor
-    ) -> Any:
-        """See `Place`."""
-        return self._output(frame, slot, shape, like.dtype)
+    def new_output(self, _q: Any, dtype: int, shape: tuple[int, ...]) -> Described:
+        """Device memory for an output."""
+        address = self._allocate(prod(shape) * DTYPES[dtype].itemsize)
+        return address, dtype, shape, _row_major(shape)
 
-    def add_statistics(
-        self, frame: CallFrame, slot: int, shape: Sequence[int], like: HostTensor
-    ) -> Any:
-        """See `Place`."""
-        return self._output(frame, slot, shape, statistics_dtype(like.dtype))
-
-    def fetch(self) -> None:
-        """Waits for the call and copies the results into the arrays that `add_output` returned."""
+    def fetch(self, outputs: Sequence[Described]) -> list[Any]:
+        """Waits for the call and copies its outputs into arrays of the framework of q."""
         library, context = self._context.library, self._context.address
         library.synchronize(context, 0)
-        for array, address in self._outputs:
+        arrays = []
+        for address, dtype, shape, _ in outputs:
+            array = np.empty(shape, DTYPES[dtype])
             library.read(context, array.ctypes.data, address, array.nbytes)
+            arrays.append(to_framework(array, self._framework))
+        return arrays
 
     def close(self) -> None:
         """Frees the device memory."""
         for address in self._memory:
             self._context.library.free(self._context.address, address)
 
-    def _output(
-        self, frame: CallFrame, slot: int, shape: Sequence[int], dtype: np.dtype[Any]
-    ) -> Any:
-        array = np.empty(shape, dtype)
-        address = self._allocate(array.nbytes)
-        self._outputs.append((array, address))
-        code = DTYPE_CODES[encode_dtype(dtype, "output")]
-        frame.set_row_major(slot, address, code, shape)
-        return to_framework(array, self._framework)
-
     def _allocate(self, size_bytes: int) -> int:
         address = self._context.library.allocate(self._context.address, size_bytes)
         self._memory.append(address)
         return address
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import torch
@@ -11,12 +12,13 @@ import torch
 from theria._argument_names import ArgumentNames
 from theria._client_registry import named_client
 from theria._default_client import AttentionClient
+from theria._local_options import packed_options
 from theria._operations import OPERATIONS
 from theria._options import CallOptions, Implementation, Precision
 
-__all__ = ["Options", "run"]
+__all__ = ["ARGUMENT_NAMES", "Options", "run"]
 
-_NAMES = ArgumentNames(
+ARGUMENT_NAMES = ArgumentNames(
     {
         "q": "query",
         "k": "key",
@@ -60,6 +62,19 @@ class Options:
     implementation: str = "auto"
     precision: str = "strict"
     client: str = ""
+
+    @functools.cached_property
+    def packed(self) -> bytes:
+        """As the kernels' library takes them, without dropout's seed."""
+        return packed_options(self.of_call())
+
+    def packed_with(self, seed: int) -> bytes:
+        """`packed`, with a seed of 64 bits."""
+        return packed_options({**self.of_call(), "dropout_seed": seed})
+
+    def of_operator(self, client: str) -> dict[str, Any]:
+        """Those of an operator that calls the client of that name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"client": client}
 
     def of_call(self) -> CallOptions:
         """Those of a client's method."""
@@ -112,7 +127,7 @@ def run(
     if saved[0] is not None:
         keywords.update(o=_readable(client, saved[0]), lse=_readable(client, saved[1]))
     arguments = [_readable(client, tensor) for tensor in tensors]
-    with _NAMES.in_errors(0 if mask is None else mask.dim()):
+    with ARGUMENT_NAMES.in_errors(0 if mask is None else mask.dim()):
         result = getattr(client, operation)(*arguments, **keywords)
     query = tensors[0]
     assert query is not None

@@ -12,57 +12,113 @@ J the Jacobian of o with respect to x = (q, k, v), and H(u)[x_dot] the product o
                          jvp:       linear part only
 
 They are registered below functorch, for the dispatch key Autograd, so that `torch.autograd`,
-`torch.func` and every tracer see the same operators at every level. The saved `o` and `lse` spare
-the server the forward and count as functions of q, k and v: their own gradient is never propagated.
+`torch.func` and every tracer see the same operators at every level. Where there is no tracer and
+no level, `call_eagerly` applies the same rules without the dispatcher. The saved `o` and `lse`
+spare the server the forward and count as functions of q, k and v: their own gradient is never
+propagated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
-from theria._client_registry import DEFAULT, named_client
+from theria._client_registry import DEFAULT, client_name, named_client
 from theria._default_client import AttentionClient
 from theria._differentiation_errors import DerivativeOrderError, MaskGradientError, NoClientError
-from theria.torch._operators import LIBRARY, OPERATORS, after_schema, operator
+from theria.torch._eager import EagerCall, is_eager, records
+from theria.torch._operators import LIBRARY, OPERATORS, OUTPUTS, after_schema, operator
 
-__all__: list[str] = []
+__all__ = ["call_eagerly"]
 
 Tensor = torch.Tensor
 MaybeTensor = Tensor | None
 
+_AUTOGRAD = torch._C.DispatchKey.AutogradOther
+_is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
 _BARS = ("q_bar", "k_bar", "v_bar")
 _BAR_DOTS = ("q_bar_dot", "k_bar_dot", "v_bar_dot")
 
 
-@dataclass(frozen=True, eq=False)
 class _Site:
     """One application of an operator.
 
     Attributes:
         name: Of the operator.
-        keyset: The dispatch keys that it came with.
-        options: Its keyword arguments.
-        client: Kept alive for the derivatives; None where a tracer has none.
+        outputs: Their names.
     """
 
+    __slots__ = ("name", "outputs")
     name: str
-    keyset: torch._C.DispatchKeySet
-    options: dict[str, Any]
-    client: AttentionClient | None
+    outputs: tuple[str, ...]
 
-    def apply(self, name: str, *arguments: MaybeTensor, outputs: Sequence[str] = ()) -> Any:
+    def compute(self, arguments: tuple[MaybeTensor, ...]) -> tuple[Tensor, ...]:
+        """The outputs, at the level of autograd that is differentiating."""
+        raise NotImplementedError
+
+    def apply(self, name: str, *arguments: MaybeTensor, outputs: tuple[str, ...] = ()) -> Any:
         """An operator with the options of this one."""
-        options = {key: value for key, value in self.options.items() if key != "outputs"}
+        raise NotImplementedError
+
+
+class _DispatchedSite(_Site):
+    """Of a call through PyTorch's dispatcher.
+
+    Args:
+        name: Of the operator.
+        keyset: The dispatch keys that it came with.
+        options: Its keyword arguments.
+    """
+
+    __slots__ = ("_client", "_keyset", "_options")
+
+    def __init__(self, name: str, keyset: torch._C.DispatchKeySet, options: dict[str, Any]):
+        self.name = name
+        self.outputs = tuple(options.get("outputs") or OUTPUTS[name])
+        self._keyset = keyset
+        self._options = options
+        # Kept alive for the derivatives; None where a tracer has none.
+        self._client = _client(options.get("client", ""))
+
+    def compute(self, arguments: tuple[MaybeTensor, ...]) -> tuple[Tensor, ...]:
+        with _below_autograd():
+            result = operator(self.name).redispatch(
+                self._keyset & torch._C._after_autograd_keyset, *arguments, **self._options
+            )
+        return (result,) if isinstance(result, Tensor) else tuple(result)
+
+    def apply(self, name: str, *arguments: MaybeTensor, outputs: tuple[str, ...] = ()) -> Any:
+        options = {key: value for key, value in self._options.items() if key != "outputs"}
         if name == "hvp":
             options["outputs"] = list(outputs)
         return operator(name)(*arguments, **options)
+
+
+class _EagerSite(_Site):
+    """Of a call past the dispatcher."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, name: str, outputs: tuple[str, ...], call: EagerCall):
+        self.name = name
+        self.outputs = outputs
+        self._call = call
+
+    def compute(self, arguments: tuple[MaybeTensor, ...]) -> tuple[Tensor, ...]:
+        return self._call.compute(self.name, arguments, self.outputs)
+
+    def apply(self, name: str, *arguments: MaybeTensor, outputs: tuple[str, ...] = ()) -> Any:
+        if is_eager(arguments):
+            return call_eagerly(self._call, name, arguments, outputs)
+        keywords = self._call.options.of_operator(client_name(self._call.client))
+        if name == "hvp":
+            keywords["outputs"] = list(outputs)
+        return operator(name)(*arguments, **keywords)
 
 
 @contextmanager
@@ -87,23 +143,16 @@ class _Differentiable(_Level):
 
     @staticmethod
     def forward(ctx: Any, site: _Site, *arguments: MaybeTensor) -> Any:
-        outputs = _redispatch(site, arguments)
+        outputs = site.compute(arguments)
         _save(ctx, site, arguments)
         return outputs
-
-
-def _redispatch(site: _Site, arguments: Sequence[MaybeTensor]) -> tuple[Tensor, ...]:
-    with _below_autograd():
-        result = operator(site.name).redispatch(
-            site.keyset & torch._C._after_autograd_keyset, *arguments, **site.options
-        )
-    return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
 def _save(ctx: Any, site: _Site, tensors: Sequence[MaybeTensor]) -> None:
     ctx.site = site
     ctx.save_for_backward(*tensors)
-    ctx.save_for_forward(*tensors)
+    if type(site) is not _EagerSite:  # which forward mode does not see
+        ctx.save_for_forward(*tensors)
     ctx.set_materialize_grads(False)
 
 
@@ -117,7 +166,7 @@ class _Forward(_Differentiable):
 
     @staticmethod
     def forward(ctx: Any, site: _Site, *arguments: MaybeTensor) -> Any:
-        o, lse = _redispatch(site, arguments)
+        o, lse = site.compute(arguments)
         _save(ctx, site, (*arguments, o, lse))
         ctx.mark_non_differentiable(lse)
         return o, lse
@@ -213,7 +262,7 @@ class _Hvp(_Differentiable):
 
     @staticmethod
     def forward(ctx: Any, site: _Site, *arguments: MaybeTensor) -> Any:
-        outputs = _redispatch(site, arguments[4:])
+        outputs = site.compute(arguments[4:])
         _save(ctx, site, arguments[4:])
         return outputs
 
@@ -221,7 +270,7 @@ class _Hvp(_Differentiable):
     def backward(ctx: Any, *cotangents: MaybeTensor) -> Any:
         q, k, v, o_bar, *rest = ctx.saved_tensors
         dots, o_bar_dot, constants = rest[:3], rest[3], rest[4:]
-        given = dict(zip(ctx.site.options["outputs"], cotangents, strict=True))
+        given = dict(zip(ctx.site.outputs, cotangents, strict=True))
         h, g = ([given.get(name) for name in names] for names in (_BARS, _BAR_DOTS))
         u = given.get("o_dot")
 
@@ -262,7 +311,7 @@ class _Hvp(_Differentiable):
         *ddots, o_bar_dot_t = tangents[8:12]
         if _any(qkv_dot):
             _refuse_third_order()
-        outputs = ctx.site.options["outputs"]
+        outputs = ctx.site.outputs
         total: list[MaybeTensor] = [None] * len(outputs)
         if _any(ddots) or o_bar_dot_t is not None:
             found = ctx.site.apply(
@@ -322,7 +371,7 @@ _COUNTS = {"forward": 5, "vjp": 8, "jvp": 10, "hvp": 12}
 
 def _register(name: str) -> None:
     def kernel(keyset: torch._C.DispatchKeySet, *arguments: MaybeTensor, **options: Any) -> Any:
-        site = _Site(name, keyset, options, _client(options.get("client", "")))
+        site = _DispatchedSite(name, keyset, options)
         missing = (None,) * (_COUNTS[name] - len(arguments))  # the dispatcher drops defaults
         operands = [*arguments, *missing]
         if name == "hvp":
@@ -330,6 +379,29 @@ def _register(name: str) -> None:
         return after_schema(name, _FUNCTIONS[name].of(site, *operands))
 
     LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+def call_eagerly(
+    call: EagerCall, name: str, arguments: tuple[MaybeTensor, ...], outputs: tuple[str, ...] = ()
+) -> Any:
+    """What the operator of that name returns for tensors that are `is_eager`, with its derivatives.
+
+    Args:
+        call: What forward and derivatives have in common.
+        name: Of the operator.
+        arguments: All that it has, None for an absent one.
+        outputs: Of hvp.
+    """
+    outputs = outputs or OUTPUTS[name]
+    if not records(arguments):
+        return after_schema(name, call.compute(name, arguments, outputs))
+    if _is_excluded(_AUTOGRAD):  # in the kernel of an operator, whose derivative is its own
+        with torch.no_grad():
+            return after_schema(name, call.compute(name, arguments, outputs))
+    site = _EagerSite(name, outputs, call)
+    if name == "hvp":
+        arguments = (*_guarded(arguments[:4]), *arguments)
+    return after_schema(name, _FUNCTIONS[name].apply(site, *arguments))  # type: ignore[attr-defined]
 
 
 def _client(name: str) -> AttentionClient | None:

@@ -19,7 +19,7 @@ from theria._errors import InvalidArgument
 from theria.torch._batching import map_and_apply, map_legacy
 from theria.torch._call import Options, run
 
-__all__ = ["LIBRARY", "OPERATORS", "after_schema", "operator"]
+__all__ = ["LIBRARY", "OPERATORS", "OUTPUTS", "after_schema", "operator"]
 
 Tensor = torch.Tensor
 MaybeTensor = Tensor | None
@@ -46,7 +46,7 @@ _RETURNS = {
     "jvp": "Tensor o_dot",
     "hvp": "Tensor[]",
 }
-_OUTPUTS: dict[str, tuple[str, ...]] = {
+OUTPUTS: dict[str, tuple[str, ...]] = {
     "forward": ("o", "lse"),
     "vjp": ("q_bar", "k_bar", "v_bar"),
     "jvp": ("o_dot",),
@@ -100,7 +100,7 @@ def _computing(name: str) -> Callable[..., Any]:
     ) -> Any:
         tensors, saved, mask, seed = _taken_apart(name, arguments)
         results = run(
-            name, outputs or _OUTPUTS[name], tensors, saved, mask, seed, Options(**options)
+            name, outputs or OUTPUTS[name], tensors, saved, mask, seed, Options(**options)
         )
         return after_schema(name, results)
 
@@ -128,7 +128,7 @@ def _shaping(name: str) -> Callable[..., Any]:
                 return q.new_empty((*q.shape[:3], v.shape[3]))
             return q.new_empty(inputs[base].shape)
 
-        return after_schema(name, [empty(output) for output in outputs or _OUTPUTS[name]])
+        return after_schema(name, [empty(output) for output in outputs or OUTPUTS[name]])
 
     return shapes
 

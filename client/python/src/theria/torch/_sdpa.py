@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from numbers import Real
 from operator import index
+from typing import Any
 
 import torch
 
-import theria.torch._functions  # noqa: F401  # the operators' derivatives
 from theria._client_registry import DEFAULT, client_name, known_name
 from theria._default_client import AttentionClient, chosen_client
 from theria._differentiation_errors import MaskGradientError
 from theria._errors import InvalidArgument, WrongType
 from theria._options import IMPLEMENTATIONS, PRECISIONS, Implementation, Precision, choice
+from theria.torch._call import Options
+from theria.torch._eager import EagerCall, eager_client, is_eager
+from theria.torch._functions import call_eagerly
 from theria.torch._operators import operator
 from theria.torch._tensors import CausalBias, causal_offset, check_tensor
 
@@ -80,18 +84,20 @@ def sdpa(
         NoClientError: No client given and no default.
         theria.Error: Any other error of the client or the server.
     """
-    check_tensor("query", query)
-    check_tensor("key", key)
-    check_tensor("value", value)
-    if attn_mask is not None and not isinstance(attn_mask, CausalBias):
+    is_bias = isinstance(attn_mask, CausalBias)
+    is_plain = is_eager((query, key, value, None if is_bias else attn_mask))
+    if not is_plain:
+        check_tensor("query", query)
+        check_tensor("key", key)
+        check_tensor("value", value)
+    if attn_mask is not None and not is_bias:
         check_tensor("attn_mask", attn_mask)
         if attn_mask.requires_grad and torch.is_grad_enabled():
             raise MaskGradientError.of("attn_mask", "Detach it")
     _check_numbers(scale, dropout_p)
-    left, right = _sides(window)
-    choice(IMPLEMENTATIONS, implementation, "implementation")
-    choice(PRECISIONS, precision, "precision")
-    query, key, value = _autocast(query, key, value)
+    left, right = (None, None) if window is None else _sides(window)
+    if not is_plain or torch._C._is_any_autocast_enabled():
+        query, key, value = _autocast(query, key, value)
     if min(query.dim(), key.dim(), value.dim()) < 2:
         raise InvalidArgument.of(
             "query.shape", "query, key and value need at least the dimensions [seq, dim]"
@@ -102,29 +108,71 @@ def sdpa(
                 "is_causal", "is_causal is True, must be False with a CausalBias as attn_mask"
             )
         attn_mask, right = _understood(attn_mask, query, key, right)
-    leading, query, key, value = _broadcast_leading(query, key, value, enable_gqa)
+    leading: tuple[int, ...] = query.shape[:2]
+    if not (
+        is_plain
+        and query.dim() == key.dim() == value.dim() == 4
+        and leading == key.shape[:2] == value.shape[:2]
+    ):
+        leading, query, key, value = _broadcast_leading(query, key, value, enable_gqa)
+        query, key, value = map(_four_dimensional, (query, key, value))
     seed = _seed(dropout_seed) if dropout_p > 0.0 else None
     mask = None if attn_mask is None else _four_dimensional_mask(attn_mask, leading)
-    o, _ = operator("forward")(
-        _four_dimensional(query),
-        _four_dimensional(key),
-        _four_dimensional(value),
-        mask,
-        seed,
+    arguments = query, key, value, mask, seed
+    o = None
+    if is_plain:
+        options = _seen_options(
+            scale, is_causal, left, right, dropout_p, dropout_offset, implementation, precision
+        )
+        o = _eagerly(client, arguments, options)
+    if o is None:
+        options = _options(
+            scale, is_causal, left, right, dropout_p, dropout_offset, implementation, precision
+        )
+        o, _ = operator("forward")(*arguments, **options.of_operator(_client(client)))
+    if len(leading) == 2:
+        return o
+    # No view: torch.compile's guard against double backward does not see through views.
+    return torch.ops.aten._unsafe_view(o, [*leading, *o.shape[-2:]])  # type: ignore[no-any-return]
+
+
+def _eagerly(
+    client: AttentionClient | None, arguments: tuple[Any, ...], options: Options
+) -> Tensor | None:
+    """Past the dispatcher; None if the client does not compute here on these tensors."""
+    local = eager_client(client)
+    runner = None if local is None else local.runner_of_torch(arguments[0])
+    if local is None or runner is None:
+        return None
+    o: Tensor = call_eagerly(EagerCall(local, options, runner), "forward", arguments)[0]
+    return o
+
+
+def _options(
+    scale: float | None,
+    is_causal: bool,
+    window_left: int | None,
+    window_right: int | None,
+    dropout_p: float,
+    dropout_offset: int,
+    implementation: Implementation,
+    precision: Precision,
+) -> Options:
+    choice(IMPLEMENTATIONS, implementation, "implementation")
+    choice(PRECISIONS, precision, "precision")
+    return Options(
         scale=None if scale is None else float(scale),
         is_causal=bool(is_causal),
-        window_left=left,
-        window_right=right,
+        window_left=window_left,
+        window_right=window_right,
         dropout_p=float(dropout_p),
         dropout_offset=_signed(dropout_offset),
         implementation=implementation,
         precision=precision,
-        client=_client(client),
     )
-    if len(leading) == 2:
-        return o  # type: ignore[no-any-return]
-    # No view: torch.compile's guard against double backward does not see through views.
-    return torch.ops.aten._unsafe_view(o, [*leading, *o.shape[-2:]])  # type: ignore[no-any-return]
+
+
+_seen_options = functools.lru_cache(maxsize=256)(_options)
 
 
 def _client(client: AttentionClient | None) -> str:
@@ -157,6 +205,8 @@ def _understood(
 
 def _check_numbers(scale: object, dropout_p: object) -> None:
     """Refuses what would lose a gradient, or be taken for another number, without a word."""
+    if scale is None and type(dropout_p) is float and 0.0 <= dropout_p < 1.0:
+        return
     if isinstance(scale, Tensor):
         raise WrongType.of(
             "scale", "scale is a tensor, must be a number: multiply query by one that is learned"
@@ -259,9 +309,7 @@ def _four_dimensional_mask(mask: Tensor, leading: tuple[int, ...]) -> Tensor:
     return mask.reshape(mask.shape[-3:])
 
 
-def _sides(window: tuple[int | None, int | None] | None) -> tuple[int | None, int | None]:
-    if window is None:
-        return None, None
+def _sides(window: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
     try:
         left, right = window
         return None if left is None else index(left), None if right is None else index(right)

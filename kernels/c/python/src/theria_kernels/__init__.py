@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-__all__ = ["LIBRARY"]
+__all__ = ["BINDING", "LIBRARY"]
 
 # The C interface is theria/kernels.h.
 LIBRARY = Path(__file__).with_name("libtheria_kernels.so")
+# The extension module that calls it; theria loads the library first.
+BINDING = Path(__file__).with_name("_binding.abi3.so")
