@@ -49,6 +49,7 @@ def use_torch(library: KernelsLibrary) -> bool:
         capsule,
         torch_module.is_grad_enabled,
         torch_module.empty_like,
+        torch_module.float32,
     )
     return is_read_in_place
 

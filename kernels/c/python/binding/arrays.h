@@ -23,6 +23,7 @@ struct Frameworks {
   const DlpackExchange* exchange = nullptr;  // null for a torch without it
   PyObject* is_grad_enabled = nullptr;
   PyObject* empty_like = nullptr;
+  PyObject* as_float32 = nullptr;  // {"dtype": torch.float32}
 };
 Frameworks& frameworks();
 

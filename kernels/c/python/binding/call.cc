@@ -170,9 +170,14 @@ bool Call::MakeOutput(int index) {
   } else {
     const Ref shape = ShapeTuple(extents, rank);
     if (!shape) return false;
+    static PyObject* const new_empty = Interned("new_empty");
     if (is_torch && dtype == tensors_[kQ].dtype) {
-      static PyObject* const new_empty = Interned("new_empty");
       array = Ref(PyObject_CallMethodObjArgs(arrays_[kQ], new_empty, shape.get(), nullptr));
+    } else if (is_torch && dtype == THERIA_FLOAT32) {
+      const Ref method(PyObject_GetAttr(arrays_[kQ], new_empty));
+      const Ref arguments(PyTuple_Pack(1, shape.get()));
+      if (!method || !arguments) return false;
+      array = Ref(PyObject_Call(method.get(), arguments.get(), frameworks().as_float32));
     } else {
       array = Ref(
           PyObject_CallFunction(target_->allocate.get(), "OiO", arrays_[kQ], dtype, shape.get()));

@@ -65,6 +65,9 @@ inline constexpr int kInputCount = std::size(kInputs);
 inline constexpr int kTensorCount = kInputCount + std::size(kOptionTensors);
 inline constexpr int kOutputCount = std::size(kOutputs);
 
+static_assert(sizeof(theria_inputs) == 8 + kInputCount * sizeof(void*), "an input is missing");
+static_assert(sizeof(theria_outputs) == 8 + kOutputCount * sizeof(void*), "an output is missing");
+
 // Indices of INPUTS.
 inline constexpr int kQ = 0;
 inline constexpr int kK = 1;

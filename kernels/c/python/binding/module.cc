@@ -150,9 +150,11 @@ PyObject* UseNumpy(PyObject* /*module*/, PyObject* ndarray) {
   return Ref::Borrowed(Py_None).release();
 }
 
-// use_torch(Tensor, Parameter, exchange, is_grad_enabled, empty_like)
+// use_torch(Tensor, Parameter, exchange, is_grad_enabled, empty_like, float32)
 PyObject* UseTorch(PyObject* /*module*/, PyObject* const* arguments, Py_ssize_t count) {
-  if (!CheckCount(count, 5)) return nullptr;
+  if (!CheckCount(count, 6)) return nullptr;
+  Ref as_float32(Py_BuildValue("{sO}", "dtype", arguments[5]));
+  if (!as_float32) return nullptr;
   if (arguments[2] != Py_None) {
     void* pointer = PyCapsule_GetPointer(arguments[2], theria::python::kDlpackExchangeName);
     if (pointer == nullptr) return nullptr;
@@ -166,6 +168,7 @@ PyObject* UseTorch(PyObject* /*module*/, PyObject* const* arguments, Py_ssize_t 
   frameworks().parameter = reinterpret_cast<PyTypeObject*>(arguments[1]);
   frameworks().is_grad_enabled = arguments[3];
   frameworks().empty_like = arguments[4];
+  frameworks().as_float32 = as_float32.release();
   frameworks().tensor = reinterpret_cast<PyTypeObject*>(arguments[0]);
   return PyBool_FromLong(frameworks().exchange != nullptr);
 }

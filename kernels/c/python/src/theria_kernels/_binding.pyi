@@ -29,6 +29,7 @@ def use_torch(
     exchange: object | None,
     is_grad_enabled: Callable[[], bool],
     empty_like: Callable[..., Any],
+    float32: Any,
     /,
 ) -> bool:
     """Lets torch tensors be read in place; False if this torch has no exchange interface.
@@ -39,6 +40,7 @@ def use_torch(
         exchange: The capsule `torch.Tensor.__dlpack_c_exchange_api__`, None if there is none.
         is_grad_enabled: torch.is_grad_enabled.
         empty_like: torch.empty_like.
+        float32: torch.float32.
     """
 
 def are_plain(tensors: tuple[Any, ...], /) -> bool:
