@@ -65,8 +65,9 @@ def _find_are_plain() -> Callable[[tuple[MaybeTensor, ...]], bool]:
     global _are_plain
     try:
         library = kernels_library()
-    except Unavailable:
-        return _are_plain_without_kernels
+    except Unavailable:  # once: looking for the package takes longer than a call
+        _are_plain = _are_plain_without_kernels
+        return _are_plain
     use_torch(library)
     _are_plain = library.binding.are_plain
     return _are_plain
