@@ -1,6 +1,7 @@
 """Compares the CUDA backend with float64 on the GPU, over shapes, dtypes and options.
 
     python3 tests/cuda/device_check.py LIBRARY [--json FILE] [--match TEXT ...] [--candidate N]
+        [--part PART PARTS]
 
 Passes if every output's error, in the maximum and in the root-mean-square norm, is at most twice
 that of explicit math in the same dtype (the worst of several ways to write it), plus ULPS units in

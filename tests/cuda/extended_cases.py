@@ -30,6 +30,7 @@ ALONE = (
     "bias_alone",
     "lse",
     "lse_only",
+    "lse_dead",
     "deterministic",
 )
 # Without a batch, a query, a key, or columns.
@@ -40,7 +41,7 @@ EMPTY = [
     Shape(1, 2, 2, 5, 7, 0, 16),
     Shape(1, 2, 2, 5, 7, 16, 0),
 ]
-SPOILED = ("nan_lengths", "nan_documents")
+SPOILED = ("nan_lengths", "nan_documents", "nan_bias")
 DRAWN = 160
 
 
@@ -136,6 +137,11 @@ def extended_options(kind: str, shape: Shape, dtype: torch.dtype) -> Options:
     if name in ("bias", "bias_alone"):
         mask = torch.randn(full, device="cuda")
         return Options(mask=mask.masked_fill(torch.rand(full, device="cuda") < 0.1, -torch.inf))
+    if name == "nan_bias":
+        mask = torch.randn(full, device="cuda")
+        mask[:, :, : rows // 3] = -torch.inf
+        mask[..., columns - columns // 4 :] = -torch.inf
+        return Options(mask=mask)
     if name == "bias_keys":
         return Options(mask=torch.randn((shape.batch, 1, 1, columns), device="cuda"))
     if name == "bias_heads":
@@ -148,6 +154,10 @@ def extended_options(kind: str, shape: Shape, dtype: torch.dtype) -> Options:
         return Options(mask=mask, softcap=2.0, dropout=0.2, seed=3)
     if name == "bias_mask_min":
         return Options(mask=finite_mask(None, shape, dtype), softcap=5.0)
+    if name == "lse_dead":  # rows without any key, whose lse of -inf has no useful cotangent
+        mask = torch.rand(full, device="cuda") < 0.6
+        mask[:, :, : rows // 3] = False
+        return Options(mask=mask)
     if name == "deterministic":
         return Options(deterministic=True)
     return Options()  # lse
@@ -170,7 +180,10 @@ def extend_inputs(
     rows = (shape.batch, shape.heads_q, shape.seq_q)
 
     def cotangent() -> torch.Tensor:
-        return torch.randn(rows, device="cuda", dtype=statistics)
+        drawn_cotangent = torch.randn(rows, device="cuda", dtype=statistics)
+        if name == "lse_dead":
+            drawn_cotangent[:, :, : shape.seq_q // 3] = torch.nan
+        return drawn_cotangent
 
     if operation in ("vjp", "hvp") and (name.startswith("lse") or (drawn and pick.random() < 0.5)):
         inputs["lse_bar"] = cotangent()
@@ -213,7 +226,7 @@ def extended_cases(
                 shape = chosen[(index + at) % len(chosen)]
                 name = f"extended_{kind}"
                 listed.append((operation, dtype, shape, name, "bhsd"))
-                if kind not in SPOILED or kind == "nan_lengths":
+                if kind != "nan_documents":
                     short = chosen[(index + at + 1) % len(chosen)]
                     listed.append((operation, dtype, short, name, "bhsd", (), False, "unfused"))
                 if operation != "forward" and kind in ("softcap", "documents", "lse", "bias"):
