@@ -33,7 +33,7 @@ function(theria_cuda_variants definitions folder generations)
   set(arithmetics "")
   file(STRINGS ${definitions} lines REGEX "^[a-z]")
   foreach(line IN LISTS lines)
-    if(NOT line MATCHES "^([a-z]+[0-9]*a?) +([a-z0-9]+) +([a-z_ ]+) : ([0-9 ]+)$")
+    if(NOT line MATCHES "^([a-z]+[0-9]*a?) +([a-z0-9]+) +([a-z_, ]+) : ([0-9 ]+)$")
       message(FATAL_ERROR "${definitions}: cannot read '${line}'")
     endif()
     set(generation ${CMAKE_MATCH_1})
@@ -47,18 +47,24 @@ function(theria_cuda_variants definitions folder generations)
     if(NOT arithmetic IN_LIST arithmetics)
       list(APPEND arithmetics ${arithmetic})
     endif()
-    foreach(kind IN LISTS kinds)
+    foreach(group IN LISTS kinds)
+      string(REPLACE "," "_" name ${group})
+      string(REPLACE "," ";" members ${group})
       foreach(dim IN LISTS dims)
-        set(function Add_${generation}_${kind}_${arithmetic}_${dim})
-        set(source ${folder}/${generation}_${kind}_${arithmetic}_${dim}.cu)
+        set(function Add_${generation}_${name}_${arithmetic}_${dim})
+        set(source ${folder}/${generation}_${name}_${arithmetic}_${dim}.cu)
+        set(body "")
+        foreach(kind IN LISTS members)
+          string(APPEND body
+            "  ${add_${generation}}<${enumerator}, KernelKind::k${names_${kind}}, ${dim}>(table);\n")
+        endforeach()
         file(CONFIGURE OUTPUT ${source} @ONLY CONTENT
 "// Generated from variants.def.
 #include \"${headers_${generation}}\"
 
 namespace theria::cuda {
 void ${function}(KernelTable* table) {
-  ${add_${generation}}<${enumerator}, KernelKind::k${names_${kind}}, ${dim}>(table);
-}
+${body}}
 }  // namespace theria::cuda
 ")
         list(APPEND sources_${generation} ${source})

@@ -295,17 +295,10 @@ constexpr TileConfig ShortTileConfig(int dim, int index) {
   return {4, 1, 64, index, dim, 4};
 }
 
-// Extended kernels of float32 and float64 take the longest to compile, and are compiled once: as
-// they fit every device.
-constexpr bool IsAlwaysCompact(int element_bytes, ScoreKind scores) {
-  return scores == ScoreKind::kExtended && element_bytes > 2;
-}
-
 // How many configurations of a kernel are compiled, see registry.h: the default, and where that
 // does not fit every device, the compact one; or those for short sequences.
 constexpr int TileCandidates(KernelKind kind, int element_bytes, int dim, ScoreKind scores) {
   if (HasShortTileConfigs(kind, element_bytes, dim, scores)) return 1 + kShortTileConfigs;
-  if (IsAlwaysCompact(element_bytes, scores)) return 1;
   const auto bytes = [&](const TileConfig& config) {
     return SharedLayoutOf(kind, element_bytes, dim, config).total;
   };
@@ -319,9 +312,7 @@ constexpr int TileCandidates(KernelKind kind, int element_bytes, int dim, ScoreK
 
 constexpr TileConfig CandidateTileConfig(KernelKind kind, int element_bytes, int dim,
                                          ScoreKind scores, int candidate) {
-  if (candidate == 0 && !IsAlwaysCompact(element_bytes, scores)) {
-    return TileConfigOf(kind, element_bytes, dim, scores);
-  }
+  if (candidate == 0) return TileConfigOf(kind, element_bytes, dim, scores);
   return HasShortTileConfigs(kind, element_bytes, dim, scores)
              ? ShortTileConfig(dim, candidate - 1)
              : CompactTileConfig(kind, element_bytes, dim, scores);
