@@ -1,7 +1,7 @@
 # theria_cuda_variants(DEFINITIONS FOLDER GENERATIONS)
 #
-# Writes one instantiation file for each kind, arithmetic and dim of variants.def, and the table of
-# them all, into FOLDER. Sets SM80_SOURCES (the table among them) and SM90A_SOURCES in the caller.
+# Writes one instantiation file for each arithmetic, dim and kind of variants.def, or kinds that it
+# joins by commas, and the table of them all, into FOLDER. Sets SM80_SOURCES (the table among them) and SM90A_SOURCES in the caller.
 # Generations that GENERATIONS does not name are left out.
 function(theria_cuda_variants definitions folder generations)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${definitions})
