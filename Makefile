@@ -34,7 +34,7 @@ $(VENV)/.complete: client/python/pyproject.toml client/python/constraints.txt | 
 
 .PHONY: build
 build: packages $(VENV)/.complete  ## Build server, command, kernels and Python packages in build/bin and .venv; CUDA=ON adds CUDA
-	cmake --preset release -DTHERIA_CUDA=$(CUDA)
+	cmake --preset release -DTHERIA_CUDA=$(CUDA) -DTHERIA_JAX_PYTHON=$(CURDIR)/$(BIN)/python
 	cmake --build --preset release --parallel $(JOBS)
 	@$(BIN)/python client/python/generate.py
 	@cmake --install build --component kernels_python --prefix \

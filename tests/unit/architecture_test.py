@@ -24,6 +24,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
         "kernels/cuda/backend.h",
         "theria/kernels.h",
     ),
+    "kernels/c/jax": ("kernels/c/include/theria/kernels.h",),
     "server/telemetry": ("kernels/api",),
     "server/cache": ("kernels/api",),
     "server/engine": ("kernels/api", "server/cache", "server/telemetry"),
@@ -54,6 +55,7 @@ MAY_USE_LIBRARY: dict[str, tuple[str, tuple[str, ...]]] = {
         ("proto", "server/rpc", "client/cpp", "client/cli"),
     ),
     "CUDA": (r"cuda|cublas|cooperative_groups|cute/|cutlass/", ("kernels/cuda",)),
+    "XLA": (r"xla/", ("kernels/c/jax",)),
     "PyTorch": (r"torch/|ATen/|c10/", ()),
     "spdlog": (r"spdlog/", ("server",)),
 }

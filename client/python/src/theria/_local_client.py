@@ -100,6 +100,17 @@ class LocalClient(Client):
     def computes_on(self, device_type: str) -> bool:
         return device_type == "cpu" or (device_type == "cuda" and self._ordinal != -1)
 
+    @property
+    def threads(self) -> int:
+        """Of the CPU; 0 for one per core."""
+        return self._threads
+
+    def reads_in_place(self, device_type: str) -> bool:
+        """Whether arrays on devices of that type, ``"cpu"`` or ``"cuda"``, are not copied."""
+        if self._ordinal is None:
+            return True
+        return device_type == ("cpu" if self._ordinal < 0 else "cuda")
+
     @override
     def _attention(
         self,

@@ -6,12 +6,18 @@ from theria._kernels_library import kernels_library
 from theria._options import CallOptions, check_names, encode_options
 from theria.v1 import attention_pb2
 
-__all__ = ["IMPLEMENTATIONS", "OPERATION_NUMBERS", "check_option_names", "packed_options"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "OPERATION_NUMBERS",
+    "PRECISIONS",
+    "check_option_names",
+    "packed_options",
+]
 
 # By their numbers in theria/kernels.h.
 OPERATION_NUMBERS = {"forward": 0, "vjp": 1, "jvp": 2, "hvp": 3}
 IMPLEMENTATIONS = ("auto", "fused", "unfused", "reference")
-_PRECISIONS = ("strict", "fast")
+PRECISIONS = ("strict", "fast")
 
 _NAMES = CallOptions.__annotations__.keys()
 # A program calls with few combinations of options; encoding one takes longer than a small call.
@@ -61,7 +67,7 @@ def _pack(options: CallOptions) -> bytes:
     window, dropout = message.window, message.dropout
     packed: bytes = kernels_library().binding.pack_options(
         is_causal=message.is_causal,
-        precision=_PRECISIONS.index(options.get("precision", "strict")),
+        precision=PRECISIONS.index(options.get("precision", "strict")),
         implementation=IMPLEMENTATIONS.index(options.get("implementation", "auto")),
         scale=message.scale if message.HasField("scale") else None,
         window_left=window.left if window.HasField("left") else None,

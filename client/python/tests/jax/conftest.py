@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+import theria
+
 sys.path.append(str(Path(__file__).resolve().parents[1] / "torch"))
 
 from reference_client import ReferenceClient
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 4)
 torch.set_num_threads(1)
 
 _OPERATIONS = {
@@ -46,6 +49,12 @@ class NumpyClient:
             return SimpleNamespace(**{name: x.numpy() for name, x in vars(result).items()})
 
         return call
+
+
+@pytest.fixture(scope="session")
+def local() -> theria.Client:
+    """The kernels in this process."""
+    return theria.local("cpu")
 
 
 @pytest.fixture

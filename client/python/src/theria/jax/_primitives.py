@@ -27,14 +27,17 @@ forward, and their own tangents are never looked at. Shapes are those of docs/op
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import dispatch
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
 from theria._differentiation_errors import DerivativeOrderError, MaskGradientError
 from theria._operations import output_layout
@@ -78,8 +81,20 @@ def _bind(
         names: Of the primitive's own operands, the last ones.
         outputs: Names of those wanted.
     """
-    results: list[Any] = primitive.bind(*operands, site=site, names=names, outputs=outputs)
+    results: list[Any] = primitive.bind(
+        *_varying_alike(operands), site=site, names=names, outputs=outputs
+    )
     return results
+
+
+def _varying_alike(operands: Sequence[Any]) -> list[Any]:
+    """Within `shard_map`: all vary over the mesh axes over which any of them does."""
+    varying = [jax.typeof(x).manual_axis_type.varying for x in operands]
+    every = frozenset().union(*varying)
+    return [
+        jax.lax.pcast(x, tuple(sorted(every - own)), to="varying") if every - own else x
+        for x, own in zip(operands, varying, strict=True)
+    ]
 
 
 def _layout(site: Site, names: tuple[str, ...], count: int) -> tuple[str, ...]:
@@ -98,8 +113,12 @@ def _primitive(name: str) -> Primitive:
 
 
 def _computed(operation: str) -> Primitive:
-    """A primitive that an RPC computes: at once, or called back by a compiled function."""
+    """A primitive that one call computes: XLA's, where the site's client computes in place.
+
+    Any other client is called at once, or back from the host by a compiled function.
+    """
     primitive = _primitive(operation)
+    dispatch.prim_requires_devices_during_lowering.add(primitive)  # of custom_partitioning
 
     def compute(
         *operands: jax.Array, site: Site, names: tuple[str, ...], outputs: tuple[str, ...]
@@ -107,16 +126,40 @@ def _computed(operation: str) -> Primitive:
         layout = _layout(site, names, len(operands))
         return site.run(operation, outputs, dict(zip(layout, operands, strict=True)))
 
-    def evaluate(*operands: jax.Array, **params: Any) -> list[jax.Array]:
-        return [jnp.asarray(output) for output in compute(*operands, **params)]
+    @partial(jax.jit, static_argnames=("site", "names", "outputs"))
+    def compiled(*operands: jax.Array, **params: Any) -> tuple[jax.Array, ...]:
+        return tuple(primitive.bind(*operands, **params))
+
+    def evaluate(*operands: jax.Array, site: Site, **params: Any) -> list[jax.Array]:
+        platform = next(iter(operands[0].devices())).platform
+        if site.is_in_place("cuda" if platform == "gpu" else platform):
+            with site.errors_of_xla():
+                return list(compiled(*operands, site=site.with_client(), **params))
+        return [jnp.asarray(output) for output in compute(*operands, site=site, **params)]
 
     def call_back(*operands: jax.Array, **params: Any) -> Any:
         avals = _abstract(*map(jax.typeof, operands), **params)
         results = tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
         return jax.pure_callback(lambda *x: compute(*x, **params), results, *operands)
 
+    def in_place(
+        *operands: jax.Array, site: Site, names: tuple[str, ...], outputs: tuple[str, ...]
+    ) -> list[jax.Array]:
+        return site.call(operation, _layout(site, names, len(operands)), outputs, operands)
+
     primitive.def_impl(evaluate)
-    mlir.register_lowering(primitive, mlir.lower_fun(call_back, multiple_results=True))
+    called_back = mlir.lower_fun(call_back, multiple_results=True)
+    mlir.register_lowering(primitive, called_back)
+    called_in_place = mlir.lower_fun(in_place, multiple_results=True)
+    for platform in ("cpu", "cuda"):
+
+        def lower(
+            context: Any, *operands: Any, site: Site, platform: str = platform, **params: Any
+        ) -> Any:
+            rule = called_in_place if site.is_in_place(platform) else called_back
+            return rule(context, *operands, site=site, **params)
+
+        mlir.register_lowering(primitive, lower, platform=platform)
     return primitive
 
 
@@ -124,9 +167,22 @@ def _abstract(
     *operands: Any, site: Site, names: tuple[str, ...], outputs: tuple[str, ...]
 ) -> list[ShapedArray]:
     del site, names
-    q, k, v = operands[:3]
-    shapes = {"q": q.shape, "k": k.shape, "v": v.shape}
-    return [ShapedArray(*output_layout(name, shapes, q.dtype)) for name in outputs]
+    inputs: dict[str, Any] = dict(zip("qkv", operands, strict=False))
+    q = inputs["q"]
+    shapes = {name: x.shape for name, x in inputs.items()}
+
+    def result(name: str) -> Any:
+        """Placed on an explicit mesh, and varying within `shard_map`, as its operand or as q."""
+        like = inputs.get(name.split("_")[0])
+        if like is not None:
+            return like.update(weak_type=False)
+        shape, dtype = output_layout(name, shapes, q.dtype)
+        batch, heads = (*q.sharding.spec, None, None)[:2]
+        spec = PartitionSpec(batch, heads, *[None] * (len(shape) - 2))
+        sharding = NamedSharding(q.sharding.mesh, spec)
+        return q.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
+
+    return [result(name) for name in outputs]
 
 
 def _batcher(primitive: Primitive) -> Callable[..., tuple[list[Any], list[int]]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -11,8 +12,12 @@ import numpy as np
 
 from theria._argument_names import ArgumentNames
 from theria._default_client import AttentionClient, chosen_client
-from theria._operations import OPERATIONS
+from theria._local_client import LocalClient
+from theria._operations import OPERATIONS, output_layout
 from theria._options import CallOptions
+from theria._status import error_from_status
+from theria.jax._custom_call import available, custom_call, validate
+from theria.jax._partitioning import partitioned
 
 __all__ = ["Site"]
 
@@ -36,7 +41,7 @@ _NAMES = ArgumentNames(
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """What the forward and all its derivatives share.
+    """What the forward and all its derivatives share. Equal sites share compiled code.
 
     Attributes:
         client: Who computes; None for the default at the time of the computation.
@@ -47,6 +52,73 @@ class Site:
     client: AttentionClient | None
     options: CallOptions
     constants: tuple[str, ...]
+
+    def _key(self) -> tuple[object, ...]:
+        return id(self.client), tuple(sorted(self.options.items())), self.constants
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Site) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def with_client(self) -> Site:
+        """This site with the client that is the default now, if it has none."""
+        return replace(self, client=chosen_client(self.client))
+
+    def is_in_place(self, platform: str) -> bool:
+        """Whether XLA itself calls the kernels, on arrays of `platform`: ``"cpu"``, ``"cuda"``.
+
+        Otherwise the client is called from the host.
+        """
+        client = chosen_client(self.client)
+        return (
+            isinstance(client, LocalClient)
+            and client.reads_in_place(platform)
+            and available(platform)
+        )
+
+    def call(
+        self,
+        operation: str,
+        names: Sequence[str],
+        outputs: Sequence[str],
+        operands: Sequence[jax.Array],
+    ) -> list[jax.Array]:
+        """Puts a call of the kernels into the computation that is being traced.
+
+        Args:
+            operation: As in `run`.
+            names: Of the operands.
+            outputs: Names of the symbol table.
+            operands: Tracers, in the order of `names`.
+
+        Raises:
+            theria.InvalidArgument: Which names arguments of `dot_product_attention`.
+        """
+        client = chosen_client(self.client)
+        assert isinstance(client, LocalClient)
+        with _NAMES.in_errors():
+            validate(operation, names, operands, self.options)
+
+        def compute(*parts: jax.Array) -> list[jax.Array]:
+            shapes = dict(zip("qkv", (part.shape for part in parts), strict=False))
+            results = [output_layout(name, shapes, parts[0].dtype) for name in outputs]
+            return custom_call(
+                operation, names, outputs, self.options, client.threads, parts, results
+            )
+
+        return list(partitioned(compute, names, outputs, operands)(*operands))
+
+    @contextmanager
+    def errors_of_xla(self) -> Iterator[None]:
+        """A custom call's errors that reach Python at once become those of the client."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            code, _, message = str(error).partition(": ")
+            with _NAMES.in_errors():
+                raise error_from_status(code, message, None) from error
 
     @property
     def random(self) -> bool:
