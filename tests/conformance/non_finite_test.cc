@@ -265,6 +265,7 @@ TEST_P(NonFiniteTest, WhatOtherOptionsForbidContributesNothing) {
         SCOPED_TRACE(testing::Message()
                      << pattern.name << " " << DTypeName(dtype) << " with " << value);
         ExpectNoInfluence(pattern, dtype, value);
+        if (dtype != DType::kFloat32 && dtype != DType::kFloat16) continue;
         for (const char* input : {"q", "k", "v", "o_bar", "q_dot", "k_dot", "v_dot", "o_bar_dot"}) {
           SCOPED_TRACE(input);
           ExpectExactSpread(pattern, dtype, input, value);

@@ -130,7 +130,8 @@ void Problem::Set(const std::string& name, const Array& array) {
 }
 
 Problem MakeProblem(const ProblemCase& c, DType dtype) {
-  std::mt19937_64 generator(c.seq_q * 1000003 + c.seq_kv * 1009 + c.head_dim);
+  std::mt19937_64 generator(c.seq_q * 1000003 + c.seq_kv * 1009 + c.head_dim +
+                            c.draw * 0x9E3779B97F4A7C15u);
   Problem problem;
   problem.shape = c;
   problem.dtype = dtype;

@@ -40,6 +40,7 @@ struct ProblemCase {
   // With lse_bar and lse_bar_dot; where the mask is floating point, with bias_dot, bias_bar and
   // bias_bar_dot.
   bool extended = false;
+  std::uint64_t draw = 0;  // other numbers of the same kind
 };
 
 // Whether a case needs more than the first contract had. Backends without that may refuse it.
