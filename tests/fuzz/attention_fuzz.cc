@@ -77,7 +77,9 @@ void CheckInputs(const AttentionTask& task, const AttentionTask& whole) {
   for (const InputField& field : kInputFields) {
     check(task.inputs.*field.member, whole.inputs.*field.member);
   }
-  check(task.inputs.options.mask, whole.inputs.options.mask);
+  for (const OptionTensor& tensor : kOptionTensors) {
+    check(task.inputs.options.*tensor.member, whole.inputs.options.*tensor.member);
+  }
 }
 
 void Compute(Known& known, const AttentionTask& task) {

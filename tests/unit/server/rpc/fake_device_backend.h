@@ -34,10 +34,10 @@ class FakeDeviceBackend final : public Backend {
     if (!workspace.ok()) return workspace.status();
     AttentionInputs host_inputs = inputs;
     AttentionOutputs host_outputs = outputs;
-    bool is_all_there = ToHost(host_inputs.options.mask);
-    for (const InputField& field : kInputFields) {
-      is_all_there = ToHost(host_inputs.*field.member) && is_all_there;
-    }
+    bool is_all_there = true;
+    ForEachInput(host_inputs, [&](std::string_view, std::optional<TensorView>& view) {
+      is_all_there = ToHost(view) && is_all_there;
+    });
     for (const OutputField& field : kOutputFields) {
       is_all_there = ToHost(host_outputs.*field.member) && is_all_there;
     }
