@@ -54,6 +54,7 @@ struct CompiledKernel {
   const void* write_q_bar = nullptr;
   int q_bar_part = 0;
   int q_bar_sum_columns = 0;
+  bool persistent = false;  // whether a block takes tile after tile, see sm90a/tile_queue.cuh
 };
 
 // Receives the kernels.

@@ -67,6 +67,7 @@ class FusedRun {
     params_.general = general_;
     if (extended_ || wants_bias()) THERIA_RETURN_IF_ERROR(ProvideRowKeys(workspace_, &params_));
     if (ForbidsPairs(inputs_.options)) THERIA_RETURN_IF_ERROR(ProvideNanFlags());
+    THERIA_RETURN_IF_ERROR(ProvideTileCounter());
     switch (problem_.operation) {
       case Operation::kForward:
         THERIA_RETURN_IF_ERROR(Forward());
@@ -187,6 +188,16 @@ class FusedRun {
   absl::Status LaunchRowSums() {
     params_.nan_flags = nullptr;
     return Launch(Find(KernelKind::kForward, /*may_map=*/false));
+  }
+
+  // Where limits make tiles of unequal length. Kernels that need no counter leave it alone.
+  absl::Status ProvideTileCounter() {
+    if (general_ || !(inputs_.options.is_causal || inputs_.options.window.has_value())) {
+      return absl::OkStatus();
+    }
+    const absl::StatusOr<void*> counter = workspace_->Allocate(sizeof(*params_.tile_counter));
+    if (counter.ok()) params_.tile_counter = static_cast<std::uint32_t*>(*counter);
+    return counter.status();
   }
 
   // Room for the flags of two kernels of queries and two of keys, the most that a call launches

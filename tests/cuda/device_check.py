@@ -70,6 +70,8 @@ SHAPES = [
 ]
 # Of many tiles, whose errors must not add up.
 LONG_SHAPE = Shape(1, 1, 1, 64, 4096, 64, 64)
+# More tiles than a GPU has multiprocessors, so that a block of a persistent grid takes several.
+MANY_TILES = [Shape(8, 24, 12, 200, 270, 64, 64), Shape(8, 16, 16, 300, 200, 128, 128)]
 ODD_SHAPES = [Shape(1, 2, 2, 50, 60, 20, 36), Shape(2, 1, 1, 33, 17, 5, 7)]
 
 
@@ -343,6 +345,12 @@ def cases() -> list[tuple[object, ...]]:
         listed += [(operation, dtype, shape, kind, "bhsd") for kind in ("plain", "everything")]
     for operation, dtype in itertools.product(OPERATIONS, ("float32", "float64")):
         listed.append((operation, dtype, LONG_SHAPE, "plain", "bhsd"))
+    for operation, dtype, shape in itertools.product(
+        OPERATIONS, ("float16", "bfloat16"), MANY_TILES
+    ):
+        listed += [
+            (operation, dtype, shape, kind, "bhsd") for kind in ("plain", "causal", "window")
+        ]
     for operation, dtype, layout in itertools.product(OPERATIONS, DTYPES, ("bshd", "slice")):
         listed.append((operation, dtype, SHAPES[0], "causal", layout))
     absent_sets = [

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
@@ -21,6 +22,33 @@ cudaError_t Launch(const void* function, std::int64_t blocks, int threads, int s
                           static_cast<std::size_t>(shared_bytes), stream);
 }
 
+// Limits `blocks` to one for each multiprocessor where the variant is persistent, and says in which
+// order they take their tiles. Tiles of unequal length are taken by whoever is free, of a section
+// of heads the longest first: enough heads for few blocks to be without work at the end, and no
+// more, so that what is read at once stays in L2. Equal ones are dealt out head by head.
+cudaError_t ScheduleTiles(const KernelVariant& variant, const AttentionParams& params,
+                          sm90a::Params* mapped, std::int64_t* blocks, cudaStream_t stream) {
+  constexpr std::int64_t kSectionBlocks = 256;
+  const std::int64_t rows = variant.key_rows ? params.seq_kv : params.seq_q;
+  const std::int64_t tiles = (rows + variant.rows - 1) / variant.rows;
+  const bool unequal = params.tile_counter != nullptr;
+  mapped->section_heads =
+      unequal ? static_cast<std::uint32_t>(std::max<std::int64_t>(kSectionBlocks / tiles, 1)) : 1;
+  mapped->attention.tile_counter = nullptr;
+  if (!variant.persistent) return cudaSuccess;
+  int device = 0;
+  int multiprocessors = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error != cudaSuccess || *blocks <= multiprocessors) return error;
+  *blocks = multiprocessors;
+  if (!unequal) return cudaSuccess;
+  mapped->attention.tile_counter = params.tile_counter;
+  return cudaMemsetAsync(params.tile_counter, 0, sizeof(*params.tile_counter), stream);
+}
+
 }  // namespace
 
 cudaError_t LaunchKernel(const KernelVariant& variant, const AttentionParams& params,
@@ -31,12 +59,14 @@ cudaError_t LaunchKernel(const KernelVariant& variant, const AttentionParams& pa
   const std::int64_t rows = variant.key_rows ? params.seq_kv : params.seq_q;
   const std::int64_t heads = variant.key_rows ? params.heads_kv : params.heads_q;
   const std::int64_t tiles = (rows + variant.rows - 1) / variant.rows;
-  const std::int64_t blocks = tiles * variant.slices * heads * params.batch;
+  std::int64_t blocks = tiles * variant.slices * heads * params.batch;
   if (variant.generation == Generation::kSm80) {
     return Launch(variant.function, blocks, variant.threads, variant.shared_bytes, params, stream);
   }
   sm90a::Params mapped = {};
   error = sm90a::MakeParams(variant, params, &mapped);
+  if (error != cudaSuccess) return error;
+  error = ScheduleTiles(variant, params, &mapped, &blocks, stream);
   if (error != cudaSuccess) return error;
   error = Launch(variant.function, blocks, variant.threads, variant.shared_bytes, mapped, stream);
   if (error != cudaSuccess || variant.write_q_bar == nullptr) return error;

@@ -104,6 +104,11 @@ class OnlineSoftmax {
     return __any_sync(0xffffffffu, any);
   }
 
+  // The lane's part of a row's sum so far.
+  __device__ __forceinline__ Accumulator LaneSum(int tile, int half) const {
+    return sum_[tile][half];
+  }
+
   // The lane's part of the row's sum before the last tile, rescaled to the present maximum.
   __device__ __forceinline__ Accumulator LaneSumBefore(int tile, int half) const {
     return before_[tile][half];

@@ -126,6 +126,10 @@ struct AttentionParams {
   // The tangent of the mask, of its dtype and broadcast as it is; null: zero.
   const void* bias_dot;
   std::int64_t bias_dot_strides[4];
+
+  // A word that the launch zeroes, from which the blocks of a persistent grid take tiles of unequal
+  // length. Null: every block takes as many as the others.
+  std::uint32_t* tile_counter;
 };
 
 constexpr std::int64_t NanGroups(std::int64_t rows) {

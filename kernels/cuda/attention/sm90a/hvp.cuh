@@ -42,10 +42,10 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     if (threadIdx.x != 0) return;
     const int head_kv = work.head / params.group;
     const auto load_rows = [&](int index, const CUtensorMap& map) {
-      LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows + index * Tiling::kRowTileBytes, map,
-                                            tiles.rows_full, work.batch, work.head, row);
+      LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows.tile() + index * Tiling::kRowTileBytes, map,
+                                            tiles.rows.full(), work.batch, work.head, row);
     };
-    ArriveExpecting(tiles.rows_full, (kHasOBarDot ? 4 : 3) * Tiling::kRowTileBytes);
+    ArriveExpecting(tiles.rows.full(), (kHasOBarDot ? 4 : 3) * Tiling::kRowTileBytes);
     load_rows(0, all.q);
     load_rows(1, all.q_dot);
     load_rows(2, all.o_bar);
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
 
   AcquireRegisters<Tiling::kComputeRegisters>();
   const int warp_row = (threadIdx.x / 32 - 4) * 16;
-  const std::uint32_t q = tiles.rows + (warpgroup - 1) * 64 * kPanelRowBytes;
+  const std::uint32_t q = tiles.rows.tile() + (warpgroup - 1) * 64 * kPanelRowBytes;
   const std::uint32_t q_dot = q + Tiling::kRowTileBytes;
   const std::uint32_t o_bar = q + 2 * Tiling::kRowTileBytes;
   const std::uint32_t o_bar_dot = q + 3 * Tiling::kRowTileBytes;
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   Clear(q_bar);
   Clear(q_bar_dot);
 
-  WaitForPhase(tiles.rows_full, 0);
+  tiles.rows.WaitUntilFull();
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     float s[1][kBlocks][4];
@@ -178,10 +178,10 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     ReleaseRegisters<Tiling::kCopyRegisters>();
     if (threadIdx.x != 0) return;
     const auto load_rows = [&](int index, const CUtensorMap& map) {
-      LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows + index * Tiling::kRowTileBytes, map,
-                                            tiles.rows_full, work.batch, work.head, row);
+      LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows.tile() + index * Tiling::kRowTileBytes, map,
+                                            tiles.rows.full(), work.batch, work.head, row);
     };
-    ArriveExpecting(tiles.rows_full, 4 * Tiling::kRowTileBytes);
+    ArriveExpecting(tiles.rows.full(), 4 * Tiling::kRowTileBytes);
     load_rows(0, all.k);
     load_rows(1, all.k_dot);
     load_rows(2, all.v);
@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
 
   AcquireRegisters<Tiling::kComputeRegisters>();
   const int warp_row = (threadIdx.x / 32 - 4) * 16;
-  const std::uint32_t k = tiles.rows + (warpgroup - 1) * 64 * kPanelRowBytes;
+  const std::uint32_t k = tiles.rows.tile() + (warpgroup - 1) * 64 * kPanelRowBytes;
   const std::uint32_t k_dot = k + Tiling::kRowTileBytes;
   const std::uint32_t v = k + 2 * Tiling::kRowTileBytes;
   const std::uint32_t v_dot = k + 3 * Tiling::kRowTileBytes;
@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   Clear(k_bar_dot);
   Clear(v_bar_dot);
 
-  WaitForPhase(tiles.rows_full, 0);
+  tiles.rows.WaitUntilFull();
   int column = first;
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {

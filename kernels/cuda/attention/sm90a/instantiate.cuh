@@ -24,6 +24,7 @@ void AddCandidates(KernelTable* table) {
   const void* function = nullptr;
   const void* write_q_bar = nullptr;
   int q_bar_part = 0;
+  constexpr bool kPersistent = kKind == KernelKind::kForward || kKind == KernelKind::kJvp;
   if constexpr (kKind == KernelKind::kForward) {
     function = reinterpret_cast<const void*>(&ForwardKernel<Tiles>);
   } else if constexpr (kKind == KernelKind::kJvp) {
@@ -53,7 +54,8 @@ void AddCandidates(KernelTable* table) {
               Tiles::kSharedBytes,
               write_q_bar,
               q_bar_part,
-              write_q_bar == nullptr ? 0 : Tiles::kQBarSumColumns});
+              write_q_bar == nullptr ? 0 : Tiles::kQBarSumColumns,
+              kPersistent});
   if constexpr (kCandidate + 1 < kConfigs.count) {
     AddCandidates<kArithmetic, kKind, kDim, kTangents, kCandidate + 1>(table);
   }

@@ -3,6 +3,8 @@
 
 #include <cuda.h>
 
+#include <cstdint>
+
 #include "kernels/cuda/attention/params.h"
 
 // What the attention kernels for compute capability 9.0 read: the parameters of every kernel, and
@@ -15,6 +17,7 @@ struct Params {
   CUtensorMap q, k, v;
   CUtensorMap q_dot, k_dot, v_dot;
   CUtensorMap o_bar, o_bar_dot;
+  std::uint32_t section_heads;  // heads whose tiles are taken together, see tile_queue.cuh
 };
 
 }  // namespace theria::cuda::sm90a

@@ -15,12 +15,14 @@ namespace theria::cuda::sm90a {
 template <typename Mma, int kDim, int kPanelA, int kPanelB, bool kAccumulate = false, int kBlocks>
 __device__ __forceinline__ void MultiplyRowsByRows(float (&c)[1][kBlocks][4], std::uint32_t a,
                                                    std::uint32_t b) {
+  const std::uint64_t first_a = RowsDescriptor(a);
+  const std::uint64_t first_b = RowsDescriptor(b);
 #pragma unroll
   for (int inner = 0; inner < kDim; inner += 16) {
     const int panel = inner / kPanelColumns;
     const int within = inner % kPanelColumns * 2;
-    const std::uint64_t left = RowsDescriptor(a + panel * kPanelA + within);
-    const std::uint64_t right = RowsDescriptor(b + panel * kPanelB + within);
+    const std::uint64_t left = AdvanceDescriptor(first_a, panel * kPanelA + within);
+    const std::uint64_t right = AdvanceDescriptor(first_b, panel * kPanelB + within);
     if (kAccumulate || inner > 0) {
       Wgmma<8 * kBlocks>::template AddShared<typename Mma::Element>(c[0], left, right);
     } else {
@@ -42,10 +44,11 @@ template <typename Mma, int kPanelB, int kSteps, int kBlocks>
 __device__ __forceinline__ void AddFragmentsByTile(float (&c)[1][kBlocks][4],
                                                    const typename Mma::A (&a)[kSteps],
                                                    std::uint32_t b) {
+  const std::uint64_t first_b = ColumnsDescriptor(b, kPanelB);
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
     Wgmma<8 * kBlocks>::template AddFragments<typename Mma::Element>(
-        c[0], a[step].x, ColumnsDescriptor(b + step * 16 * kPanelRowBytes, kPanelB));
+        c[0], a[step].x, AdvanceDescriptor(first_b, step * 16 * kPanelRowBytes));
   }
 }
 
@@ -66,6 +69,14 @@ template <int kPending, typename... Accumulators>
 __device__ __forceinline__ void WaitFor(Accumulators&... c) {
   WaitForProducts<kPending>();
   (PinAccumulators(c), ...);
+}
+
+// Keeps ptxas from moving what `x`, which is never negative, is computed from below the wait that
+// follows, where no product would run beside it. The instruction that needs x is never executed,
+// and would do no harm.
+__device__ __forceinline__ void FinishBeforeWait(float x) {
+  asm volatile("{\n.reg .pred p;\nsetp.lt.f32 p, %0, 0f00000000;\n@p nanosleep.u32 1;\n}" ::"f"(x)
+               : "memory");
 }
 
 }  // namespace theria::cuda::sm90a

@@ -32,13 +32,13 @@ __device__ __forceinline__ void LoadMovingTile(const Ring& ring, int index, cons
       ring.tile() + index * Tiling::kTensorBytes, map, ring.full(), batch, head, row);
 }
 
-// A ring of buffers: one thread fills them, all computing warps empty them, in the same order.
+// A ring of buffers: kFillers threads fill them, all computing warps empty them, in the same order.
 //
 // kLanesRead: whether lanes load from the buffers themselves. Then each of them arrives after its
 // own loads; otherwise only the tensor cores read, and one lane speaks for its warp. One lane could
 // speak for the loads of the others as well, which __syncwarp orders before its arrival, but
 // compute-sanitizer does not follow that order, and an arrival of all lanes keeps nobody waiting.
-template <int kStages, int kStageBytes, bool kLanesRead>
+template <int kStages, int kStageBytes, bool kLanesRead, int kFillers = 1>
 class Ring {
  public:
   static constexpr int kBarrierBytes = 2 * kStages * 8;
@@ -50,7 +50,7 @@ class Ring {
   // By one thread, before the block's first barrier.
   __device__ __forceinline__ void Init(int computing_warps) const {
     for (int stage = 0; stage < kStages; ++stage) {
-      InitBarrier(barriers_ + stage * 8, 1);
+      InitBarrier(barriers_ + stage * 8, kFillers);
       InitBarrier(barriers_ + (kStages + stage) * 8, computing_warps * (kLanesRead ? 32 : 1));
     }
   }
@@ -58,8 +58,11 @@ class Ring {
   // The filling thread: waits until the next buffer is empty and announces `bytes`; copies to
   // tile() count on full(). Then Advance.
   __device__ __forceinline__ void BeginFill(int bytes) const {
-    WaitForPhase(barriers_ + (kStages + stage_) * 8, phase_ ^ 1);
+    WaitUntilEmpty();
     ArriveExpecting(full(), bytes);
+  }
+  __device__ __forceinline__ void WaitUntilEmpty() const {
+    WaitForPhase(empty(stage_), phase_ ^ 1);
   }
 
   // A computing warp: waits until the next buffer is full. Then Advance, in time Release.
@@ -101,22 +104,29 @@ class Ring {
 template <typename Tiling>
 struct SharedTiles {
   // Row statistics, which lanes load, lie beside the tiles of scores where rows are keys.
-  using ScoreRing = Ring<Tiling::kConfig.score_stages, Tiling::kScoreStageBytes, Tiling::kKeyRows>;
+  using ScoreRing = Ring<Tiling::kConfig.score_stages, Tiling::kScoreStageBytes, Tiling::kKeyRows,
+                         Tiling::kAddsQBar ? 33 : 1>;
   using ValueRing = Ring<Tiling::kConfig.value_stages, Tiling::kValueStageBytes, false>;
 
-  std::uint32_t rows_full;  // barrier of the stationary tiles
-  std::uint32_t rows;
+  using RowRing = Ring<Tiling::kRowStages, Tiling::kRowStageBytes, false>;
+
+  RowRing rows;  // the stationary tiles
   ScoreRing scores;
   ValueRing values;
+  std::uint32_t work;  // a word for each buffer of `rows`, see tile_queue.cuh
 
   // Initialises the barriers; all threads of the block take part.
   static __device__ __forceinline__ SharedTiles Make(const void* shared_memory) {
     const std::uint32_t base = (sm80::SharedAddress(shared_memory) + 1023u) & ~1023u;
+    constexpr int kScores = RowRing::kBarrierBytes;
+    constexpr int kValues = kScores + ScoreRing::kBarrierBytes;
+    constexpr int kWork = kValues + ValueRing::kBarrierBytes;
+    static_assert(kWork + 4 * Tiling::kRowStages <= 512);
     const SharedTiles tiles = {
-        base, base + 1024, ScoreRing(base + 8, base + Tiling::kScoreRingOffset),
-        ValueRing(base + 8 + ScoreRing::kBarrierBytes, base + Tiling::kValueRingOffset)};
+        RowRing(base, base + 1024), ScoreRing(base + kScores, base + Tiling::kScoreRingOffset),
+        ValueRing(base + kValues, base + Tiling::kValueRingOffset), base + kWork};
     if (threadIdx.x == 0) {
-      InitBarrier(tiles.rows_full, 1);
+      tiles.rows.Init(Tiling::kConsumers * 4);
       tiles.scores.Init(Tiling::kConsumers * 4);
       tiles.values.Init(Tiling::kConsumers * 4);
       PublishBarriers();
@@ -130,6 +140,23 @@ struct SharedTiles {
 __device__ __forceinline__ int WarpgroupIndex() {
   return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
 }
+
+// threadIdx.x, read anew: what follows from it takes no registers from one step to the next.
+__device__ __forceinline__ unsigned ThreadIndex() {
+  unsigned index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
+// x, of which the compiler knows nothing: descriptors made from it are made anew in every step, and
+// take no registers from one step to the next.
+__device__ __forceinline__ std::uint32_t Anew(std::uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+// x, the same in all lanes, where the compiler keeps it in a uniform register.
+__device__ __forceinline__ int Uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 
 }  // namespace theria::cuda::sm90a
 

@@ -32,7 +32,7 @@ struct TileConfigs {
 constexpr TileConfigs TileConfigsOf(KernelKind kind, int dim) {
   switch (kind) {
     case KernelKind::kForward:
-      if (dim <= 64) return {1, {{3, 128, 2, 2}}};
+      if (dim <= 64) return {2, {{3, 128, 2, 2}, {2, 128, 2, 2}}};
       if (dim <= 128) return {1, {{2, 128, 2, 2}}};
       if (dim <= 192) return {1, {{2, 96, 2, 2}}};
       return {1, {{2, 64, 2, 2}}};
@@ -78,6 +78,8 @@ struct Tiling {
   static constexpr bool kKeyRows =
       kKind == KernelKind::kVjpKeys || kKind == KernelKind::kVjp || kKind == KernelKind::kHvpKeys;
 
+  static constexpr bool kAddsQBar = kKind == KernelKind::kVjp;
+
   // Tensors: stationary, and in each ring. In shared memory a row takes whole panels.
   static constexpr int kRowTensors = StationaryTensors(kKind);
   static constexpr int kRingTensors = MovingTensors(kKind) / 2;
@@ -89,21 +91,27 @@ struct Tiling {
   static constexpr int kTensorBytes = kColumns * 128;
   static constexpr int kColumnPanelBytes = kRingTensors * kTensorBytes;
   static constexpr int kColumnTileBytes = kPanels * kTensorBytes;
-  static constexpr int kStatisticsBytes = kKeyRows ? kColumns * 16 : 0;
-  static constexpr int kScoreCopyBytes = kRingTensors * kColumnTileBytes + kStatisticsBytes;
-  static constexpr int kScoreStageBytes = (kScoreCopyBytes + 1023) / 1024 * 1024;
+  // kVjp has shifts and deltas alone, in an order of its own; a warp writes them there.
+  static constexpr int kStatisticsBytes = !kKeyRows ? 0 : kColumns * (kAddsQBar ? 8 : 16);
+  static constexpr int kScoreCopyBytes =
+      kRingTensors * kColumnTileBytes + (kAddsQBar ? 0 : kStatisticsBytes);
+  static constexpr int kScoreStageBytes =
+      (kRingTensors * kColumnTileBytes + kStatisticsBytes + 1023) / 1024 * 1024;
   static constexpr int kStatisticsOffset = kRingTensors * kColumnTileBytes;
   static constexpr int kValueStageBytes = kRingTensors * kColumnTileBytes;
 
   // A kilobyte to align the tiles, one for the barriers, the stationary tiles, the rings.
-  static constexpr int kScoreRingOffset = 1024 + kRowTensors * kRowTileBytes;
+  // Where there is room for two buffers of the stationary tiles, a persistent kernel multiplies the
+  // first scores of the next one beside the last output of this one.
+  static constexpr int kRowStages = kKind == KernelKind::kForward && kDim <= 128 ? 2 : 1;
+  static constexpr int kRowStageBytes = kRowTensors * kRowTileBytes;
+  static constexpr int kScoreRingOffset = 1024 + kRowStages * kRowStageBytes;
   static constexpr int kValueRingOffset =
       kScoreRingOffset + kConfig.score_stages * kScoreStageBytes;
   static constexpr int kValueRingEnd = kValueRingOffset + kConfig.value_stages * kValueStageBytes;
 
   // Of kVjp: two buffers of S_bar, [kRows, kColumns] in panels of 64 columns, and for each
   // warpgroup that computes one of its part of q_bar in float32, see q_bar_sum.cuh.
-  static constexpr bool kAddsQBar = kKind == KernelKind::kVjp;
   static constexpr int kScoreBarOffset = kValueRingEnd;
   static constexpr int kScoreBarBytes = kAddsQBar ? kRows * kColumns * 2 : 0;
   static constexpr int kQBarOffset = kScoreBarOffset + 2 * kScoreBarBytes;

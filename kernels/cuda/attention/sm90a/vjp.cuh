@@ -36,11 +36,11 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     ReleaseRegisters<Tiling::kCopyRegisters>();
     if (threadIdx.x != 0) return;
     const int head_kv = work.head / params.group;
-    ArriveExpecting(tiles.rows_full, 2 * Tiling::kRowTileBytes);
-    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows, all.q, tiles.rows_full, work.batch, work.head,
-                                          row);
-    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows + Tiling::kRowTileBytes, all.o_bar,
-                                          tiles.rows_full, work.batch, work.head, row);
+    ArriveExpecting(tiles.rows.full(), 2 * Tiling::kRowTileBytes);
+    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows.tile(), all.q, tiles.rows.full(), work.batch,
+                                          work.head, row);
+    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows.tile() + Tiling::kRowTileBytes, all.o_bar,
+                                          tiles.rows.full(), work.batch, work.head, row);
     for (int step = 0; step < steps; ++step) {
       const int column = first + step * Tiling::kColumns;
       tiles.scores.BeginFill(Tiling::kScoreCopyBytes);
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
 
   AcquireRegisters<Tiling::kComputeRegisters>();
   const int warp_row = (threadIdx.x / 32 - 4) * 16;
-  const std::uint32_t q = tiles.rows + (warpgroup - 1) * 64 * kPanelRowBytes;
+  const std::uint32_t q = tiles.rows.tile() + (warpgroup - 1) * 64 * kPanelRowBytes;
   const std::uint32_t o_bar = q + Tiling::kRowTileBytes;
   const bool whole_rows = row + Tiling::kRows <= params.seq_q;
   const float scale = static_cast<float>(params.scale);
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     tiles.scores.Advance();
   };
 
-  WaitForPhase(tiles.rows_full, 0);
+  tiles.rows.WaitUntilFull();
   if (steps > 0) {
     compute(0, std::false_type());
 #pragma unroll 1
@@ -163,11 +163,11 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   if (warpgroup == 0) {
     ReleaseRegisters<Tiling::kCopyRegisters>();
     if (threadIdx.x != 0) return;
-    ArriveExpecting(tiles.rows_full, 2 * Tiling::kRowTileBytes);
-    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows, all.k, tiles.rows_full, work.batch, work.head,
-                                          row);
-    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows + Tiling::kRowTileBytes, all.v,
-                                          tiles.rows_full, work.batch, work.head, row);
+    ArriveExpecting(tiles.rows.full(), 2 * Tiling::kRowTileBytes);
+    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows.tile(), all.k, tiles.rows.full(), work.batch,
+                                          work.head, row);
+    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows.tile() + Tiling::kRowTileBytes, all.v,
+                                          tiles.rows.full(), work.batch, work.head, row);
     for (int of_group = 0; of_group < params.group; ++of_group) {
       const int head = work.head * params.group + of_group;
       for (int step = 0; step < steps_per_head; ++step) {
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
 
   AcquireRegisters<Tiling::kComputeRegisters>();
   const int warp_row = (threadIdx.x / 32 - 4) * 16;
-  const std::uint32_t k = tiles.rows + (warpgroup - 1) * 64 * kPanelRowBytes;
+  const std::uint32_t k = tiles.rows.tile() + (warpgroup - 1) * 64 * kPanelRowBytes;
   const std::uint32_t v = k + Tiling::kRowTileBytes;
   const bool whole_rows = row + Tiling::kRows <= params.seq_kv;
   const float scale = static_cast<float>(params.scale);
@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   Clear(k_bar);
   Clear(v_bar);
 
-  WaitForPhase(tiles.rows_full, 0);
+  tiles.rows.WaitUntilFull();
   int column = first;
   int used_scores = 0, used_values = 0;  // buffers of the step before
 #pragma unroll 1

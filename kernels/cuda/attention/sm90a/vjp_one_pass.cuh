@@ -6,6 +6,7 @@
 #include "kernels/cuda/attention/sm90a/products.cuh"
 #include "kernels/cuda/attention/sm90a/q_bar_sum.cuh"
 #include "kernels/cuda/attention/sm90a/ring.cuh"
+#include "kernels/cuda/attention/sm90a/tile_queue.cuh"
 #include "kernels/cuda/attention/sm90a/tiling.h"
 #include "kernels/cuda/attention/statistics_tile.cuh"
 #include "kernels/cuda/primitives/sm90a/store_matrix.cuh"
@@ -17,7 +18,8 @@
 // heads of the group stream past.
 //
 //   warpgroup 0   Warp 0: the TMA producer. Warps 1 and 2: one thread each adds the q_bar parts of
-//                 consumer 1 and 2 from shared to global memory. 24 registers a thread.
+//                 consumer 1 and 2 from shared to global memory. Warp 3 writes row statistics
+//                 beside the queries. 24 registers a thread.
 //   warpgroup 1   Keys 0 to 63 of the tile.  } The consumers, 240 registers a thread.
 //   warpgroup 2   Keys 64 to 127.            }
 //
@@ -82,16 +84,63 @@ struct QBarBarriers {
   }
 };
 
+// Writes the shifts and deltas of each tile of queries beside it; by one warp. Lane l % 4 of a
+// consumer warp needs columns 8 b + 2 (l % 4) and the next of all blocks b: those of two blocks lie
+// side by side.
+template <typename Tiling, typename Ring>
+__device__ __forceinline__ void WriteColumnStatistics(const AttentionParams& params,
+                                                      const BlockWork& work, Ring& ring,
+                                                      const Steps& steps) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::uint32_t at =
+      (lane / 16 * 16 + lane % 8 / 2 * 4 + lane / 8 % 2 * 2 + lane % 2) * sizeof(float);
+  for (int of_group = 0; of_group < params.group; ++of_group) {
+    const int head = work.head * params.group + of_group;
+    const auto* rows = StatisticsOfHead<float>(params, work.batch, head) + lane;
+    for (int step = 0; step < steps.count; ++step) {
+      const int column = steps.first + step * Tiling::kColumns;
+      float2 values[Tiling::kColumns / 32];
+#pragma unroll
+      for (int part = 0; part < Tiling::kColumns / 32; ++part) {
+        values[part] = *reinterpret_cast<const float2*>(rows + column + part * 32);
+      }
+      ring.WaitUntilEmpty();
+      const std::uint32_t to = ring.tile() + Tiling::kStatisticsOffset + at;
+#pragma unroll
+      for (int part = 0; part < Tiling::kColumns / 32; ++part) {
+        StoreWord(to + part * 128, __float_as_uint(values[part].x));
+        StoreWord(to + Tiling::kColumns * 4 + part * 128, __float_as_uint(values[part].y));
+      }
+      Arrive(ring.full());
+      ring.Advance();
+    }
+  }
+}
+
+// Calls visit(block, side, value) for a thread's columns of kBlocks blocks, whose values lie at
+// `values` as WriteColumnStatistics has them.
+template <int kBlocks, typename Visit>
+__device__ __forceinline__ void ForEachColumnValue(std::uint32_t values, const Visit& visit) {
+  values += ThreadIndex() % 4 * 16;
+#pragma unroll
+  for (int block = 0; block < kBlocks; block += 2) {
+    std::uint32_t words[4];
+    sm80::LoadShared4(values + block * 32, words);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) visit(block + i / 2, i % 2, __uint_as_float(words[i]));
+  }
+}
+
 // Adds one consumer's q_bar parts to global memory as they arrive in shared memory; by one thread.
 template <typename Tiling>
 __device__ __forceinline__ void AddQBarParts(const AttentionParams& params, const BlockWork& work,
                                              std::uint32_t source, const QBarBarriers& barriers,
-                                             int part, int first, int steps_per_head) {
+                                             int part, const Steps& steps) {
   std::uint32_t phase = 0;
   for (int of_group = 0; of_group < params.group; ++of_group) {
     const int head = work.head * params.group + of_group;
-    float* destination = QBarPartOf<Tiling>(params, work.batch, head, first, part);
-    for (int step = 0; step < steps_per_head; ++step) {
+    float* destination = QBarPartOf<Tiling>(params, work.batch, head, steps.first, part);
+    for (int step = 0; step < steps.count; ++step) {
       WaitForPhase(barriers.full, phase);
       phase ^= 1;
       AddFloats(destination, source, Tiling::kQBarPartBytes);
@@ -101,20 +150,6 @@ __device__ __forceinline__ void AddQBarParts(const AttentionParams& params, cons
       Arrive(barriers.empty);
     }
   }
-}
-
-// threadIdx.x, read anew: what follows from it takes no registers from one step to the next.
-__device__ __forceinline__ unsigned ThreadIndex() {
-  unsigned index;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
-  return index;
-}
-
-// x, of which the compiler knows nothing: descriptors made from it are made anew in every step, and
-// take no registers from one step to the next.
-__device__ __forceinline__ std::uint32_t Anew(std::uint32_t x) {
-  asm volatile("" : "+r"(x));
-  return x;
 }
 
 // Keeps ptxas from moving the exponentials below the wait that follows, where no product would run
@@ -131,9 +166,6 @@ __device__ __forceinline__ void FinishBeforeWait(const float (&p)[1][kBlocks][4]
   asm volatile("{\n.reg .pred p;\nsetp.lt.s32 p, %0, 0;\n@p nanosleep.u32 1;\n}" ::"r"(bits)
                : "memory");
 }
-
-// x, the same in all lanes, where the compiler keeps it in a uniform register.
-__device__ __forceinline__ int Uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 
 template <typename Tiling>
 __global__ void __launch_bounds__(Tiling::kThreads, 1)
@@ -160,35 +192,32 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   const BlockWork work = FindWorkBySections(params, row_tiles);
   const int row = work.tile * Tiling::kRows;
   const KeySpan queries = QueriesOfKeys(params, row, min(row + Tiling::kRows, params.seq_kv) - 1);
-  const int first = queries.begin / Tiling::kColumns * Tiling::kColumns;
-  const int steps_per_head = max(queries.end - first + Tiling::kColumns - 1, 0) / Tiling::kColumns;
+  const Steps of_head = Steps::OfKeys<Tiling>(params, row);
   const int warpgroup = WarpgroupIndex();
 
   if (warpgroup == 0) {
     ReleaseRegisters<Tiling::kCopyRegisters>();
-    if (threadIdx.x % 32 != 0) return;
-    const int warp = threadIdx.x / 32;
+    const int warp = Uniform(static_cast<int>(threadIdx.x) / 32);
+    if (warp == 3) WriteColumnStatistics<Tiling>(params, work, tiles.scores, of_head);
+    if (threadIdx.x % 32 != 0 || warp == 3) return;
     if (warp > 0) {
       const int part = warp - 1;
-      if (Tiling::kConfig.adds_registers || part >= Tiling::kConsumers) return;
+      if (Tiling::kConfig.adds_registers) return;
       AddQBarParts<Tiling>(params, work, base + Tiling::kQBarOffset + part * Tiling::kQBarPartBytes,
-                           QBarBarriers::Of(base, part), part, first, steps_per_head);
+                           QBarBarriers::Of(base, part), part, of_head);
       return;
     }
-    ArriveExpecting(tiles.rows_full, 2 * Tiling::kRowTileBytes);
-    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows, all.k, tiles.rows_full, work.batch, work.head,
-                                          row);
-    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows + Tiling::kRowTileBytes, all.v,
-                                          tiles.rows_full, work.batch, work.head, row);
+    ArriveExpecting(tiles.rows.full(), 2 * Tiling::kRowTileBytes);
+    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows.tile(), all.k, tiles.rows.full(), work.batch,
+                                          work.head, row);
+    LoadTile<Tiling::kRows, Tiling::kDim>(tiles.rows.tile() + Tiling::kRowTileBytes, all.v,
+                                          tiles.rows.full(), work.batch, work.head, row);
     for (int of_group = 0; of_group < params.group; ++of_group) {
       const int head = work.head * params.group + of_group;
-      for (int step = 0; step < steps_per_head; ++step) {
-        const int column = first + step * Tiling::kColumns;
+      for (int step = 0; step < of_head.count; ++step) {
+        const int column = of_head.first + step * Tiling::kColumns;
         tiles.scores.BeginFill(Tiling::kScoreCopyBytes);
         LoadMovingTile<Tiling>(tiles.scores, 0, all.q, work.batch, head, column);
-        CopyBytes(tiles.scores.tile() + Tiling::kStatisticsOffset,
-                  StatisticsOfHead<float>(params, work.batch, head) + column, tiles.scores.full(),
-                  Tiling::kStatisticsBytes);
         tiles.scores.Advance();
         tiles.values.BeginFill(Tiling::kValueStageBytes);
         LoadMovingTile<Tiling>(tiles.values, 0, all.o_bar, work.batch, head, column);
@@ -200,10 +229,10 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
 
   AcquireRegisters<Tiling::kComputeRegisters>();
   const int consumer = warpgroup - 1;
-  const std::uint32_t k = tiles.rows + consumer * 64 * kPanelRowBytes;
+  const std::uint32_t k = tiles.rows.tile() + consumer * 64 * kPanelRowBytes;
   const std::uint32_t v = k + Tiling::kRowTileBytes;
   const float log2_scale = Log2Scale<false>(static_cast<float>(params.scale));
-  const int steps = Uniform(steps_per_head * params.group);
+  const int steps = Uniform(of_head.count * params.group);
   const bool unfolded = HasUnfoldedRows(params, work.batch, work.head);
   // Tiles that start at one of whole_count queries from whole_begin on need no masks.
   const int whole_begin = Uniform(queries.full_begin);
@@ -211,7 +240,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   const int whole_count = Uniform(
       whole_rows ? max(queries.full_end - Tiling::kColumns + 1 - queries.full_begin, 0) : 0);
   const int column_end = Uniform(queries.end);
-  const int column_begin = Uniform(first);
+  const int column_begin = Uniform(of_head.first);
 
   // Operands of the q_bar part: the queries and the columns of k that are this warpgroup's.
   const int part_row = Part::Row(consumer);
@@ -219,7 +248,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   const std::uint32_t score_bar = base + Tiling::kScoreBarOffset;
   const std::uint32_t part_queries = score_bar + part_row / 64 * Tiling::kRowPanelBytes;
   const std::uint32_t part_keys =
-      tiles.rows + part_column / 64 * Tiling::kRowPanelBytes + part_column % 64 * 2;
+      tiles.rows.tile() + part_column / 64 * Tiling::kRowPanelBytes + part_column % 64 * 2;
 
   float k_bar[1][Tiling::kDim / 8][4];
   float v_bar[1][Tiling::kDim / 8][4];
@@ -238,12 +267,12 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
   const auto start_q_bar = [&] {
     const std::uint32_t queries_before = Anew(part_queries + (buffer ^ Tiling::kScoreBarBytes));
     const std::uint32_t keys = Anew(part_keys);
+    const std::uint64_t first_query = ColumnsDescriptor(queries_before, Tiling::kRowPanelBytes);
+    const std::uint64_t first_key = ColumnsDescriptor(keys, Tiling::kRowPanelBytes);
 #pragma unroll
     for (int inner = 0; inner < Tiling::kRows; inner += 16) {
-      const std::uint64_t left =
-          ColumnsDescriptor(queries_before + inner * kPanelRowBytes, Tiling::kRowPanelBytes);
-      const std::uint64_t right =
-          ColumnsDescriptor(keys + inner * kPanelRowBytes, Tiling::kRowPanelBytes);
+      const std::uint64_t left = AdvanceDescriptor(first_query, inner * kPanelRowBytes);
+      const std::uint64_t right = AdvanceDescriptor(first_key, inner * kPanelRowBytes);
       if (inner > 0) {
         Wgmma<Part::kColumns>::template AddColumns<typename Mma::Element>(q_bar[0], left, right);
       } else {
@@ -307,15 +336,14 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     };
     // P of one of kParts parts of the columns, and its product.
     const auto exponentiate = [&](int part) {
-      ForEachColumn<false, kPartBlocks>(
-          q + Tiling::kStatisticsOffset + part * kPartBlocks * 8 * sizeof(RowStatistics<float>),
-          0.0f, [&](int block, int side, const RowStatistics<float>& of_row) {
+      ForEachColumnValue<kPartBlocks>(q + Tiling::kStatisticsOffset + part * kPartBlocks * 32,
+                                      [&](int block, int side, float shift) {
 #pragma unroll
-            for (int e = side; e < 4; e += 2) {
-              float& x = s[0][part * kPartBlocks + block][e];
-              x = Mma::Exp2(Exponent<false>(x, log2_scale, of_row.shift));
-            }
-          });
+                                        for (int e = side; e < 4; e += 2) {
+                                          float& x = s[0][part * kPartBlocks + block][e];
+                                          x = Mma::Exp2(Exponent<false>(x, log2_scale, shift));
+                                        }
+                                      });
       if (unfolded) {
         using Part = float[1][kPartBlocks][4];
         ScaleProbabilities(inverse_sums() + part * kPartBlocks * 8,
@@ -359,13 +387,13 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
       WaitFor<1>(p_bar);
     }
     if (!whole) ClearBeside(0.0f, s, p_bar);
-    ForEachColumn<false, kBlocks>(q + Tiling::kStatisticsOffset, 0.0f,
-                                  [&](int block, int side, const RowStatistics<float>& of_row) {
+    ForEachColumnValue<kBlocks>(q + Tiling::kStatisticsOffset + Tiling::kColumns * 4,
+                                [&](int block, int side, float delta) {
 #pragma unroll
-                                    for (int e = side; e < 4; e += 2) {
-                                      s[0][block][e] *= p_bar[0][block][e] - of_row.delta;
-                                    }
-                                  });
+                                  for (int e = side; e < 4; e += 2) {
+                                    s[0][block][e] *= p_bar[0][block][e] - delta;
+                                  }
+                                });
     if (unfolded) ClearOneHot(inverse_sums(), s);
     MakeFragments<Mma>(s_bar, s);
     // Lane l stores row l % 16 of the 16-byte chunk l / 16 of each pair of blocks, swizzled.
@@ -396,7 +424,7 @@ __global__ void __launch_bounds__(Tiling::kThreads, 1)
     }
   };
 
-  WaitForPhase(tiles.rows_full, 0);
+  tiles.rows.WaitUntilFull();
   if (steps > 0) {
     compute(std::false_type());
 #pragma unroll 1

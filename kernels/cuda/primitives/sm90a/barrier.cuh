@@ -67,15 +67,24 @@ __device__ __forceinline__ void PublishSharedWrites() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// A word of shared memory that another thread reads after a barrier.
+__device__ __forceinline__ void StoreWord(std::uint32_t address, std::uint32_t x) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+__device__ __forceinline__ std::uint32_t LoadWord(std::uint32_t address) {
+  std::uint32_t x;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+  return x;
+}
+
 // The named barrier `barrier`, from 1 on, of `kThreads` threads.
 template <int kThreads>
 __device__ __forceinline__ void SyncThreads(int barrier) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(kThreads) : "memory");
 }
 
-// Turns that `kCount` warpgroups take, each as often as the others: Begin once, then Wait and Pass
-// in pairs, the last Pass marked. All threads of the warpgroups take part. With one there is no
-// order.
+// Turns that `kCount` warpgroups take, each as often as the others: Begin, then Wait and Pass in
+// pairs, then End. All threads of the warpgroups take part. With one there is no order.
 template <int kCount>
 class Turns {
  public:
@@ -87,12 +96,10 @@ class Turns {
   __device__ __forceinline__ void Wait() const {
     asm volatile("bar.sync %0, 256;" ::"r"(kFirstBarrier + index_) : "memory");
   }
-  __device__ __forceinline__ void Pass(bool last) const {
-    if (index_ < kCount - 1) {
-      ArriveAt(index_ + 1);
-    } else if (!last) {
-      ArriveAt(0);
-    }
+  __device__ __forceinline__ void Pass() const { ArriveAt(index_ < kCount - 1 ? index_ + 1 : 0); }
+  // Takes the turn that is left, so that no barrier ends half full.
+  __device__ __forceinline__ void End() const {
+    if (index_ == 0) Wait();
   }
 
  private:

@@ -58,6 +58,13 @@ __device__ __forceinline__ std::uint64_t ColumnsDescriptor(std::uint32_t address
          static_cast<std::uint64_t>(panel_bytes >> 4) << 16 | (address & 0x3FFFFu) >> 4;
 }
 
+// The descriptor of an operand `bytes` further on: one addition, since no address carries over into
+// the other fields.
+__device__ __forceinline__ std::uint64_t AdvanceDescriptor(std::uint64_t descriptor, int bytes) {
+  const std::uint32_t low = static_cast<std::uint32_t>(descriptor) + (bytes >> 4);
+  return (descriptor & 0xFFFFFFFF00000000u) | low;
+}
+
 // The products of one inner step of 16 and kColumns columns:
 //   SetShared     c = a b^T; both operands by RowsDescriptor
 //   AddShared     c += a b^T
