@@ -24,7 +24,10 @@ void AddCandidates(KernelTable* table) {
   const void* function = nullptr;
   const void* write_q_bar = nullptr;
   int q_bar_part = 0;
-  constexpr bool kPersistent = kKind == KernelKind::kForward || kKind == KernelKind::kJvp;
+  // At larger head dimensions the key kernel of the HVP gains nothing from it.
+  constexpr bool kPersistent = kKind == KernelKind::kForward || kKind == KernelKind::kJvp ||
+                               kKind == KernelKind::kHvpQueries ||
+                               (kKind == KernelKind::kHvpKeys && kDim <= 64);
   if constexpr (kKind == KernelKind::kForward) {
     function = reinterpret_cast<const void*>(&ForwardKernel<Tiles>);
   } else if constexpr (kKind == KernelKind::kJvp) {
