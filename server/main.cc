@@ -30,6 +30,8 @@
 #include "kernels/api/message.h"
 #include "kernels/cpu/backend.h"
 #include "kernels/cuda/backend.h"
+#include "prometheus/counter.h"
+#include "prometheus/registry.h"
 #include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
 #include "server/config.h"
@@ -144,8 +146,14 @@ absl::Status WriteAddressFile(const char* flag, const std::string& path,
 class Housekeeping {
  public:
   Housekeeping(TensorStore& store, SharedRegions* regions, Authenticator& authenticator,
-               ServerTls& tls, DrainGate& gate)
-      : thread_([&store, regions, &authenticator, &tls, &gate](const std::stop_token& stop) {
+               ServerTls& tls, DrainGate& gate, MetricRegistry& registry)
+      : refused_files_(prometheus::BuildCounter()
+                           .Name("theria_refused_files_total")
+                           .Help("Changed files that were refused; the last good one stays in use.")
+                           .Register(registry.families())),
+        refused_tenants_(refused_files_.Add({{"file", "tenants"}})),
+        refused_certificates_(refused_files_.Add({{"file", "certificates"}})),
+        thread_([&store, regions, &authenticator, &tls, &gate, this](const std::stop_token& stop) {
           std::mutex mutex;
           std::condition_variable_any wake;
           std::unique_lock lock(mutex);
@@ -166,9 +174,10 @@ class Housekeeping {
         }) {}
 
  private:
-  static void ReadTenants(Authenticator& authenticator) {
+  void ReadTenants(Authenticator& authenticator) {
     const absl::StatusOr<bool> read = authenticator.Refresh();
     if (!read.ok()) {
+      refused_tenants_.Increment();
       LogLine(spdlog::level::err, "tenants refused")
           .Add("reason", std::string(read.status().message()));
     } else if (*read) {
@@ -176,9 +185,10 @@ class Housekeeping {
     }
   }
 
-  static void ReadCertificates(ServerTls& tls) {
+  void ReadCertificates(ServerTls& tls) {
     const absl::StatusOr<bool> read = tls.Refresh();
     if (!read.ok()) {
+      refused_certificates_.Increment();
       LogLine(spdlog::level::err, "certificates refused")
           .Add("reason", std::string(read.status().message()));
     } else if (*read) {
@@ -186,6 +196,9 @@ class Housekeeping {
     }
   }
 
+  prometheus::Family<prometheus::Counter>& refused_files_;
+  prometheus::Counter& refused_tenants_;
+  prometheus::Counter& refused_certificates_;
   std::jthread thread_;
 };
 
@@ -296,7 +309,7 @@ absl::Status Serve(const Config& config, const Signals& signals) {
   absl::StatusOr<std::unique_ptr<ServerTls>> tls =
       ServerTls::Open({config.tls_cert, config.tls_key, config.tls_client_ca}, registry);
   if (!tls.ok()) return tls.status();
-  const Housekeeping housekeeping(store, shared, **authenticator, **tls, gate);
+  const Housekeeping housekeeping(store, shared, **authenticator, **tls, gate, registry);
   AttentionService attention({**backend, store, executor, compute_metrics, admission, shared},
                              {config.max_tensor_bytes, config.max_queued_bytes,
                               config.max_message_bytes - kResponseOverheadBytes},

@@ -17,6 +17,17 @@ absl::Status Unread(std::string_view flag, const std::string& path, int error) {
   return WrongFile(flag, path, Message("cannot be read: ", std::generic_category().message(error)));
 }
 
+struct Descriptor {
+  explicit Descriptor(int opened) : number(opened) {}
+  ~Descriptor() {
+    if (number >= 0) close(number);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  const int number;
+};
+
 }  // namespace
 
 FileVersion VersionOf(const std::string& path) {
@@ -31,20 +42,22 @@ absl::Status WrongFile(std::string_view flag, const std::string& path, std::stri
 }
 
 absl::StatusOr<std::string> ReadFile(std::string_view flag, const std::string& path) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return Unread(flag, path, errno);
+  // Without O_NONBLOCK, opening a named pipe waits for a writer.
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  struct stat status {};
+  if (file.number < 0 || fstat(file.number, &status) != 0) return Unread(flag, path, errno);
+  if (S_ISDIR(status.st_mode)) return Unread(flag, path, EISDIR);
+  if (!S_ISREG(status.st_mode)) return WrongFile(flag, path, "is not a regular file");
   std::string text;
   std::array<char, 4096> block{};
-  ssize_t count = 0;
-  while ((count = read(descriptor, block.data(), block.size())) != 0) {
+  while (text.size() <= kMaxFileBytes) {
+    const ssize_t count = read(file.number, block.data(), block.size());
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) break;
+    if (count < 0) return Unread(flag, path, errno);
+    if (count == 0) return text;
     text.append(block.data(), static_cast<std::size_t>(count));
   }
-  const int error = errno;
-  close(descriptor);
-  if (count < 0) return Unread(flag, path, error);
-  return text;
+  return WrongFile(flag, path, Message("has more than ", kMaxFileBytes, " bytes"));
 }
 
 }  // namespace theria::server

@@ -1,6 +1,7 @@
 #ifndef THERIA_SERVER_IDENTITY_READ_FILE_H_
 #define THERIA_SERVER_IDENTITY_READ_FILE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -24,8 +25,12 @@ FileVersion VersionOf(const std::string& path);
 // INVALID_ARGUMENT: "--FLAG is 'PATH', which WHAT".
 absl::Status WrongFile(std::string_view flag, const std::string& path, std::string_view what);
 
-// The bytes of the file. Errors: WrongFile with what the system says (no such file, permission
-// denied, is a directory).
+// A larger file is none of ours. Reading stops there.
+inline constexpr std::size_t kMaxFileBytes = std::size_t{4} << 20;
+
+// The bytes of a regular file. Never waits for anybody: a named pipe is refused, not opened for
+// good. Errors: WrongFile with what the system says (no such file, permission denied), or that it
+// is not a regular file, or has more than kMaxFileBytes.
 absl::StatusOr<std::string> ReadFile(std::string_view flag, const std::string& path);
 
 }  // namespace theria::server

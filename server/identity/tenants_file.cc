@@ -17,12 +17,17 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr double kMaxCount = 1e15;
+// A file that is right has five levels. The library copies values by recursion, which a file of
+// brackets alone would take through the stack.
+constexpr int kMaxDepth = 8;
+constexpr std::size_t kMaxReasonBytes = 200;  // of the library's, which quotes the file
 
 absl::Status Wrong(std::string_view where, std::string_view what) {
   return absl::InvalidArgumentError(Message(where, " ", what));
 }
 
-// Refuses an object that has a key twice, of which the library would keep the last one silently.
+// Refuses what is nested too deeply, and an object that has a key twice, of which the library would
+// keep the last one silently.
 absl::StatusOr<Json> ParseJson(std::string_view json) {
   struct Object {
     std::set<std::string> keys;
@@ -30,7 +35,10 @@ absl::StatusOr<Json> ParseJson(std::string_view json) {
   };
   std::vector<Object> path;
   std::string twice;
-  const auto watch = [&path, &twice](int, Json::parse_event_t event, Json& value) {
+  bool is_deep = false;
+  const auto watch = [&](int depth, Json::parse_event_t event, Json& value) {
+    is_deep = is_deep || depth > kMaxDepth;
+    if (is_deep) return false;  // drops the value and all in it
     if (event == Json::parse_event_t::object_start) path.emplace_back();
     if (event == Json::parse_event_t::object_end) path.pop_back();
     if (event == Json::parse_event_t::key) {
@@ -44,12 +52,15 @@ absl::StatusOr<Json> ParseJson(std::string_view json) {
   };
   try {
     Json document = Json::parse(json, watch);
+    if (is_deep) return Wrong("the file", Message("is nested more than ", kMaxDepth, " deep"));
     if (!twice.empty()) return Wrong(twice, "stands there twice");
     return document;
-  } catch (const Json::parse_error& error) {
-    // "[json.exception.parse_error.101] parse error at line 2, column 5: ..."
+  } catch (const Json::exception& error) {
+    // "[json.exception.parse_error.101] parse error at line 2, column 5: ..." or, of a number that
+    // no double holds, "[json.exception.out_of_range.406] number overflow parsing '1e400'"
     const std::string_view what = error.what();
-    return Wrong("the file", Message("is no JSON: ", what.substr(what.find("] ") + 2)));
+    return Wrong("the file",
+                 Message("is no JSON: ", what.substr(what.find("] ") + 2, kMaxReasonBytes)));
   }
 }
 

@@ -73,6 +73,10 @@ TEST(TenantsFileTest, SaysWhatIsWrongWhere) {
       {Tenant("\"store_bytes\": \"99999999999TiB\""), "store_bytes must be bytes"},
       {Tenant("\"burst_requests\": 0.5"), "burst_requests must"},
       {Tenant("\"quota\": 5"), "physics.quota is no known key"},
+      {Tenant("\"weight\": 1e400"), "no JSON: number overflow parsing '1e400'"},
+      {R"({"tenants": {"a": {"tokens": )" + std::string(500'000, '[') + std::string(500'000, ']') +
+           "}}}",
+       "the file is nested more than 8 deep"},
   };
   for (const auto& [json, message] : cases) {
     const auto tenants = ParseTenants(json);
@@ -80,6 +84,12 @@ TEST(TenantsFileTest, SaysWhatIsWrongWhere) {
     EXPECT_EQ(tenants.status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(tenants.status().message()), HasSubstr(message)) << json;
   }
+}
+
+TEST(TenantsFileTest, QuotesLittleOfAWrongFile) {
+  const auto tenants = ParseTenants("\"" + std::string(1'000'000, 'x'));
+  ASSERT_FALSE(tenants.ok());
+  EXPECT_LT(tenants.status().message().size(), 300u);
 }
 
 }  // namespace
