@@ -227,7 +227,7 @@ struct AttentionProblem {
   // The row-major layout of a floating-point mask, and so of bias_bar; `data` is null.
   std::optional<MutableTensorView> bias;
 
-  std::int64_t group() const { return heads_kv == 0 ? 0 : heads_q / heads_kv; }
+  std::int64_t group() const { return heads_kv == 0 ? 1 : heads_q / heads_kv; }
 
   // Without a score, outputs are zero, and lse is -inf.
   bool has_scores() const { return batch != 0 && heads_q != 0 && seq_q != 0 && seq_kv != 0; }
