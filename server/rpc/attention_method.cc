@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/api/message.h"
+#include "server/rpc/lengths.h"
 #include "server/rpc/options_codec.h"
 
 namespace theria::server {
@@ -39,6 +40,27 @@ std::size_t TotalInputBytes(const AttentionInputs& inputs) {
     if (view.has_value()) bytes += view->SizeBytes();
   });
   return bytes;
+}
+
+// Checks the values of the lengths among the options that lie in host memory.
+absl::Status CheckAllLengths(const AttentionTask& task, const Memory& memory) {
+  for (const OptionTensor& option : kOptionTensors) {
+    const std::optional<TensorView>& view = task.inputs.options.*option.member;
+    if (!view.has_value() || !HasLengths(option.name)) continue;
+    if (task.decoder.IsOnDevice(*view) && !memory.host_accessible()) continue;
+    std::string gathered;
+    TensorView readable = *view;
+    for (const AttentionTask::ScatteredInput& input : task.scattered) {
+      if (input.view != &*view) continue;
+      for (const absl::Span<const char> piece : input.payload->pieces) {
+        gathered.append(piece.data(), piece.size());
+      }
+      readable.data = gathered.data();
+    }
+    absl::Status valid = CheckLengths(option.name, ReadLengths(readable), task.problem);
+    if (!valid.ok()) return valid;
+  }
+  return absl::OkStatus();
 }
 
 constexpr std::size_t kInputAlignmentBytes = 64;  // as that of any Buffer
@@ -106,6 +128,7 @@ absl::StatusOr<std::unique_ptr<AttentionTask>> AttentionMethod::Decode(
   absl::StatusOr<AttentionProblem> problem = Validate(operation_, task->inputs);
   if (!problem.ok()) return problem.status();
   task->problem = *problem;
+  if (absl::Status lengths = CheckAllLengths(*task, store.memory()); !lengths.ok()) return lengths;
   const auto& spec = static_cast<const v1::OutputSpec&>(
       request.GetReflection()->GetMessage(request, output_spec_));
   if (absl::Status outputs = PlanOutputs(spec, store, limits, *task); !outputs.ok()) {
@@ -176,6 +199,10 @@ absl::Status AttentionMethod::PlanOutputs(const v1::OutputSpec& spec, const Tens
       return InvalidField(path(),
                           Message("takes ", layout.SizeBytes(), " bytes, must take at most ",
                                   limits.max_tensor_bytes, " to be RESIDENT"));
+    }
+    if (mode == v1::RESIDENT && layout.SizeBytes() == 0) {
+      return InvalidField(path(),
+                          "is empty, must be INLINE: the tensor store holds no empty tensor");
     }
     if (mode == v1::INLINE) inline_bytes += layout.SizeBytes();
     const std::size_t offset_bytes = shared_bytes;

@@ -26,12 +26,8 @@ TensorView RowMajor(DType dtype, absl::Span<const std::int64_t> shape) {
   TensorView view;
   view.dtype = dtype;
   view.rank = static_cast<int>(shape.size());
-  std::int64_t stride = 1;
-  for (std::size_t axis = shape.size(); axis-- > 0;) {
-    view.shape.at(axis) = shape[axis];
-    view.strides.at(axis) = stride;
-    stride *= shape[axis];
-  }
+  std::copy(shape.begin(), shape.end(), view.shape.begin());
+  view.SetRowMajor();
   return view;
 }
 
@@ -52,7 +48,8 @@ absl::Status SetStrides(const v1::Tensor& tensor, std::string_view field, Tensor
       return InvalidField(Message(field, ".strides[", axis, "]"),
                           Message("is ", stride, ", must not be negative"));
     }
-    if (__builtin_mul_overflow(view.shape.at(index) - 1, stride, &reach) ||
+    if (__builtin_mul_overflow(std::max<std::int64_t>(view.shape.at(index), 1) - 1, stride,
+                               &reach) ||
         __builtin_add_overflow(last, reach, &last) || last > (std::int64_t{1} << 59)) {
       return InvalidField(Message(field, ".strides[", axis, "]"),
                           Message("is ", stride, ", too large for any data"));
@@ -117,9 +114,9 @@ absl::Status CheckShape(absl::Span<const std::int64_t> shape, DType dtype, std::
   std::size_t bytes = ItemSizeBytes(dtype);
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
     const std::int64_t extent = shape[axis];
-    if (extent < 1) {
+    if (extent < 0) {
       return InvalidField(Message(field, "[", axis, "]"),
-                          Message("is ", extent, ", must be at least 1"));
+                          Message("is ", extent, ", must not be negative"));
     }
     if (__builtin_mul_overflow(bytes, static_cast<std::size_t>(extent), &bytes) ||
         bytes > max_bytes) {

@@ -28,8 +28,8 @@ namespace theria::server {
 absl::StatusOr<DType> DecodeDType(int wire_dtype, std::string_view field);
 v1::DType EncodeDType(DType dtype);
 
-// Extents each at least 1, at most `max_rank` of them and not none, whose elements take at most
-// `max_bytes`. Errors: INVALID_ARGUMENT with FieldOf `field` or `field`[axis].
+// Extents, none of them negative, at most `max_rank` of them and not none, whose elements take at
+// most `max_bytes`. Errors: INVALID_ARGUMENT with FieldOf `field` or `field`[axis].
 absl::Status CheckShape(absl::Span<const std::int64_t> shape, DType dtype, std::size_t max_rank,
                         std::size_t max_bytes, std::string_view field);
 

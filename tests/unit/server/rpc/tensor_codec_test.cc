@@ -52,6 +52,16 @@ TEST_F(TensorCodecTest, ViewsInlineDataInPlace) {
   EXPECT_TRUE((*view)->IsRowMajor());
 }
 
+TEST_F(TensorCodecTest, TakesEmptyTensors) {
+  for (const std::vector<std::int64_t>& strides :
+       {std::vector<std::int64_t>{}, std::vector<std::int64_t>{9, 3, 1}}) {
+    const auto view = decoder_.Decode(Inline(v1::FLOAT32, {2, 0, 3}, 0, strides), "q");
+    ASSERT_TRUE(view.ok()) << view.status();
+    EXPECT_EQ((*view)->NumElements(), 0);
+    EXPECT_EQ((*view)->SpanElements(), 0);
+  }
+}
+
 TEST_F(TensorCodecTest, TakesStridesAsTheyAre) {
   // A transposed view, and a broadcast one whose data is a single row.
   const auto transposed = decoder_.Decode(Inline(v1::FLOAT32, {2, 3}, 24, {1, 2}), "q");
@@ -82,7 +92,7 @@ std::vector<Malformed> MalformedTensors() {
       {"UnknownDType", unknown_dtype, "q.dtype"},
       {"NoShape", Inline(v1::FLOAT32, {}, 4), "q.shape"},
       {"FiveDimensions", Inline(v1::FLOAT32, {1, 1, 1, 1, 1}, 4), "q.shape"},
-      {"ZeroExtent", Inline(v1::FLOAT32, {2, 0}, 0), "q.shape[1]"},
+      {"DataOfAnEmptyTensor", Inline(v1::FLOAT32, {2, 0}, 4), "q.data"},
       {"NegativeExtent", Inline(v1::FLOAT32, {-1, 2}, 8), "q.shape[0]"},
       {"LeastExtent", Inline(v1::FLOAT32, {std::numeric_limits<std::int64_t>::min()}, 8),
        "q.shape[0]"},
