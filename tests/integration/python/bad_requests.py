@@ -96,7 +96,7 @@ TENSORS = [
     forward("three dimensions", "q.shape", put("q", tensor(2, 3, 4))),
     forward("five dimensions", "q.shape", put("q", tensor(1, 1, 2, 3, 4))),
     forward("a million dimensions", "q.shape", put("q.shape", [1] * 1_000_000)),
-    forward("extent zero", "q.shape[2]", put("q.shape", [1, 2, 0, 4])),
+    forward("data of an empty tensor", "q.data", put("q.shape", [1, 2, 0, 4])),
     forward("extent negative", "v.shape[0]", put("v.shape", [-1, 2, 3, 4])),
     forward("extent least", "v.shape[3]", put("v.shape", [1, 2, 3, -(2**63)])),
     forward("extents overflow", "q.shape", put("q.shape", [2**62, 2, 2**62, 4])),

@@ -67,11 +67,37 @@ class Options:
     is_causal: bool = False
     window: tuple[int | None, int | None] | None = None
     scale: float | None = None
+    softcap: float | None = None
+    causal_alignment: str = "upper_left"
+    alibi_slopes: Any = None
+    kv_lengths: Any = None
+    cu_seqlens_q: Any = None
+    cu_seqlens_kv: Any = None
+
+    @property
+    def bias(self) -> Any:
+        """The floating-point mask, if there is one."""
+        is_bool = self.attn_mask is None or np.asarray(self.attn_mask).dtype == bool
+        return None if is_bool else self.attn_mask
 
 
-def additive_mask(options: Options, rows: int, columns: int) -> torch.Tensor:
-    distance = torch.arange(columns) - torch.arange(rows)[:, None]
-    allowed = torch.ones(rows, columns, dtype=torch.bool)
+def distances(options: Options, rows: int, columns: int) -> torch.Tensor:
+    """How far key j lies ahead of row i, infinite in other documents."""
+    starts_q = [0, rows] if options.cu_seqlens_q is None else list(options.cu_seqlens_q)
+    starts_kv = [0, columns] if options.cu_seqlens_kv is None else list(options.cu_seqlens_kv)
+    distance = torch.full((rows, columns), torch.inf, dtype=torch.float64)
+    for document in range(len(starts_q) - 1):
+        (q0, q1), (k0, k1) = (starts[document : document + 2] for starts in (starts_q, starts_kv))
+        offset = (k1 - k0) - (q1 - q0) if options.causal_alignment == "lower_right" else 0
+        i, j = torch.arange(q1 - q0)[:, None] + offset, torch.arange(k1 - k0)
+        distance[q0:q1, k0:k1] = (j - i).double()
+    return distance
+
+
+def additive_mask(options: Options, batch: int, rows: int, columns: int) -> torch.Tensor:
+    """All but the bias, broadcast to [batch, heads_q, rows, columns]."""
+    distance = distances(options, rows, columns)
+    allowed = torch.isfinite(distance)
     if options.is_causal:
         allowed &= distance <= 0
     if options.window is not None:
@@ -80,23 +106,39 @@ def additive_mask(options: Options, rows: int, columns: int) -> torch.Tensor:
             allowed &= distance >= -left
         if right is not None:
             allowed &= distance <= right
-    mask = torch.zeros(rows, columns, dtype=torch.float64).masked_fill(~allowed, -torch.inf)
-    if options.attn_mask is not None:
-        given = torch.as_tensor(np.asarray(options.attn_mask).astype(np.float64))
-        if np.asarray(options.attn_mask).dtype == bool:
-            given = torch.where(given.bool(), 0.0, -torch.inf).double()
-        mask = mask + given
+    allowed = allowed[None, None]
+    if options.kv_lengths is not None:
+        lengths = torch.as_tensor(np.asarray(options.kv_lengths)).reshape(batch, 1, 1, 1)
+        allowed = allowed & (torch.arange(columns) < lengths)
+    if options.attn_mask is not None and options.bias is None:
+        allowed = allowed & torch.as_tensor(np.asarray(options.attn_mask))
+    mask = torch.zeros(allowed.shape, dtype=torch.float64).masked_fill(~allowed, -torch.inf)
+    if options.alibi_slopes is not None:
+        slopes = torch.as_tensor(np.asarray(options.alibi_slopes).astype(np.float64))
+        slopes = slopes.reshape(-1, slopes.shape[-1], 1, 1)
+        mask = mask - slopes * torch.where(torch.isfinite(distance), distance, 0.0).abs()
     return mask
 
 
 def forward(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    options: Options,
+    bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """O and lse, float64."""
-    group = q.shape[1] // k.shape[1]
+    """O and lse, float64. `bias`: that of the options, to be differentiated."""
+    if bias is None and options.bias is not None:
+        bias = torch.as_tensor(np.asarray(options.bias).astype(np.float64))
+    group = q.shape[1] // max(k.shape[1], 1)
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     scale = q.shape[-1] ** -0.5 if options.scale is None else options.scale
-    scores = scale * q @ k.mT + additive_mask(options, q.shape[2], k.shape[2])
+    scores = scale * q @ k.mT
+    if options.softcap is not None:
+        scores = options.softcap * torch.tanh(scores / options.softcap)
+    scores = scores + additive_mask(options, q.shape[0], q.shape[2], k.shape[2])
+    if bias is not None:
+        scores = scores + bias
     forbidden = torch.isneginf(scores).all(-1, keepdim=True)
     lse = torch.logsumexp(scores.masked_fill(forbidden, 0.0), -1, keepdim=True)
     p = torch.exp(scores - lse).masked_fill(forbidden, 0.0)

@@ -67,6 +67,38 @@ CASES = {
         seq_kv=9,
         options=Options(dropout_p=0.71, dropout_seed=2**63 + 11, dropout_offset=2**40 + 3),
     ),
+    "soft cap": Case(options=Options(softcap=1.5)),
+    "soft cap, additive mask": Case(options=Options(softcap=0.7, attn_mask=_ADDITIVE)),
+    "alibi": Case(options=Options(alibi_slopes=np.array([0.5, 0.125]))),
+    "alibi by batch": Case(options=Options(alibi_slopes=np.array([[0.5, 1.0], [0.25, 0.0]]))),
+    "lower right": Case(seq_kv=12, options=Options(is_causal=True, causal_alignment="lower_right")),
+    "lower right, rows without keys": Case(
+        seq_q=12, options=Options(is_causal=True, causal_alignment="lower_right")
+    ),
+    "lower right window and alibi": Case(
+        seq_kv=12,
+        options=Options(
+            window=(3, 1), causal_alignment="lower_right", alibi_slopes=np.array([0.5, 0.125])
+        ),
+    ),
+    "key lengths": Case(options=Options(kv_lengths=[5, 0])),
+    "packed": Case(
+        1,
+        seq_q=12,
+        seq_kv=17,
+        options=Options(cu_seqlens_q=[0, 3, 3, 12], cu_seqlens_kv=[0, 5, 9, 17]),
+    ),
+    "packed, causal, lower right": Case(
+        1,
+        seq_q=12,
+        seq_kv=17,
+        options=Options(
+            is_causal=True,
+            causal_alignment="lower_right",
+            cu_seqlens_q=[0, 3, 12],
+            cu_seqlens_kv=[0, 9, 17],
+        ),
+    ),
     "everything": Case(
         heads_q=4,
         heads_kv=2,
@@ -78,6 +110,8 @@ CASES = {
             is_causal=True,
             window=(4, 2),
             scale=0.9,
+            softcap=2.0,
+            alibi_slopes=np.array([0.5, 0.25, 0.125, 0.0625]),
         ),
     ),
 }
@@ -172,6 +206,116 @@ def check_all(client: theria.Client, case: Case, dtype: Any, rtol: float, atol: 
 @pytest.mark.parametrize("name", CASES)
 def test_float64(client: theria.Client, name: str) -> None:
     check_all(client, CASES[name], np.float64, 1e-10, 1e-11)
+
+
+_HEAD_BIAS = _RNG.standard_normal((2, 7, 7))
+EXTENDED = {
+    "lse": Case(),
+    "lse, forbidden row": Case(options=Options(attn_mask=_FORBIDDEN_ROW)),
+    "bias": Case(options=Options(attn_mask=_ADDITIVE)),
+    "bias of heads": Case(heads_q=2, heads_kv=1, options=Options(attn_mask=_HEAD_BIAS)),
+    "bias of keys": Case(options=Options(attn_mask=_HEAD_BIAS[0, 0])),
+    "bias of rows, float32": Case(
+        options=Options(attn_mask=_HEAD_BIAS[:, :, :1].astype(np.float32))
+    ),
+    "bias, dropout, soft cap": Case(
+        options=Options(attn_mask=_ADDITIVE, softcap=1.2, dropout_p=0.3, dropout_seed=4)
+    ),
+    "bias, key lengths, alibi": Case(
+        options=Options(
+            attn_mask=_HEAD_BIAS, kv_lengths=[3, 7], alibi_slopes=np.array([0.5, 0.125])
+        )
+    ),
+    "bias, packed": Case(
+        1,
+        options=Options(
+            attn_mask=_HEAD_BIAS, cu_seqlens_q=[0, 4, 7], cu_seqlens_kv=[0, 2, 7], is_causal=True
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("only_lse", [False, True])
+@pytest.mark.parametrize("name", EXTENDED)
+def test_bias_and_lse(client: theria.Client, name: str, only_lse: bool) -> None:
+    """VJP, JVP and HVP with cotangents of o and lse and tangents of the bias."""
+    case = EXTENDED[name]
+    t, options = Tensors(case), keywords(case.options)
+    rng = np.random.default_rng(3)
+    lse_bar, lse_bar_dot = rng.standard_normal((2, case.batch, case.heads_q, case.seq_q))
+    o_bar, o_bar_dot = (0 * t.o_bar, 0 * t.o_bar) if only_lse else (t.o_bar, t.o_bar_dot)
+    bias = case.options.bias
+    mask = () if bias is None else (np.asarray(bias),)
+    mask_dot = tuple(rng.standard_normal(x.shape).astype(x.dtype) for x in mask)
+    leaves, tangents = torch64(*t.qkv, *mask), torch64(*t.dots, *mask_dot)
+
+    def f(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *b: torch.Tensor) -> Any:
+        o, lse = reference.forward(q, k, v, case.options, *b)
+        return o, torch.where(torch.isneginf(lse), 0.0, lse)
+
+    def vjp(*x: torch.Tensor) -> Any:
+        _, pull = torch.func.vjp(f, *x[:-2])
+        return pull((x[-2], x[-1]))
+
+    bars, bar_dots = torch.func.jvp(
+        vjp,
+        (*leaves, *torch64(o_bar, lse_bar)),
+        (*tangents, *torch64(o_bar_dot, lse_bar_dot)),
+    )
+    _, (o_dot, lse_dot) = torch.func.jvp(f, leaves, tangents)
+
+    names = ["q", "k", "v"] + ["bias"] * len(mask)
+    rounded = any(x.dtype == np.float32 for x in mask)  # of bias_bar alone
+    given = {"o_bar": None if only_lse else t.o_bar, "lse_bar": lse_bar}
+    wanted = {"bias_bar": "inline"} if mask else {}
+    r = client.vjp(*t.qkv, **given, **options, outputs=wanted)
+    for each, expected in zip(names, bars, strict=True):
+        rtol, atol = (1e-6, 1e-6) if rounded and each == "bias" else (1e-10, 1e-11)
+        assert_close(getattr(r, f"{each}_bar"), expected, rtol, atol)
+
+    dots = dict(zip([f"{each}_dot" for each in names], (*t.dots, *mask_dot), strict=True))
+    r = client.jvp(*t.qkv, **dots, **options, outputs={"lse_dot": "inline"})
+    assert_close(r.o_dot, o_dot, 1e-10, 1e-11)
+    assert_close(r.lse_dot, lse_dot, 1e-10, 1e-11)
+
+    wanted = {"lse_dot": "inline", **({"bias_bar_dot": "inline", **wanted} if mask else {})}
+    dots.update(lse_bar_dot=lse_bar_dot, o_bar_dot=None if only_lse else t.o_bar_dot)
+    r = client.hvp(*t.qkv, **given, **dots, **options, outputs=wanted)
+    assert_close(r.lse_dot, lse_dot, 1e-10, 1e-11)
+    for each, expected, tangent in zip(names, bars, bar_dots, strict=True):
+        rtol, atol = (1e-6, 1e-6) if rounded and each == "bias" else (1e-10, 1e-11)
+        assert_close(getattr(r, f"{each}_bar"), expected, rtol, atol)
+        assert_close(getattr(r, f"{each}_bar_dot"), tangent, rtol, atol)
+    if mask:
+        assert r.bias_bar.dtype == mask[0].dtype
+
+
+@pytest.mark.parametrize("extent", ["batch", "heads", "seq_q", "seq_kv"])
+def test_empty_inputs(client: theria.Client, extent: str) -> None:
+    sizes = {"batch": 2, "heads": 2, "seq_q": 3, "seq_kv": 4, extent: 0}
+    batch, heads, seq_q, seq_kv = sizes.values()
+    q, o_bar = np.ones((batch, heads, seq_q, 8)), np.ones((batch, heads, seq_q, 5))
+    k, v = np.ones((batch, heads, seq_kv, 8)), np.ones((batch, heads, seq_kv, 5))
+    f = client.forward(q, k, v)
+    assert f.o.shape == (batch, heads, seq_q, 5)
+    assert not f.o.any()
+    assert np.isneginf(f.lse).all()
+    r = client.hvp(q, k, v, o_bar, q, k, v, o_bar, outputs={"o_dot": "inline"})
+    assert not r.o_dot.any()
+    for name, like in (("q", q), ("k", k), ("v", v)):
+        for bar in (getattr(r, f"{name}_bar"), getattr(r, f"{name}_bar_dot")):
+            assert bar.shape == like.shape
+            assert not bar.any()
+
+
+def test_deterministic_calls_give_equal_bits(client: theria.Client) -> None:
+    t = Tensors(Case(heads_q=8, heads_kv=2, seq_q=130, seq_kv=130), np.float32)
+    results = [
+        client.hvp(*t.qkv, t.o_bar, *t.dots, t.o_bar_dot, deterministic=True) for _ in range(3)
+    ]
+    for name in ("q_bar", "k_bar", "v_bar", "q_bar_dot", "k_bar_dot", "v_bar_dot"):
+        for other in results[1:]:
+            assert getattr(results[0], name).tobytes() == getattr(other, name).tobytes()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 from theria._arrays import Framework, HostTensor, decode_data, host_tensor, to_framework
 from theria._dtypes import decode_dtype
 from theria._errors import Internal, InvalidArgument
-from theria._operations import OUTPUT_MODES, Operation, output_layout
+from theria._operations import OUTPUT_MODES, Layout, Operation, output_layout
 from theria._options import (
     CallOptions,
     Operand,
@@ -25,6 +25,7 @@ from theria._options import (
     check_names,
     encode_options,
     milliseconds,
+    option_tensors,
 )
 from theria._resident import ResidentTensor, Source
 from theria._results import ForwardResult, HvpResult, JvpResult, VjpResult
@@ -44,7 +45,7 @@ Prepared: TypeAlias = "HostTensor | ResidentTensor"
 _ALWAYS_FITS_BYTES = 4_000_000
 # Room for everything in a message but the elements.
 _OVERHEAD_BYTES = 64 * 1024
-_MASK = "options.mask"
+_OPTIONS = "options."
 
 
 def attention(
@@ -106,7 +107,7 @@ def _attempt(
 
 
 def _prepare(inputs: Mapping[str, Operand | None], options: CallOptions) -> dict[str, Prepared]:
-    given = {**inputs, _MASK: options.get("attn_mask")}
+    given = {**inputs, **option_tensors(options)}
     for name in ("q", "k", "v"):
         if given[name] is None:
             raise InvalidArgument.of(name, f"{name} is None, must be an array")
@@ -158,13 +159,13 @@ def _large_outputs(
     modes: Mapping[str, str],
 ) -> Flow[dict[str, OutputMode]]:
     """The inline outputs that have to stay resident so that the response fits."""
-    shapes = {name: tensors[name].shape for name in ("q", "k", "v")}
-    if any(len(shape) != 4 for shape in shapes.values()):
+    layouts = _layouts(tensors)
+    if layouts is None:
         return {}  # the server will say so
     sizes = {}
     for name, mode in modes.items():
         if mode == "inline":
-            shape, dtype = output_layout(name, shapes, tensors["q"].dtype)
+            shape, dtype = output_layout(name, layouts)
             sizes[name] = math.prod(shape) * dtype.itemsize
     total = sum(sizes.values())
     limit = yield from _message_bytes(session, deadline, total)
@@ -177,6 +178,18 @@ def _large_outputs(
     return large
 
 
+def _layouts(tensors: Mapping[str, Prepared]) -> dict[str, Layout] | None:
+    """What the layouts of outputs follow from; None if the inputs cannot be right."""
+    if any(len(tensors[name].shape) != 4 for name in ("q", "k", "v")):
+        return None
+    given = {"q": "q", "k": "k", "v": "v", "bias": f"{_OPTIONS}mask"}
+    return {
+        name: (tensors[field].shape, tensors[field].dtype)
+        for name, field in given.items()
+        if field in tensors
+    }
+
+
 def _shared_place(
     session: Session,
     tensors: Mapping[str, Prepared],
@@ -184,17 +197,19 @@ def _shared_place(
     region: SharedRegion | None,
 ) -> SharedPlace | None:
     """Room in `region` for the inline outputs, whose mode becomes "shared"."""
-    shapes = {name: tensors[name].shape for name in ("q", "k", "v")}
-    if region is None or any(len(shape) != 4 for shape in shapes.values()):
+    layouts = _layouts(tensors)
+    if region is None or layouts is None:
         return None
     if region not in session.regions:
         return None  # the server has lost it
     sizes = []
     for name, mode in modes.items():
         if mode == "inline":
-            shape, dtype = output_layout(name, shapes, tensors["q"].dtype)
-            sizes.append(math.prod(shape) * dtype.itemsize)
-            modes[name] = "shared"
+            shape, dtype = output_layout(name, layouts)
+            size = math.prod(shape) * dtype.itemsize
+            if size > 0:  # an empty array needs no room
+                sizes.append(size)
+                modes[name] = "shared"
     return SharedPlace(region, sizes) if sizes else None
 
 
@@ -240,7 +255,8 @@ def _send(
 
 
 def _field(request: Any, name: str) -> tensor_pb2.Tensor:
-    message: tensor_pb2.Tensor = request.options.mask if name == _MASK else getattr(request, name)
+    holder = request.options if name.startswith(_OPTIONS) else request
+    message: tensor_pb2.Tensor = getattr(holder, name.removeprefix(_OPTIONS))
     return message
 
 

@@ -105,25 +105,31 @@ class Client(ABC):
         q: Operand,
         k: Operand,
         v: Operand,
-        o_bar: Operand,
+        o_bar: Operand | None = None,
         *,
+        lse_bar: Operand | None = None,
         o: Operand | None = None,
         lse: Operand | None = None,
         **options: Unpack[CallOptions],
     ) -> VjpResult:
-        """Vector-Jacobian product: the cotangents of q, k and v for the cotangent `o_bar` of o.
+        """Vector-Jacobian product: the cotangents of q, k and v for those of o and lse.
 
         Args:
             q: As for `forward`.
             k: As for `forward`.
             v: As for `forward`.
-            o_bar: [batch, heads_q, seq_q, head_dim_v].
+            o_bar: [batch, heads_q, seq_q, head_dim_v]; None for zero, if `lse_bar` is given.
+            lse_bar: The cotangent of lse, [batch, heads_q, seq_q]; None for zero.
             o: With `lse`, the results of `forward` on the same tensors and options, which may save
                 computing them again. A hint: P is never rebuilt from an lse that has lost accuracy.
             lse: See `o`.
             **options: See `CallOptions`.
+
+        Returns:
+            `q_bar`, `k_bar`, `v_bar`; with ``outputs={"bias_bar": "inline"}`` also the cotangent of
+            a floating-point `attn_mask`, in its own shape.
         """
-        inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "o": o, "lse": lse}
+        inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "lse_bar": lse_bar, "o": o, "lse": lse}
         return self._attention(VJP, inputs, options)
 
     def jvp(
@@ -135,11 +141,12 @@ class Client(ABC):
         k_dot: Operand | None = None,
         v_dot: Operand | None = None,
         *,
+        bias_dot: Operand | None = None,
         o: Operand | None = None,
         lse: Operand | None = None,
         **options: Unpack[CallOptions],
     ) -> JvpResult:
-        """Jacobian-vector product: the tangent of o for tangents of q, k and v.
+        """Jacobian-vector product: the tangents of o and lse for tangents of q, k, v and the bias.
 
         Args:
             q: As for `forward`.
@@ -148,12 +155,13 @@ class Client(ABC):
             q_dot: Tangent, shaped as q; None for zero, whose products are then not computed.
             k_dot: As `q_dot`, for k.
             v_dot: As `q_dot`, for v.
+            bias_dot: As `q_dot`, for a floating-point `attn_mask`; of its shape and dtype.
             o: As for `vjp`.
             lse: As for `vjp`.
             **options: See `CallOptions`.
         """
         inputs = {"q": q, "k": k, "v": v, "o": o, "lse": lse}
-        tangents = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot}
+        tangents = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot, "bias_dot": bias_dot}
         return self._attention(JVP, {**inputs, **tangents}, options)
 
     def hvp(
@@ -161,19 +169,23 @@ class Client(ABC):
         q: Operand,
         k: Operand,
         v: Operand,
-        o_bar: Operand,
+        o_bar: Operand | None = None,
         q_dot: Operand | None = None,
         k_dot: Operand | None = None,
         v_dot: Operand | None = None,
         o_bar_dot: Operand | None = None,
         *,
+        lse_bar: Operand | None = None,
+        lse_bar_dot: Operand | None = None,
+        bias_dot: Operand | None = None,
         o: Operand | None = None,
         lse: Operand | None = None,
         **options: Unpack[CallOptions],
     ) -> HvpResult:
         """Hessian-vector product, forward over reverse: the JVP of the VJP.
 
-        With `o_bar_dot` None this is the Hessian of <o_bar, o> times (q_dot, k_dot, v_dot).
+        With `o_bar_dot` and `lse_bar_dot` None this is the Hessian of <o_bar, o> + <lse_bar, lse>
+        times (q_dot, k_dot, v_dot, bias_dot).
 
         Args:
             q: As for `forward`.
@@ -184,16 +196,27 @@ class Client(ABC):
             k_dot: As for `jvp`.
             v_dot: As for `jvp`.
             o_bar_dot: Tangent of `o_bar`; None for zero.
+            lse_bar: As for `vjp`.
+            lse_bar_dot: Tangent of `lse_bar`; None for zero.
+            bias_dot: As for `jvp`.
             o: As for `vjp`.
             lse: As for `vjp`.
             **options: See `CallOptions`.
 
         Returns:
             The cotangents `q_bar`, `k_bar`, `v_bar` and their tangents `q_bar_dot`, `k_bar_dot`,
-            `v_bar_dot`; `outputs={"q_bar": "skip"}` leaves out what is not wanted.
+            `v_bar_dot`; `outputs={"q_bar": "skip"}` leaves out what is not wanted, and
+            ``{"bias_bar_dot": "inline"}`` adds what is of a floating-point `attn_mask`.
         """
-        inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "o": o, "lse": lse}
-        tangents = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot, "o_bar_dot": o_bar_dot}
+        inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "lse_bar": lse_bar, "o": o, "lse": lse}
+        tangents = {
+            "q_dot": q_dot,
+            "k_dot": k_dot,
+            "v_dot": v_dot,
+            "bias_dot": bias_dot,
+            "o_bar_dot": o_bar_dot,
+            "lse_bar_dot": lse_bar_dot,
+        }
         return self._attention(HVP, {**inputs, **tangents}, options)
 
     @abstractmethod

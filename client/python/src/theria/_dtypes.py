@@ -18,6 +18,7 @@ _NUMPY_BY_WIRE: dict[tensor_pb2.DType, np.dtype[Any]] = {
     tensor_pb2.FLOAT16: np.dtype("<f2"),
     tensor_pb2.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
     tensor_pb2.BOOL: np.dtype(np.bool_),
+    tensor_pb2.INT32: np.dtype("<i4"),
 }
 _WIRE_BY_NUMPY = {dtype: wire for wire, dtype in _NUMPY_BY_WIRE.items()}
 

@@ -16,6 +16,7 @@ from theria._client import Client, R
 from theria._client_registry import client_name
 from theria._errors import InvalidArgument, RegionMissing, ResourceExhausted, Unimplemented
 from theria._kernels_library import kernels_library
+from theria._lengths import check_lengths
 from theria._local_benchmark import ProblemShape, benchmark
 from theria._local_context import LocalContext, local_context
 from theria._local_options import (
@@ -29,7 +30,7 @@ from theria._local_server import server_info
 from theria._local_staging import StagedPlace
 from theria._local_store import LocalStore
 from theria._operations import OPERATIONS, Operation
-from theria._options import CallOptions, Operand, choice, milliseconds
+from theria._options import CallOptions, Operand, choice, milliseconds, option_tensors
 from theria._resident import ResidentTensor, Retain, TensorInfo
 from theria._results import BenchmarkResult, Execution, ServerInfo
 from theria._shared_memory import SharedRegion
@@ -123,7 +124,7 @@ class LocalClient(Client):
         deadline = None if timeout is None else Deadline(timeout)
         packed = packed_options(options)
         plan = self._plan(operation, options.get("outputs"))
-        tensors: dict[str, Any] = {**inputs, "options.mask": options.get("attn_mask")}
+        tensors: dict[str, Any] = {**inputs, **option_tensors(options)}
         for name, value in tensors.items():
             if isinstance(value, ResidentTensor):
                 tensors[name] = self._store.array(value)
@@ -131,6 +132,7 @@ class LocalClient(Client):
             if tensors[name] is None:
                 raise InvalidArgument.of(name, f"{name} is None, must be an array")
 
+        _check_lengths(tensors)
         binding = kernels_library().binding
         arrays = tuple(map(tensors.get, binding.INPUTS))
         number = OPERATION_NUMBERS[operation.name]
@@ -319,8 +321,8 @@ class LocalClient(Client):
         **options: Unpack[CallOptions],
     ) -> BenchmarkResult:
         check_option_names("benchmark", options)
-        if options.get("attn_mask") is not None:
-            raise InvalidArgument.of("options.mask", "a benchmark takes no mask")
+        for path in option_tensors(options):
+            raise InvalidArgument.of(path, "a benchmark takes no tensors")
         shape = ProblemShape(batch, heads_q, seq_q, head_dim, heads_kv, seq_kv, head_dim_v)
         return benchmark(
             self._contexts()[0],
@@ -337,6 +339,13 @@ class LocalClient(Client):
             return (local_context(self._ordinal, self._threads if self._ordinal < 0 else 0),)
         gpus = range(kernels_library().cuda_device_count())
         return (local_context(-1, self._threads), *map(local_context, gpus))
+
+
+def _check_lengths(tensors: Mapping[str, Any]) -> None:
+    """Those among the options that are in host memory; the library checks everything else."""
+    q, k = tensors["q"], tensors["k"]
+    if len(getattr(q, "shape", ())) == len(getattr(k, "shape", ())) == 4:
+        check_lengths(tensors, q.shape[2], k.shape[2])
 
 
 def _seconds(seconds: float | None, field: str) -> float | None:

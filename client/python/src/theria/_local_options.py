@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from theria._errors import InvalidArgument
 from theria._kernels_library import kernels_library
-from theria._options import CallOptions, check_names, encode_options
+from theria._options import PLAIN_KEYWORDS, CallOptions, check_names, encode_options
 from theria.v1 import attention_pb2
 
 __all__ = [
@@ -37,17 +38,7 @@ def packed_options(options: CallOptions) -> bytes:
     Raises:
         InvalidArgument: As the client of a server does for the same options.
     """
-    get = options.get
-    key = (
-        get("is_causal"),
-        get("scale"),
-        get("window"),
-        get("dropout_p"),
-        get("dropout_seed"),
-        get("dropout_offset"),
-        get("precision"),
-        get("implementation"),
-    )
+    key = tuple(map(options.get, PLAIN_KEYWORDS))
     try:
         return _packed[key]
     except KeyError:
@@ -67,13 +58,25 @@ def _pack(options: CallOptions) -> bytes:
     window, dropout = message.window, message.dropout
     packed: bytes = kernels_library().binding.pack_options(
         is_causal=message.is_causal,
-        precision=PRECISIONS.index(options.get("precision", "strict")),
-        implementation=IMPLEMENTATIONS.index(options.get("implementation", "auto")),
+        precision=message.precision - attention_pb2.STRICT,
+        implementation=message.implementation - attention_pb2.AUTO,
         scale=message.scale if message.HasField("scale") else None,
         window_left=window.left if window.HasField("left") else None,
         window_right=window.right if window.HasField("right") else None,
         dropout_probability=dropout.probability,
         dropout_seed=dropout.seed,
         dropout_offset=dropout.offset,
+        causal_alignment=message.causal_alignment,
+        deterministic=message.deterministic,
+        softcap=_softcap(message),
     )
     return packed
+
+
+def _softcap(message: attention_pb2.AttentionOptions) -> float:
+    """The library takes 0 for none; a server refuses it, and so does this."""
+    if message.HasField("softcap") and message.softcap == 0.0:
+        raise InvalidArgument.of(
+            "options.softcap", "options.softcap is 0, must be finite and above 0"
+        )
+    return message.softcap

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "DTYPE_CODES", "new_array", "runner_in_place", "use_torch"]
 
 # theria_dtype is the place in this tuple.
-_DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16", "bool")
+_DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16", "bool", "int32")
 _WIRE_DTYPES = (
     tensor_pb2.FLOAT64,
     tensor_pb2.FLOAT32,
     tensor_pb2.FLOAT16,
     tensor_pb2.BFLOAT16,
     tensor_pb2.BOOL,
+    tensor_pb2.INT32,
 )
 DTYPES = tuple(map(decode_dtype, _WIRE_DTYPES))
 DTYPE_CODES = {wire: code for code, wire in enumerate(_WIRE_DTYPES)}

@@ -9,14 +9,15 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 
 from theria._dtypes import statistics_dtype
+from theria._errors import InvalidArgument
 from theria._options import OutputMode, choice
 from theria._results import ForwardResult, HvpResult, JvpResult, VjpResult
 from theria._steps import ATTENTION_SERVICE, Method
 from theria.v1 import attention_pb2, server_pb2
 
-__all__ = ["FORWARD", "HVP", "JVP", "OPERATIONS", "VJP", "Operation", "Shape", "output_layout"]
+__all__ = ["FORWARD", "HVP", "JVP", "OPERATIONS", "VJP", "Layout", "Operation", "output_layout"]
 
-Shape: TypeAlias = "tuple[int, ...]"
+Layout: TypeAlias = "tuple[tuple[int, ...], np.dtype[Any]]"  # shape and dtype
 R = TypeVar("R", ForwardResult, VjpResult, JvpResult, HvpResult)
 
 OUTPUT_MODES: dict[str, attention_pb2.OutputMode] = {
@@ -75,7 +76,14 @@ VJP = Operation(
     "vjp",
     Method(f"/{ATTENTION_SERVICE}/Vjp", attention_pb2.VjpRequest, attention_pb2.VjpResponse),
     server_pb2.VJP,
-    {"o": "skip", "lse": "skip", "q_bar": "inline", "k_bar": "inline", "v_bar": "inline"},
+    {
+        "o": "skip",
+        "lse": "skip",
+        "q_bar": "inline",
+        "k_bar": "inline",
+        "v_bar": "inline",
+        "bias_bar": "skip",
+    },
     VjpResult,
 )
 JVP = Operation(
@@ -100,19 +108,34 @@ HVP = Operation(
         "q_bar_dot": "inline",
         "k_bar_dot": "inline",
         "v_bar_dot": "inline",
+        "bias_bar": "skip",
+        "bias_bar_dot": "skip",
     },
     HvpResult,
 )
 OPERATIONS: dict[str, Operation[Any]] = {o.name: o for o in (FORWARD, VJP, JVP, HVP)}
 
 
-def output_layout(
-    name: str, shapes: Mapping[str, Shape], dtype: np.dtype[Any]
-) -> tuple[Shape, np.dtype[Any]]:
-    """Shape and dtype of an output, given the shapes of q, k and v, each of four dimensions."""
+def output_layout(name: str, layouts: Mapping[str, Layout]) -> Layout:
+    """Shape and dtype of an output, given those of q, k and v, of four dimensions, and the mask's.
+
+    Args:
+        name: Of the output.
+        layouts: By the names ``"q"``, ``"k"``, ``"v"`` and, where there is a mask, ``"bias"``.
+
+    Raises:
+        InvalidArgument: `name` is of the bias, and there is no floating-point mask.
+    """
     base = name.split("_")[0]
+    shape, dtype = layouts["q"]
     if base == "lse":
-        return shapes["q"][:3], statistics_dtype(dtype)
+        return shape[:3], statistics_dtype(dtype)
     if base == "o":
-        return (*shapes["q"][:3], shapes["v"][3]), dtype
-    return shapes[base], dtype
+        return (*shape[:3], layouts["v"][0][3]), dtype
+    if base == "bias" and ("bias" not in layouts or layouts["bias"][1] == np.bool_):
+        raise InvalidArgument.of(
+            f"outputs.{name}",
+            f"outputs.{name} is given, must be absent: only a floating-point options.mask has a "
+            "derivative",
+        )
+    return layouts[base]

@@ -60,11 +60,12 @@ class ForwardResult:
 
 @dataclass(frozen=True, eq=False)
 class VjpResult:
-    """Of `vjp`: cotangents, shaped as q, k and v; `o` and `lse` on request."""
+    """Of `vjp`: cotangents, shaped as q, k, v and the mask; `bias_bar`, `o`, `lse` on request."""
 
     q_bar: Output
     k_bar: Output
     v_bar: Output
+    bias_bar: Output
     o: Output
     lse: Output
     execution: Execution
@@ -91,6 +92,8 @@ class HvpResult:
     q_bar_dot: Output
     k_bar_dot: Output
     v_bar_dot: Output
+    bias_bar: Output
+    bias_bar_dot: Output
     o: Output
     lse: Output
     o_dot: Output

@@ -12,7 +12,7 @@ from theria import _results as results
 from theria._dtypes import decode_dtype, encode_dtype
 from theria._errors import FailedPrecondition, InvalidArgument
 from theria._operations import OPERATIONS
-from theria._options import CallOptions, check_names, choice, encode_options
+from theria._options import CallOptions, check_names, choice, encode_options, option_tensors
 from theria._session import Session
 from theria._steps import SERVER_SERVICE, Call, Deadline, Flow, Method, retrying
 from theria.v1 import attention_pb2, server_pb2
@@ -66,8 +66,8 @@ def benchmark(
     """Times a resident kernel; `shape` has the names of the request's fields."""
     check_names("benchmark", options)
     deadline = session.deadline(options)
-    if options.get("attn_mask") is not None:
-        raise InvalidArgument.of("options.mask", "a benchmark takes no mask")
+    for path in option_tensors(options):
+        raise InvalidArgument.of(path, "a benchmark takes no tensors")
     try:
         request = server_pb2.RunBenchmarkRequest(repetitions=repetitions, preset=preset)
         for name, extent in shape.items():

@@ -119,14 +119,15 @@ class Client(OfOneProcess):
         q: Operand,
         k: Operand,
         v: Operand,
-        o_bar: Operand,
+        o_bar: Operand | None = None,
         *,
+        lse_bar: Operand | None = None,
         o: Operand | None = None,
         lse: Operand | None = None,
         **options: Unpack[CallOptions],
     ) -> VjpResult:
         """See `theria.Client.vjp`."""
-        inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "o": o, "lse": lse}
+        inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "lse_bar": lse_bar, "o": o, "lse": lse}
         return await self._run(attention(self._session, VJP, inputs, options))
 
     async def jvp(
@@ -138,13 +139,14 @@ class Client(OfOneProcess):
         k_dot: Operand | None = None,
         v_dot: Operand | None = None,
         *,
+        bias_dot: Operand | None = None,
         o: Operand | None = None,
         lse: Operand | None = None,
         **options: Unpack[CallOptions],
     ) -> JvpResult:
         """See `theria.Client.jvp`."""
         inputs = {"q": q, "k": k, "v": v, "o": o, "lse": lse}
-        tangents = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot}
+        tangents = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot, "bias_dot": bias_dot}
         return await self._run(attention(self._session, JVP, {**inputs, **tangents}, options))
 
     async def hvp(
@@ -152,19 +154,29 @@ class Client(OfOneProcess):
         q: Operand,
         k: Operand,
         v: Operand,
-        o_bar: Operand,
+        o_bar: Operand | None = None,
         q_dot: Operand | None = None,
         k_dot: Operand | None = None,
         v_dot: Operand | None = None,
         o_bar_dot: Operand | None = None,
         *,
+        lse_bar: Operand | None = None,
+        lse_bar_dot: Operand | None = None,
+        bias_dot: Operand | None = None,
         o: Operand | None = None,
         lse: Operand | None = None,
         **options: Unpack[CallOptions],
     ) -> HvpResult:
         """See `theria.Client.hvp`."""
-        inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "o": o, "lse": lse}
-        tangents = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot, "o_bar_dot": o_bar_dot}
+        inputs = {"q": q, "k": k, "v": v, "o_bar": o_bar, "lse_bar": lse_bar, "o": o, "lse": lse}
+        tangents = {
+            "q_dot": q_dot,
+            "k_dot": k_dot,
+            "v_dot": v_dot,
+            "bias_dot": bias_dot,
+            "o_bar_dot": o_bar_dot,
+            "lse_bar_dot": lse_bar_dot,
+        }
         return await self._run(attention(self._session, HVP, {**inputs, **tangents}, options))
 
     async def put(

@@ -24,72 +24,88 @@ class ReferenceClient:
     calls: dict[str, int] = field(default_factory=dict)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> SimpleNamespace:
-        return self._answer("forward", _Problem(q, k, v, options).forward(), q, options)
+        return self._answer("forward", q, k, v, {}, options)
 
     def vjp(
-        self, q: Tensor, k: Tensor, v: Tensor, o_bar: Tensor, **options: Any
+        self, q: Tensor, k: Tensor, v: Tensor, o_bar: Tensor | None = None, **options: Any
     ) -> SimpleNamespace:
-        outputs = _Problem(q, k, v, options).hvp(o_bar, None, None, None, None)
-        return self._answer("vjp", outputs, q, options)
+        return self._answer("vjp", q, k, v, {"o_bar": o_bar}, options)
 
     def jvp(
         self,
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        q_dot: Tensor | None,
-        k_dot: Tensor | None,
-        v_dot: Tensor | None,
+        q_dot: Tensor | None = None,
+        k_dot: Tensor | None = None,
+        v_dot: Tensor | None = None,
         **options: Any,
     ) -> SimpleNamespace:
-        outputs = _Problem(q, k, v, options).hvp(torch.zeros(()), q_dot, k_dot, v_dot, None)
-        return self._answer("jvp", outputs, q, options)
+        given = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot}
+        return self._answer("jvp", q, k, v, given, options)
 
     def hvp(
         self,
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        o_bar: Tensor,
-        q_dot: Tensor | None,
-        k_dot: Tensor | None,
-        v_dot: Tensor | None,
+        o_bar: Tensor | None = None,
+        q_dot: Tensor | None = None,
+        k_dot: Tensor | None = None,
+        v_dot: Tensor | None = None,
         o_bar_dot: Tensor | None = None,
         **options: Any,
     ) -> SimpleNamespace:
-        outputs = _Problem(q, k, v, options).hvp(o_bar, q_dot, k_dot, v_dot, o_bar_dot)
-        return self._answer("hvp", outputs, q, options)
+        given = {"q_dot": q_dot, "k_dot": k_dot, "v_dot": v_dot, "o_bar_dot": o_bar_dot}
+        return self._answer("hvp", q, k, v, {"o_bar": o_bar, **given}, options)
 
     def _answer(
         self,
         operation: str,
-        outputs: dict[str, Array],
         q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        given: dict[str, Tensor | None],
         options: dict[str, Any],
     ) -> SimpleNamespace:
+        for name in ("lse_bar", "lse_bar_dot", "bias_dot"):
+            given[name] = options.pop(name, None)
+        outputs = _Problem(q, k, v, options).results(given)
         self.calls[operation] = self.calls.get(operation, 0) + 1
         statistics = torch.float64 if q.dtype == torch.float64 else torch.float32
         asked = [name for name, mode in options["outputs"].items() if mode == "inline"]
+
+        def dtype(name: str) -> torch.dtype:
+            if name.startswith("bias"):
+                found: torch.dtype = options["attn_mask"].dtype
+                return found
+            return statistics if name.startswith("lse") else q.dtype
+
         return SimpleNamespace(
-            **{
-                name: torch.tensor(outputs[name]).to(statistics if name == "lse" else q.dtype)
-                for name in asked
-            }
+            **{name: torch.tensor(outputs[name]).to(dtype(name)) for name in asked}
         )
 
 
 class _Problem:
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
         known = {"attn_mask", "dropout_p", "dropout_seed", "dropout_offset", "is_causal", "window"}
-        known |= {"scale", "implementation", "precision", "outputs", "o", "lse"}
+        known |= {"scale", "implementation", "precision", "outputs", "o", "lse", "softcap"}
+        known |= {"causal_alignment", "alibi_slopes", "kv_lengths", "cu_seqlens_q", "cu_seqlens_kv"}
         assert set(options) <= known, set(options) - known
         assert q.ndim == k.ndim == v.ndim == 4
-        self.group = q.shape[1] // k.shape[1]
+        self.group = q.shape[1] // max(k.shape[1], 1)
         self.q, self.k, self.v = _float64(q), self._repeat(k), self._repeat(v)
         scale = options.get("scale")
         self.scale = float(scale if scale is not None else 1.0 / np.sqrt(q.shape[-1]))
-        scores = self.scale * self.q @ self.k.swapaxes(-1, -2) + self._bias(options)
-        peak = scores.max(-1, keepdims=True)
+        scores = self.scale * self.q @ self.k.swapaxes(-1, -2)
+        cap = options.get("softcap") or np.inf
+        self.t = np.tanh(scores / cap)
+        self.w, self.bend = 1 - self.t**2, 2 / cap * self.t * (1 - self.t**2)
+        if np.isfinite(cap):
+            scores = cap * self.t
+        self.bias = options.get("attn_mask")
+        scores = scores + self._added(options)
+        peak = scores.max(-1, keepdims=True, initial=-np.inf)
         peak = np.where(np.isfinite(peak), peak, 0.0)
         weights = np.exp(scores - peak)
         total = weights.sum(-1, keepdims=True)
@@ -107,24 +123,45 @@ class _Problem:
 
     def _sum_group(self, x: Array) -> Array:
         batch, heads, *rest = x.shape
-        summed: Array = x.reshape(batch, heads // self.group, self.group, *rest).sum(2)
+        group = max(self.group, 1)
+        summed: Array = x.reshape(batch, heads // group, group, *rest).sum(2)
         return summed
 
-    def _bias(self, options: dict[str, Any]) -> Array:
-        i, j = np.arange(self.q.shape[2])[:, None], np.arange(self.k.shape[2])[None, :]
-        allowed = (j <= i) if options.get("is_causal") else np.ones_like(i + j, dtype=bool)
+    def _added(self, options: dict[str, Any]) -> Array:
+        """Mask, ALiBi and what is forbidden, [batch, heads, seq_q, seq_kv]."""
+        rows, columns = self.q.shape[2], self.k.shape[2]
+        starts_q, starts_kv = options.get("cu_seqlens_q"), options.get("cu_seqlens_kv")
+        starts_q = [0, rows] if starts_q is None else starts_q.tolist()
+        starts_kv = [0, columns] if starts_kv is None else starts_kv.tolist()
+        ahead = np.full((rows, columns), np.inf)  # how far key j is ahead of row i
+        for q0, q1, k0, k1 in zip(
+            starts_q[:-1], starts_q[1:], starts_kv[:-1], starts_kv[1:], strict=True
+        ):
+            lower = options.get("causal_alignment") == "lower_right"
+            offset = (k1 - k0) - (q1 - q0) if lower else 0
+            i, j = np.arange(q1 - q0)[:, None] + offset, np.arange(k1 - k0)
+            ahead[q0:q1, k0:k1] = j - i
+        allowed = np.isfinite(ahead)
         left, right = options.get("window") or (None, None)
+        if options.get("is_causal"):
+            allowed &= ahead <= 0
         if left is not None:
-            allowed = allowed & (j >= i - left)
+            allowed &= ahead >= -left
         if right is not None:
-            allowed = allowed & (j <= i + right)
-        bias = np.where(allowed, 0.0, -np.inf)
+            allowed &= ahead <= right
+        allowed = np.broadcast_to(allowed, (self.q.shape[0], 1, rows, columns))
+        if (lengths := options.get("kv_lengths")) is not None:
+            allowed = allowed & (np.arange(columns) < lengths.numpy()[:, None, None, None])
+        added = np.where(allowed, 0.0, -np.inf)
+        if (slopes := options.get("alibi_slopes")) is not None:
+            slopes = _float64(slopes).reshape(-1, self.q.shape[1], 1, 1)
+            added = added - slopes * np.abs(np.where(np.isfinite(ahead), ahead, 0.0))
         mask = options.get("attn_mask")
         if mask is None:
-            return bias
+            return added
         if mask.dtype == torch.bool:
-            return bias + np.where(mask.numpy(), 0.0, -np.inf)
-        return bias + _float64(mask)
+            return added + np.where(mask.numpy(), 0.0, -np.inf)
+        return added + _float64(mask)
 
     def _dropout(self, options: dict[str, Any]) -> Array:
         p = options.get("dropout_p", 0.0)
@@ -135,42 +172,58 @@ class _Problem:
         kept: Array = (draws >= p) / (1.0 - p)
         return kept
 
-    def forward(self) -> dict[str, Array]:
-        return {"o": self.o, "lse": self.lse}
-
-    def hvp(
-        self,
-        o_bar: Tensor,
-        q_dot: Tensor | None,
-        k_dot: Tensor | None,
-        v_dot: Tensor | None,
-        o_bar_dot: Tensor | None,
-    ) -> dict[str, Array]:
+    def results(self, given: dict[str, Tensor | None]) -> dict[str, Array]:
+        """Every output of every operation; what is not given is zero."""
         q, k, v, p, z, scale = self.q, self.k, self.v, self.p, self.z, self.scale
-        u = _float64(o_bar) + np.zeros_like(self.o)
-        dq = np.zeros_like(q) if q_dot is None else _float64(q_dot)
-        dk = np.zeros_like(k) if k_dot is None else self._repeat(k_dot)
-        dv = np.zeros_like(v) if v_dot is None else self._repeat(v_dot)
-        du = np.zeros_like(u) if o_bar_dot is None else _float64(o_bar_dot)
-        s_bar = p * ((u @ _t(v)) * z - _rowsum(u * self.o))
-        s_dot = scale * (dq @ _t(k) + q @ _t(dk))
+
+        def rows(name: str, like: Array) -> Array:
+            x = given.get(name)
+            return np.zeros_like(like) if x is None else _float64(x)
+
+        def keys(name: str, like: Array) -> Array:
+            x = given.get(name)
+            return np.zeros_like(like) if x is None else self._repeat(x)
+
+        u, du = rows("o_bar", self.o), rows("o_bar_dot", self.o)
+        statistic = p[..., :1].sum(-1, keepdims=True) * 0.0
+        b = rows("lse_bar", statistic[..., 0])[..., None]
+        db = rows("lse_bar_dot", statistic[..., 0])[..., None]
+        dq, dk, dv = rows("q_dot", q), keys("k_dot", k), keys("v_dot", v)
+        bias_dot = given.get("bias_dot")
+        s_bar = p * ((u @ _t(v)) * z - _rowsum(u * self.o) + b)
+        u_dot = scale * (dq @ _t(k) + q @ _t(dk))
+        s_dot = self.w * u_dot + (0.0 if bias_dot is None else _float64(bias_dot))
+        s_dot = np.where(p > 0, s_dot, 0.0)
         mu = _rowsum(p * s_dot)
         p_dot = p * (s_dot - mu)
         o_dot = (p_dot * z) @ v + (p * z) @ dv
         p_bar_dot = (du @ _t(v) + u @ _t(dv)) * z
         delta_dot = _rowsum(du * self.o + u * o_dot)
-        s_bar_dot = s_bar * (s_dot - mu) + p * (p_bar_dot - delta_dot)
+        s_bar_dot = s_bar * (s_dot - mu) + p * (p_bar_dot - delta_dot + db)
+        u_bar, u_bar_dot = self.w * s_bar, self.w * s_bar_dot - self.bend * u_dot * s_bar
         return {
             "o": self.o,
             "lse": self.lse,
             "o_dot": o_dot,
-            "q_bar": scale * s_bar @ k,
-            "k_bar": self._sum_group(scale * _t(s_bar) @ q),
+            "lse_dot": mu[..., 0],
+            "q_bar": scale * u_bar @ k,
+            "k_bar": self._sum_group(scale * _t(u_bar) @ q),
             "v_bar": self._sum_group(_t(p * z) @ u),
-            "q_bar_dot": scale * (s_bar_dot @ k + s_bar @ dk),
-            "k_bar_dot": self._sum_group(scale * (_t(s_bar_dot) @ q + _t(s_bar) @ dq)),
+            "bias_bar": self._like_bias(s_bar),
+            "q_bar_dot": scale * (u_bar_dot @ k + u_bar @ dk),
+            "k_bar_dot": self._sum_group(scale * (_t(u_bar_dot) @ q + _t(u_bar) @ dq)),
             "v_bar_dot": self._sum_group(_t(p_dot * z) @ u + _t(p * z) @ du),
+            "bias_bar_dot": self._like_bias(s_bar_dot),
         }
+
+    def _like_bias(self, x: Array) -> Array:
+        """Summed over what the mask is broadcast over."""
+        if self.bias is None:
+            return x
+        shape = (1,) * (4 - self.bias.ndim) + tuple(self.bias.shape)
+        axes = tuple(axis for axis, extent in enumerate(shape) if extent == 1)
+        summed: Array = x.sum(axes, keepdims=True)
+        return summed.reshape(self.bias.shape)
 
 
 def _float64(x: Tensor) -> Array:

@@ -244,7 +244,7 @@ def test_mixed_precision(dtype: torch.dtype, client: ReferenceClient) -> None:
     module = encoder_layer().float()
     seen: list[torch.dtype] = []
     forward = client.forward
-    client.forward = lambda *x, **o: seen.append(x[0].dtype) or forward(*x, **o)  # type: ignore[method-assign, func-returns-value]
+    client.forward = lambda *x, **o: seen.append(o["q"].dtype) or forward(*x, **o)  # type: ignore[method-assign, func-returns-value]
     x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1))
     mask = CAUSAL.float()
     wanted = list(module.parameters())

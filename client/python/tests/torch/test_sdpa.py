@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 import theria.torch
-from theria.torch import DerivativeOrderError, MaskGradientError, NoClientError, sdpa
+from theria.torch import DerivativeOrderError, NoClientError, sdpa
 
 Tensor = torch.Tensor
 
@@ -252,23 +252,6 @@ def test_linear_directions_have_every_order(client: ReferenceClient) -> None:
     torch.testing.assert_close(torch.func.jvp(jvp, (q,), (q.cos(),))[1], jvp(q.cos()))
     torch.testing.assert_close(torch.func.jvp(vjp, (o_bar,), (o_bar,))[1], vjp(o_bar))
     assert "hvp" not in client.calls
-
-
-def test_mask_is_a_constant(client: ReferenceClient) -> None:
-    q, k, v = leaves()
-    mask = torch.zeros(4, 5, dtype=q.dtype, requires_grad=True)
-    with pytest.raises(MaskGradientError, match="attn_mask"):
-        sdpa(q, k, v, mask, client=client)
-    with torch.no_grad():
-        sdpa(q, k, v, mask, client=client)
-
-    def of_mask(mask: Tensor) -> Tensor:
-        return sdpa(q.detach(), k.detach(), v.detach(), mask, client=client).sum()
-
-    with pytest.raises(MaskGradientError, match="attn_mask"):
-        torch.func.grad(of_mask)(mask.detach())
-    with pytest.raises(MaskGradientError, match="attn_mask"):
-        torch.func.jvp(of_mask, (mask.detach(),), (mask.detach(),))
 
 
 @pytest.mark.parametrize(

@@ -169,14 +169,14 @@ def _abstract(
     del site, names
     inputs: dict[str, Any] = dict(zip("qkv", operands, strict=False))
     q = inputs["q"]
-    shapes = {name: x.shape for name, x in inputs.items()}
+    layouts = {name: (x.shape, x.dtype) for name, x in inputs.items()}
 
     def result(name: str) -> Any:
         """Placed on an explicit mesh, and varying within `shard_map`, as its operand or as q."""
         like = inputs.get(name.split("_")[0])
         if like is not None:
             return like.update(weak_type=False)
-        shape, dtype = output_layout(name, shapes, q.dtype)
+        shape, dtype = output_layout(name, layouts)
         batch, heads = (*q.sharding.spec, None, None)[:2]
         spec = PartitionSpec(batch, heads, *[None] * (len(shape) - 2))
         sharding = NamedSharding(q.sharding.mesh, spec)

@@ -102,8 +102,8 @@ class Site:
             validate(operation, names, operands, self.options)
 
         def compute(*parts: jax.Array) -> list[jax.Array]:
-            shapes = dict(zip("qkv", (part.shape for part in parts), strict=False))
-            results = [output_layout(name, shapes, parts[0].dtype) for name in outputs]
+            layouts = {n: (x.shape, x.dtype) for n, x in zip("qkv", parts, strict=False)}
+            results = [output_layout(name, layouts) for name in outputs]
             return custom_call(
                 operation, names, outputs, self.options, client.threads, parts, results
             )

@@ -62,4 +62,5 @@ def _on_server(
     k: torch.Tensor,
     v: torch.Tensor,
 ) -> torch.Tensor:
-    return sdpa(q, k, v, client=client, implementation=implementation)
+    o: torch.Tensor = sdpa(q, k, v, client=client, implementation=implementation)
+    return o

@@ -1,6 +1,8 @@
 """Attention for PyTorch, computed by a Theria server, differentiable twice and exactly.
 
-`sdpa` takes the arguments of `torch.nn.functional.scaled_dot_product_attention`. Its derivatives
+`sdpa` takes the arguments of `torch.nn.functional.scaled_dot_product_attention`, `sdpa_varlen`
+those of `flash_attn.flash_attn_varlen_func`. A floating-point mask is differentiated as query, key
+and value are, and so is the log-sum-exp where it is returned. The derivatives
 are RPCs of their own, so every way of composing two of them is exact:
 
 ===========================  =======================================================
@@ -21,20 +23,21 @@ reverse over forward         Hvp
 over forward, are refused with `DerivativeOrderError`.
 
 Errors: `theria.Error` and its subclasses, from the server or the client; here also
-`DerivativeOrderError`, `MaskGradientError` and `NoClientError`.
+`DerivativeOrderError` and `NoClientError`.
 """
 
 from theria._default_client import default_client, set_default_client
-from theria._differentiation_errors import DerivativeOrderError, MaskGradientError, NoClientError
+from theria._differentiation_errors import DerivativeOrderError, NoClientError
 from theria.torch._patch import patch
 from theria.torch._sdpa import sdpa
+from theria.torch._varlen import sdpa_varlen
 
 __all__ = [
     "DerivativeOrderError",
-    "MaskGradientError",
     "NoClientError",
     "default_client",
     "patch",
     "sdpa",
+    "sdpa_varlen",
     "set_default_client",
 ]

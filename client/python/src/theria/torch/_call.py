@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -14,7 +14,14 @@ from theria._client_registry import named_client
 from theria._default_client import AttentionClient
 from theria._local_options import packed_options
 from theria._operations import OPERATIONS
-from theria._options import CallOptions, Implementation, Precision
+from theria._options import (
+    OPTION_TENSORS,
+    PLAIN_OPTIONS,
+    Alignment,
+    CallOptions,
+    Implementation,
+    Precision,
+)
 
 __all__ = ["ARGUMENT_NAMES", "Options", "run"]
 
@@ -23,15 +30,11 @@ ARGUMENT_NAMES = ArgumentNames(
         "q": "query",
         "k": "key",
         "v": "value",
-        "options.mask": "attn_mask",
-        "options.is_causal": "is_causal",
-        "options.scale": "scale",
-        "options.window": "window",
         "options.dropout.probability": "dropout_p",
         "options.dropout.seed": "dropout_seed",
         "options.dropout.offset": "dropout_offset",
-        "options.implementation": "implementation",
-        "options.precision": "precision",
+        **{f"options.{option.name}": option.name for option in PLAIN_OPTIONS},
+        **{f"options.{name}": keyword for keyword, name in OPTION_TENSORS.items()},
     }
 )
 _UINT64 = 0xFFFFFFFFFFFFFFFF
@@ -50,6 +53,9 @@ class Options:
         dropout_offset: 64 bits, as a signed number.
         implementation: See `CallOptions`.
         precision: See `CallOptions`.
+        softcap: See `CallOptions`.
+        causal_alignment: See `CallOptions`.
+        deterministic: See `CallOptions`.
         client: Its name in the registry.
     """
 
@@ -61,6 +67,9 @@ class Options:
     dropout_offset: int = 0
     implementation: str = "auto"
     precision: str = "strict"
+    softcap: float | None = None
+    causal_alignment: str = "upper_left"
+    deterministic: bool = False
     client: str = ""
 
     @functools.cached_property
@@ -84,6 +93,12 @@ class Options:
             implementation=cast(Implementation, self.implementation),
             precision=cast(Precision, self.precision),
         )
+        if self.softcap is not None:
+            options["softcap"] = self.softcap
+        if self.causal_alignment != "upper_left":
+            options["causal_alignment"] = cast(Alignment, self.causal_alignment)
+        if self.deterministic:
+            options["deterministic"] = True
         if self.window_left is not None or self.window_right is not None:
             options["window"] = self.window_left, self.window_right
         if self.dropout_p > 0.0:
@@ -95,10 +110,7 @@ class Options:
 def run(
     operation: str,
     outputs: Sequence[str],
-    tensors: Sequence[torch.Tensor | None],
-    saved: tuple[torch.Tensor | None, torch.Tensor | None],
-    mask: torch.Tensor | None,
-    seed: torch.Tensor | None,
+    tensors: Mapping[str, torch.Tensor | None],
     options: Options,
 ) -> tuple[torch.Tensor, ...]:
     """Calls `operation` of the client and returns `outputs`, on the device of the inputs.
@@ -106,10 +118,7 @@ def run(
     Args:
         operation: ``"forward"``, ``"vjp"``, ``"jvp"`` or ``"hvp"``.
         outputs: Names of the symbol table.
-        tensors: The operation's positional arguments, q first; an absent tangent is None.
-        saved: o and lse of the forward of the same q, k and v; None where there are none.
-        mask: bool or floating point, broadcasts to [batch, heads_q, seq_q, seq_kv], or None.
-        seed: int64 [], the dropout's seed, or None without dropout.
+        tensors: The arguments of the operator, by name; None for an absent one.
         options: The others.
 
     Raises:
@@ -120,24 +129,21 @@ def run(
     keywords["outputs"] = {
         name: "inline" if name in outputs else "skip" for name in OPERATIONS[operation].outputs
     }
-    if mask is not None:
-        keywords["attn_mask"] = _readable(client, mask)
-    if seed is not None:
+    arguments = dict(tensors)
+    if (seed := arguments.pop("seed", None)) is not None:
         keywords["dropout_seed"] = int(seed) & _UINT64
-    if saved[0] is not None:
-        keywords.update(o=_readable(client, saved[0]), lse=_readable(client, saved[1]))
-    arguments = [_readable(client, tensor) for tensor in tensors]
+    mask = arguments.pop("mask", None)
+    arguments["attn_mask"] = mask
+    keywords.update({name: _readable(client, x) for name, x in arguments.items() if x is not None})
     with ARGUMENT_NAMES.in_errors(0 if mask is None else mask.dim()):
-        result = getattr(client, operation)(*arguments, **keywords)
-    query = tensors[0]
+        result = getattr(client, operation)(**keywords)
+    query = tensors["q"]
     assert query is not None
     return tuple(getattr(result, name).to(query.device) for name in outputs)
 
 
-def _readable(client: AttentionClient, tensor: torch.Tensor | None) -> torch.Tensor | None:
+def _readable(client: AttentionClient, tensor: torch.Tensor) -> torch.Tensor:
     """The elements, where the client can read them."""
-    if tensor is None:
-        return None
     tensor = tensor.detach()
     computes_on = getattr(client, "computes_on", None)
     if computes_on is not None and computes_on(tensor.device.type):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -21,7 +21,9 @@ from theria._kernels_library import kernels_library
 from theria._local_client import LocalClient
 from theria._local_options import OPERATION_NUMBERS
 from theria._local_runner import use_torch
+from theria._options import OPTION_TENSORS
 from theria.torch._call import ARGUMENT_NAMES, Options
+from theria.torch._operators import ARGUMENTS
 
 if TYPE_CHECKING:
     from theria_kernels import _binding
@@ -31,14 +33,6 @@ __all__ = ["EagerCall", "eager_client", "is_eager", "records"]
 Tensor = torch.Tensor
 MaybeTensor = Tensor | None
 
-_SAVED = ("o", "lse", "options.mask", "seed")
-# Positional arguments of the operators.
-_ARGUMENTS = {
-    "forward": ("q", "k", "v", "options.mask", "seed"),
-    "vjp": ("q", "k", "v", "o_bar", *_SAVED),
-    "jvp": ("q", "k", "v", "q_dot", "k_dot", "v_dot", *_SAVED),
-    "hvp": ("q", "k", "v", "o_bar", "q_dot", "k_dot", "v_dot", "o_bar_dot", *_SAVED),
-}
 _UINT64 = 2**64 - 1
 
 
@@ -140,22 +134,49 @@ class EagerCall:
         Raises:
             theria.Error: The library's, which names arguments of `sdpa`.
         """
-        number, arranged, numbers = _plan(name, outputs)
-        seed, options = arguments[-1], self.options
+        plan = _plan(name, outputs)
+        seed, options = arguments[plan.seed], self.options
         packed = options.packed if seed is None else options.packed_with(int(seed) & _UINT64)
         try:
-            return self.runner.run(number, arranged((*arguments, None)), numbers, packed, 0.0)[0]
+            return self.runner.run(
+                plan.number, plan.arranged((*arguments, None)), plan.outputs, packed, 0.0
+            )[0]
         except InvalidArgument:
-            mask = arguments[-2]
+            mask = arguments[plan.mask]
             with ARGUMENT_NAMES.in_errors(0 if mask is None else mask.dim()):
                 raise
 
 
+class _Plan(NamedTuple):
+    """How an operator's arguments become those of the binding.
+
+    Attributes:
+        number: Of the operation.
+        arranged: The binding's inputs from (*arguments, None).
+        outputs: Their numbers.
+        seed: Its place among the arguments.
+        mask: Its place.
+    """
+
+    number: int
+    arranged: Callable[..., Any]
+    outputs: tuple[int, ...]
+    seed: int
+    mask: int
+
+
 @functools.lru_cache
-def _plan(name: str, outputs: tuple[str, ...]) -> tuple[int, Callable[..., Any], tuple[int, ...]]:
-    """Number, arguments in the binding's order from (*arguments, None), numbers of the outputs."""
+def _plan(name: str, outputs: tuple[str, ...]) -> _Plan:
     binding = kernels_library().binding
-    arguments = _ARGUMENTS[name]
-    places = [arguments.index(x) if x in arguments else -1 for x in binding.INPUTS]
-    numbers = tuple(map(binding.OUTPUTS.index, outputs))
-    return OPERATION_NUMBERS[name], itemgetter(*places), numbers
+    arguments = ARGUMENTS[name]
+    options = {f"options.{field}": keyword for keyword, field in OPTION_TENSORS.items()}
+    options["options.mask"] = "mask"
+    names = [options.get(each, each) for each in binding.INPUTS]
+    places = [arguments.index(x) if x in arguments else -1 for x in names]
+    return _Plan(
+        OPERATION_NUMBERS[name],
+        itemgetter(*places),
+        tuple(map(binding.OUTPUTS.index, outputs)),
+        arguments.index("seed"),
+        arguments.index("mask"),
+    )

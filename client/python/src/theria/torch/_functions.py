@@ -1,48 +1,71 @@
 """The derivatives of the operators, which are the operators themselves.
 
 The rules are those of docs/operator_contract.md, "Double backward needs no further kernel". With
-J the Jacobian of o with respect to x = (q, k, v), and H(u)[x_dot] the product of the Hessian of
-<u, o> with x_dot:
+J the Jacobian of y = (o, lse) with respect to x = (q, k, v, bias), and H(u)[x_dot] the product of
+the Hessian of <u, y> with x_dot:
 
-    o                    backward:  VJP                    jvp:  JVP
-    J^T o_bar            backward:  H(o_bar)[g], J g       jvp:  H(o_bar)[x_dot] + J^T o_bar_dot
+    y                    backward:  VJP                    jvp:  JVP
+    J^T y_bar            backward:  H(y_bar)[g], J g       jvp:  H(y_bar)[x_dot] + J^T y_bar_dot
     J x_dot              backward:  H(u)[x_dot], J^T u     jvp:  J x_ddot, linear part only
-    H(o_bar)[x_dot] + J^T o_bar_dot
-                         backward:  by x_dot H(o_bar)[g], by o_bar_dot J g, linear part only
+    H(y_bar)[x_dot] + J^T y_bar_dot
+                         backward:  by x_dot H(y_bar)[g], by y_bar_dot J g, linear part only
                          jvp:       linear part only
 
+The bias is the operators' argument `mask`, where that is floating point. Tensors go by their names
+in dictionaries; what is absent there is zero.
+
 They are registered below functorch, for the dispatch key Autograd, so that `torch.autograd`,
-`torch.func` and every tracer see the same operators at every level. Where there is no tracer and
-no level, `call_eagerly` applies the same rules without the dispatcher. The saved `o` and `lse`
-spare the server the forward and count as functions of q, k and v: their own gradient is never
-propagated.
+`torch.func` and every tracer see the same operators at every level. The saved `o` and `lse` spare
+the server the forward and count as functions of x: their own gradient is never propagated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
-from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
+from torch.autograd.forward_ad import unpack_dual
 
 from theria._client_registry import DEFAULT, client_name, named_client
 from theria._default_client import AttentionClient
-from theria._differentiation_errors import DerivativeOrderError, MaskGradientError, NoClientError
+from theria._differentiation_errors import DerivativeOrderError, NoClientError
 from theria.torch._eager import EagerCall, is_eager, records
-from theria.torch._operators import LIBRARY, OPERATORS, OUTPUTS, after_schema, operator
+from theria.torch._levels import Level, below_autograd
+from theria.torch._named import (
+    BARS,
+    BARS_NEEDED,
+    COTANGENT_DOTS,
+    COTANGENTS,
+    DIRECTION_OF,
+    DOTS,
+    GUARDED,
+    POINT_OF,
+    MaybeTensor,
+    Tensor,
+    Tensors,
+    any_of,
+    gradients_of,
+    picked,
+    point_of,
+    sum_of,
+    vjp_of_forward,
+)
+from theria.torch._operators import (
+    ARGUMENTS,
+    LIBRARY,
+    OPERATORS,
+    OUTPUTS,
+    after_schema,
+    named_arguments,
+    operator,
+)
 
 __all__ = ["call_eagerly"]
 
-Tensor = torch.Tensor
-MaybeTensor = Tensor | None
 
 _AUTOGRAD = torch._C.DispatchKey.AutogradOther
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
-_BARS = ("q_bar", "k_bar", "v_bar")
-_BAR_DOTS = ("q_bar_dot", "k_bar_dot", "v_bar_dot")
 
 
 class _Site:
@@ -61,8 +84,17 @@ class _Site:
         """The outputs, at the level of autograd that is differentiating."""
         raise NotImplementedError
 
-    def apply(self, name: str, *arguments: MaybeTensor, outputs: tuple[str, ...] = ()) -> Any:
-        """An operator with the options of this one."""
+    def apply(self, name: str, tensors: Tensors, outputs: Sequence[str]) -> Tensors:
+        """An operator with the options of this one; its outputs by name."""
+        if not outputs:
+            return {}
+        arguments = tuple(map(tensors.get, ARGUMENTS[name]))
+        return dict(zip(outputs, self.call(name, arguments, tuple(outputs)), strict=True))
+
+    def call(
+        self, name: str, arguments: tuple[MaybeTensor, ...], outputs: tuple[str, ...]
+    ) -> Sequence[Tensor]:
+        """As `apply`, with all arguments in their order."""
         raise NotImplementedError
 
 
@@ -86,17 +118,18 @@ class _DispatchedSite(_Site):
         self._client = _client(options.get("client", ""))
 
     def compute(self, arguments: tuple[MaybeTensor, ...]) -> tuple[Tensor, ...]:
-        with _below_autograd():
+        with below_autograd():
             result = operator(self.name).redispatch(
                 self._keyset & torch._C._after_autograd_keyset, *arguments, **self._options
             )
-        return (result,) if isinstance(result, Tensor) else tuple(result)
+        return tuple(result)
 
-    def apply(self, name: str, *arguments: MaybeTensor, outputs: tuple[str, ...] = ()) -> Any:
+    def call(
+        self, name: str, arguments: tuple[MaybeTensor, ...], outputs: tuple[str, ...]
+    ) -> Sequence[Tensor]:
         options = {key: value for key, value in self._options.items() if key != "outputs"}
-        if name == "hvp":
-            options["outputs"] = list(outputs)
-        return operator(name)(*arguments, **options)
+        found: Sequence[Tensor] = operator(name)(*arguments, outputs=list(outputs), **options)
+        return found
 
 
 class _EagerSite(_Site):
@@ -112,33 +145,19 @@ class _EagerSite(_Site):
     def compute(self, arguments: tuple[MaybeTensor, ...]) -> tuple[Tensor, ...]:
         return self._call.compute(self.name, arguments, self.outputs)
 
-    def apply(self, name: str, *arguments: MaybeTensor, outputs: tuple[str, ...] = ()) -> Any:
+    def call(
+        self, name: str, arguments: tuple[MaybeTensor, ...], outputs: tuple[str, ...]
+    ) -> Sequence[Tensor]:
+        found: Sequence[Tensor]
         if is_eager(arguments):
-            return call_eagerly(self._call, name, arguments, outputs)
-        keywords = self._call.options.of_operator(client_name(self._call.client))
-        if name == "hvp":
-            keywords["outputs"] = list(outputs)
-        return operator(name)(*arguments, **keywords)
+            found = call_eagerly(self._call, name, arguments, outputs)
+        else:
+            options = self._call.options.of_operator(client_name(self._call.client))
+            found = operator(name)(*arguments, outputs=list(outputs), **options)
+        return found
 
 
-@contextmanager
-def _below_autograd() -> Iterator[None]:
-    """Calls go to the next level of functorch, which differentiates by itself, or to the kernel."""
-    with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
-        yield
-
-
-class _Level(torch.autograd.function._SingleLevelFunction):
-    """A function at one level of functorch; `Function` would pass through all of them at once."""
-
-    @classmethod
-    def of(cls, *arguments: Any) -> Any:
-        """Applies it."""
-        with enable_single_level_autograd_function():
-            return cls.apply(*arguments)  # type: ignore[attr-defined]  # of the C++ base
-
-
-class _Differentiable(_Level):
+class _Differentiable(Level):
     """(site, *arguments) -> outputs, with inputs saved for both modes."""
 
     @staticmethod
@@ -156,180 +175,230 @@ def _save(ctx: Any, site: _Site, tensors: Sequence[MaybeTensor]) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _primals(ctx: Any) -> tuple[MaybeTensor, ...]:
+def _saved(ctx: Any) -> Tensors:
+    return dict(zip(ARGUMENTS[ctx.site.name], ctx.saved_tensors, strict=True))
+
+
+def _primals(ctx: Any) -> Tensors:
     """The saved tensors without their tangents: a tangent's formula sees only values."""
-    return tuple(None if x is None else unpack_dual(x).primal for x in ctx.saved_tensors)
+    return {name: None if x is None else unpack_dual(x).primal for name, x in _saved(ctx).items()}
+
+
+def _needed(ctx: Any) -> set[str]:
+    """The names of the arguments whose gradient may be asked for."""
+    needs = ctx.needs_input_grad[1:]
+    return {name for name, needs in zip(ARGUMENTS[ctx.site.name], needs, strict=False) if needs}
+
+
+def _by_argument(ctx: Any, gradients: Tensors) -> tuple[MaybeTensor, ...]:
+    """What a backward returns: for the site, then for each argument."""
+    return None, *(gradients.get(name) for name in ARGUMENTS[ctx.site.name])
+
+
+def _tangents(ctx: Any, tangents: Sequence[MaybeTensor]) -> tuple[Tensors, Tensors]:
+    """Those of x, as x_dot, and those of the other arguments, as they are called."""
+    given = dict(zip(ARGUMENTS[ctx.site.name], tangents, strict=True))
+    dots = {f"{x}_dot": given.pop(argument, None) for x, argument in POINT_OF.items()}
+    return dots, given
+
+
+def _in_order(ctx: Any, tangents: Tensors) -> tuple[MaybeTensor, ...]:
+    return tuple(tangents.get(name) for name in ctx.site.outputs)
 
 
 class _Forward(_Differentiable):
-    """(site, q, k, v, mask, seed) -> o, lse. `lse` is not differentiable."""
+    """(site, x, constants) -> o, lse."""
 
     @staticmethod
     def forward(ctx: Any, site: _Site, *arguments: MaybeTensor) -> Any:
         o, lse = site.compute(arguments)
         _save(ctx, site, (*arguments, o, lse))
-        ctx.mark_non_differentiable(lse)
         return o, lse
 
     @staticmethod
-    def backward(ctx: Any, o_bar: MaybeTensor, _lse_bar: MaybeTensor) -> Any:
-        _refuse_mask(ctx.needs_input_grad[4])
-        q, k, v, mask, seed, o, lse = ctx.saved_tensors
-        if o_bar is None:
-            return (None,) * 6
-        bars = ctx.site.apply("vjp", q, k, v, o_bar, o, lse, mask, seed)
-        return None, *bars, None, None
+    def backward(ctx: Any, o_bar: MaybeTensor, lse_bar: MaybeTensor) -> Any:
+        # The path of every training step: few Python calls.
+        needs = ctx.needs_input_grad[1:5]
+        wanted = BARS_NEEDED[needs]
+        if not wanted or (o_bar is None and lse_bar is None):
+            return (None,) * (1 + len(ARGUMENTS["forward"]))
+        arguments = vjp_of_forward((*ctx.saved_tensors, o_bar, lse_bar, None))
+        found = iter(ctx.site.call("vjp", arguments, wanted))
+        gradients: list[MaybeTensor] = [None] * (1 + len(ARGUMENTS["forward"]))
+        for place in range(4):
+            if needs[place]:
+                gradients[1 + place] = next(found)
+        return tuple(gradients)
 
     @staticmethod
     def jvp(ctx: Any, _site: None, *tangents: MaybeTensor) -> Any:
-        q, k, v, mask, seed, o, lse = _primals(ctx)
-        qkv_dot = tangents[:3]
-        _refuse_mask(tangents[3] is not None)
-        if not _any(qkv_dot):
+        dots, _ = _tangents(ctx, tangents)
+        if not any_of(dots):
             return None, None
-        return ctx.site.apply("jvp", q, k, v, *qkv_dot, o, lse, mask, seed), None
+        *arguments, o, lse = (
+            None if x is None else unpack_dual(x).primal for x in ctx.saved_tensors
+        )
+        saved = {**dict(zip(ARGUMENTS["forward"], arguments, strict=True)), "o": o, "lse": lse}
+        found = ctx.site.apply("jvp", {**point_of(saved), **dots}, ("o_dot", "lse_dot"))
+        return found["o_dot"], found["lse_dot"]
 
 
 class _Vjp(_Differentiable):
-    """(site, q, k, v, o_bar, o, lse, mask, seed) -> q_bar, k_bar, v_bar."""
+    """(site, x, y_bar, constants) -> those of x_bar that `outputs` names."""
 
     @staticmethod
     def backward(ctx: Any, *g: MaybeTensor) -> Any:
-        q, k, v, o_bar, *constants = ctx.saved_tensors
-        needs = ctx.needs_input_grad[1:5]
-        gradients: tuple[MaybeTensor, ...] = (None,) * 4
-        if _any(g) and any(needs[:3]):
-            outputs = ("o_dot", *_BAR_DOTS)
-            o_dot, *bar_dots = ctx.site.apply(
-                "hvp", q, k, v, o_bar, *g, None, *constants, outputs=outputs
-            )
-            gradients = (*bar_dots, o_dot)
-        elif _any(g):
-            gradients = (None, None, None, ctx.site.apply("jvp", q, k, v, *g, *constants))
-        return None, *gradients, None, None, None, None
+        saved, needed = _saved(ctx), _needed(ctx)
+        given = dict(zip(ctx.site.outputs, g, strict=True))
+        dots: Tensors = {f"{x}_dot": given.get(f"{x}_bar") for x in POINT_OF}
+        if not any_of(dots):
+            return _by_argument(ctx, {})
+        of_point = [f"{x}_bar_dot" for x, argument in POINT_OF.items() if argument in needed]
+        of_cotangents = [f"{y}_dot" for y in ("o", "lse") if f"{y}_bar" in needed]
+        if of_point:
+            tensors = {**point_of(saved), **picked(saved, *COTANGENTS), **dots}
+            found = ctx.site.apply("hvp", tensors, of_point + of_cotangents)
+        else:
+            found = ctx.site.apply("jvp", {**point_of(saved), **dots}, of_cotangents)
+        gradients = gradients_of(found, "_bar_dot")
+        gradients.update({f"{y}_bar": found.get(f"{y}_dot") for y in ("o", "lse")})
+        return _by_argument(ctx, gradients)
 
     @staticmethod
     def jvp(ctx: Any, _site: None, *tangents: MaybeTensor) -> Any:
-        q, k, v, o_bar, *constants = _primals(ctx)
-        *qkv_dot, o_bar_dot = tangents[:4]
-        if _any(qkv_dot):
-            dots = (*qkv_dot, o_bar_dot)
-            hvp = ctx.site.apply("hvp", q, k, v, o_bar, *dots, *constants, outputs=_BAR_DOTS)
-            return tuple(hvp)
-        if o_bar_dot is not None:
-            return ctx.site.apply("vjp", q, k, v, o_bar_dot, *constants)
-        return None, None, None
+        saved = _primals(ctx)
+        dots, others = _tangents(ctx, tangents)
+        cotangents = picked(others, *COTANGENTS)
+        outputs = ctx.site.outputs
+        if any_of(dots):
+            directions = {f"{name}_dot": x for name, x in cotangents.items()}
+            tensors = {**point_of(saved), **picked(saved, *COTANGENTS), **dots, **directions}
+            found = ctx.site.apply("hvp", tensors, [f"{name}_dot" for name in outputs])
+            return tuple(found.values())
+        if any_of(cotangents):
+            return tuple(ctx.site.apply("vjp", {**point_of(saved), **cotangents}, outputs).values())
+        return (None,) * len(outputs)
 
 
 class _Jvp(_Differentiable):
-    """(site, q, k, v, q_dot, k_dot, v_dot, o, lse, mask, seed) -> (o_dot,)."""
+    """(site, x, x_dot, constants) -> those of o_dot, lse_dot that `outputs` names."""
 
     @staticmethod
-    def backward(ctx: Any, u: MaybeTensor) -> Any:
-        q, k, v, *rest = ctx.saved_tensors
-        dots, constants = rest[:3], rest[3:]
-        gradients: tuple[MaybeTensor, ...] = (None,) * 6
-        if u is not None and any(ctx.needs_input_grad[1:4]):
-            outputs = (*_BARS, *_BAR_DOTS)
-            found = ctx.site.apply("hvp", q, k, v, u, *dots, None, *constants, outputs=outputs)
-            gradients = (*found[3:], *found[:3])
-        elif u is not None:
-            gradients = (None, None, None, *ctx.site.apply("vjp", q, k, v, u, *constants))
-        present = (True, True, True, *(dot is not None for dot in dots))
-        kept = (x if there else None for x, there in zip(gradients, present, strict=True))
-        return None, *kept, None, None, None, None
+    def backward(ctx: Any, *u: MaybeTensor) -> Any:
+        saved, needed = _saved(ctx), _needed(ctx)
+        given = dict(zip(ctx.site.outputs, u, strict=True))
+        cotangents: Tensors = {"o_bar": given.get("o_dot"), "lse_bar": given.get("lse_dot")}
+        if not any_of(cotangents):
+            return _by_argument(ctx, {})
+        of_dots = [f"{x}_bar" for x in POINT_OF if f"{x}_dot" in needed]
+        of_point = [f"{x}_bar_dot" for x, argument in POINT_OF.items() if argument in needed]
+        if of_point:
+            tensors = {**point_of(saved), **picked(saved, *DOTS), **cotangents}
+            found = ctx.site.apply("hvp", tensors, of_dots + of_point)
+        else:
+            found = ctx.site.apply("vjp", {**point_of(saved), **cotangents}, of_dots)
+        gradients = gradients_of(found, "_bar_dot")
+        gradients.update({f"{x}_dot": found.get(f"{x}_bar") for x in POINT_OF})
+        return _by_argument(ctx, gradients)
 
     @staticmethod
     def jvp(ctx: Any, _site: None, *tangents: MaybeTensor) -> Any:
-        q, k, v, _, _, _, *constants = _primals(ctx)
-        qkv_dot, qkv_ddot = tangents[:3], tangents[3:6]
-        if _any(qkv_dot):
+        saved = _primals(ctx)
+        dots, others = _tangents(ctx, tangents)
+        if any_of(dots):
             raise DerivativeOrderError(
                 "forward mode over forward mode of attention is not available; take forward over "
                 "reverse instead, such as torch.func.jacfwd(torch.func.jacrev(f)), which is exact"
             )
-        if not _any(qkv_ddot):
-            return None
-        return ctx.site.apply("jvp", q, k, v, *qkv_ddot, *constants)
+        ddots = picked(others, *DOTS)
+        if not any_of(ddots):
+            return (None,) * len(ctx.site.outputs)
+        return tuple(ctx.site.apply("jvp", {**point_of(saved), **ddots}, ctx.site.outputs).values())
 
 
 class _Hvp(_Differentiable):
-    """(site, 4 guarded, q, k, v, o_bar, q_dot, k_dot, v_dot, o_bar_dot, o, lse, mask, seed).
+    """(site, guarded, arguments) -> those outputs of an HVP that `outputs` names.
 
-    The gradients of q, k, v and o_bar go to the guarded ones, which are the same tensors behind a
+    The gradients of x and y_bar go to the guarded ones, which are the same tensors behind a
     `_Guard`. Where they would be of third order they are None, which the guard refuses.
     """
 
     @staticmethod
     def forward(ctx: Any, site: _Site, *arguments: MaybeTensor) -> Any:
-        outputs = site.compute(arguments[4:])
-        _save(ctx, site, arguments[4:])
+        outputs = site.compute(arguments[len(GUARDED) :])
+        _save(ctx, site, arguments[len(GUARDED) :])
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: MaybeTensor) -> Any:
-        q, k, v, o_bar, *rest = ctx.saved_tensors
-        dots, o_bar_dot, constants = rest[:3], rest[3], rest[4:]
+        saved, apply = _saved(ctx), ctx.site.apply
+        point, y_bar = point_of(saved), picked(saved, *COTANGENTS)
+        dots = picked(saved, *DOTS)
         given = dict(zip(ctx.site.outputs, cotangents, strict=True))
-        h, g = ([given.get(name) for name in names] for names in (_BARS, _BAR_DOTS))
-        u = given.get("o_dot")
+        h: Tensors = {f"{x}_dot": given.get(f"{x}_bar") for x in POINT_OF}
+        g: Tensors = {f"{x}_dot": given.get(f"{x}_bar_dot") for x in POINT_OF}
+        u: Tensors = {f"{y}_bar": given.get(f"{y}_dot") for y in ("o", "lse")}
 
-        # By the tangents: the operator is linear in them, by the symmetric [[H, J^T], [J, 0]].
-        by_dots: Sequence[MaybeTensor] = (None,) * 3
-        by_o_bar_dot: MaybeTensor = None
-        if _any(g):
-            outputs = (*_BAR_DOTS, "o_dot")
-            *by_dots, by_o_bar_dot = ctx.site.apply(
-                "hvp", q, k, v, o_bar, *g, u, *constants, outputs=outputs
-            )
-        elif u is not None:
-            by_dots = ctx.site.apply("vjp", q, k, v, u, *constants)
-        by_dots = [x if dot is not None else None for x, dot in zip(by_dots, dots, strict=True)]
-        if o_bar_dot is None:
-            by_o_bar_dot = None
+        # By the directions: the operator is linear in them, by the symmetric [[H, J^T], [J, 0]].
+        gradients: Tensors = {}
+        wanted = [n for n, d in DIRECTION_OF.items() if saved.get(d) is not None]
+        if any_of(g) and wanted:
+            directions = {f"{name}_dot": x for name, x in u.items()}
+            found = apply("hvp", {**point, **y_bar, **g, **directions}, wanted)
+            gradients = {DIRECTION_OF[name]: x for name, x in found.items()}
+        elif any_of(u) and (bars := [f"{n[:-4]}_bar" for n in DOTS if saved.get(n) is not None]):
+            found = apply("vjp", {**point, **u}, bars)
+            gradients = {f"{name[:-4]}_dot": x for name, x in found.items()}
 
-        # By q, k, v and o_bar: of the bars and of o_dot, which are of first order.
-        by_point: list[MaybeTensor] = [None] * 4
-        if any(ctx.needs_input_grad[1:5]) and not _any(g):
-            by_point = [torch.zeros_like(x) for x in (q, k, v, o_bar)]
-            if _any(h):
-                outputs = (*_BAR_DOTS, "o_dot")
-                found = ctx.site.apply("hvp", q, k, v, o_bar, *h, None, *constants, outputs=outputs)
-                by_point = list(found)
-            if u is not None and _any(dots):
-                found = ctx.site.apply(
-                    "hvp", q, k, v, u, *dots, None, *constants, outputs=_BAR_DOTS
-                )
-                by_point[:3] = [x + y for x, y in zip(by_point[:3], found, strict=True)]
-        return None, *by_point, *(None,) * 4, *by_dots, by_o_bar_dot, None, None, None, None
+        # By x and y_bar: of the bars and of the dots, which are of first order.
+        by_guarded: Tensors = {}
+        needs = dict(zip(GUARDED, ctx.needs_input_grad[1:], strict=False))
+        if any(needs.values()) and not any_of(g):
+            by_guarded = {
+                name: torch.zeros_like(x)
+                for name in GUARDED
+                if needs[name] and (x := saved.get(name)) is not None
+            }
+            of_point = [f"{x}_bar_dot" for x, argument in POINT_OF.items() if needs[argument]]
+            of_cotangents = [f"{y}_dot" for y in ("o", "lse") if needs[f"{y}_bar"]]
+            if any_of(h):
+                found = apply("hvp", {**point, **y_bar, **h}, of_point + of_cotangents)
+                by_guarded.update(gradients_of(found, "_bar_dot"))
+                by_guarded.update({f"{name[:-4]}_bar": found[name] for name in of_cotangents})
+            if any_of(u) and any_of(dots) and of_point:
+                found = apply("hvp", {**point, **u, **dots}, of_point)
+                for argument, more in gradients_of(found, "_bar_dot").items():
+                    by_guarded[argument] = sum_of(by_guarded.get(argument), more)
+        return (
+            None,
+            *(by_guarded.get(name) for name in GUARDED),
+            *(gradients.get(name) for name in ARGUMENTS["hvp"]),
+        )
 
     @staticmethod
     def jvp(ctx: Any, _site: None, *tangents: MaybeTensor) -> Any:
-        q, k, v, o_bar, *rest = _primals(ctx)
-        dots, constants = rest[:3], rest[4:]
-        *qkv_dot, o_bar_t = tangents[4:8]
-        *ddots, o_bar_dot_t = tangents[8:12]
-        if _any(qkv_dot):
+        saved = _primals(ctx)
+        point, y_bar = point_of(saved), picked(saved, *COTANGENTS)
+        moved, others = _tangents(ctx, tangents[len(GUARDED) :])
+        if any_of(moved):
             _refuse_third_order()
         outputs = ctx.site.outputs
-        total: list[MaybeTensor] = [None] * len(outputs)
-        if _any(ddots) or o_bar_dot_t is not None:
-            found = ctx.site.apply(
-                "hvp", q, k, v, o_bar, *ddots, o_bar_dot_t, *constants, outputs=outputs
-            )
-            total = [None if n in _BARS else x for n, x in zip(outputs, found, strict=True)]
-        if o_bar_t is not None:
-            found = ctx.site.apply(
-                "hvp", q, k, v, o_bar_t, *dots, None, *constants, outputs=outputs
-            )
-            total = [
-                x if n == "o_dot" else y if x is None else x + y
-                for n, x, y in zip(outputs, total, found, strict=True)
-            ]
-        return tuple(total)
+        directions = picked(others, *DOTS, *COTANGENT_DOTS)
+        cotangents = picked(others, *COTANGENTS)
+        total: Tensors = {}
+        if any_of(directions):
+            found = ctx.site.apply("hvp", {**point, **y_bar, **directions}, outputs)
+            total = {name: None if name in BARS else x for name, x in found.items()}
+        if any_of(cotangents):
+            tensors = {**point, **cotangents, **picked(saved, *DOTS)}
+            found = ctx.site.apply("hvp", tensors, outputs)
+            for name, more in found.items():
+                if name not in ("o_dot", "lse_dot"):
+                    total[name] = sum_of(total.get(name), more)
+        return _in_order(ctx, total)
 
 
-class _Guard(_Level):
+class _Guard(Level):
     """x -> x, whose gradient is needed only where a third-order derivative is asked for.
 
     Autograd tells a function which of its inputs require a gradient, not which gradients are asked
@@ -339,7 +408,7 @@ class _Guard(_Level):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        with _below_autograd():
+        with below_autograd():
             return x.view_as(x)
 
     @staticmethod
@@ -353,10 +422,14 @@ class _Guard(_Level):
         return tangent
 
 
+_GUARDED_PLACES = tuple(map(ARGUMENTS["hvp"].index, GUARDED))
+
+
 def _guarded(arguments: Sequence[MaybeTensor]) -> list[MaybeTensor]:
+    """The guarded ones among the arguments of hvp."""
     return [
         _Guard.of(x) if x is not None and x.requires_grad and torch.is_grad_enabled() else x
-        for x in arguments
+        for x in (arguments[place] for place in _GUARDED_PLACES)
     ]
 
 
@@ -366,16 +439,14 @@ _FUNCTIONS: dict[str, type[_Differentiable]] = {
     "jvp": _Jvp,
     "hvp": _Hvp,
 }
-_COUNTS = {"forward": 5, "vjp": 8, "jvp": 10, "hvp": 12}
 
 
 def _register(name: str) -> None:
     def kernel(keyset: torch._C.DispatchKeySet, *arguments: MaybeTensor, **options: Any) -> Any:
         site = _DispatchedSite(name, keyset, options)
-        missing = (None,) * (_COUNTS[name] - len(arguments))  # the dispatcher drops defaults
-        operands = [*arguments, *missing]
+        operands = tuple(named_arguments(name, arguments).values())
         if name == "hvp":
-            operands = [*_guarded(operands[:4]), *operands]
+            operands = (*_guarded(operands), *operands)
         return after_schema(name, _FUNCTIONS[name].of(site, *operands))
 
     LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
@@ -390,7 +461,7 @@ def call_eagerly(
         call: What forward and derivatives have in common.
         name: Of the operator.
         arguments: All that it has, None for an absent one.
-        outputs: Of hvp.
+        outputs: Of a derivative.
     """
     outputs = outputs or OUTPUTS[name]
     if not records(arguments):
@@ -400,7 +471,7 @@ def call_eagerly(
             return after_schema(name, call.compute(name, arguments, outputs))
     site = _EagerSite(name, outputs, call)
     if name == "hvp":
-        arguments = (*_guarded(arguments[:4]), *arguments)
+        arguments = (*_guarded(arguments), *arguments)
     return after_schema(name, _FUNCTIONS[name].apply(site, *arguments))  # type: ignore[attr-defined]
 
 
@@ -411,15 +482,6 @@ def _client(name: str) -> AttentionClient | None:
         return named_client(name)
     except NoClientError:
         return None  # the kernel, if one is called at all, raises it
-
-
-def _any(tensors: Sequence[MaybeTensor]) -> bool:
-    return any(tensor is not None for tensor in tensors)
-
-
-def _refuse_mask(differentiated: bool) -> None:
-    if differentiated:
-        raise MaskGradientError.of("attn_mask", "Detach it")
 
 
 def _refuse_third_order() -> NoReturn:

@@ -1,11 +1,11 @@
 """Forward, VJP, JVP and HVP as operators of PyTorch: ``torch.ops.theria.forward`` and so on.
 
-An operator takes tensors [batch, heads, seq, dim] by the names of docs/operator_contract.md, a mask
-and a dropout seed, and options that are plain values. Tracers (`make_fx`, `torch.compile`,
-`torch.export`, `torch.jit.trace`, `torch.func.linearize`) therefore record a call, which runs anew
-whenever their graph does. Each operator has a kernel that calls the client, one for tensors without
-storage that gives shapes and dtypes, and a rule for each of PyTorch's two vmaps. The derivatives
-are in `_functions.py`.
+An operator takes tensors [batch, heads, seq, dim] by the names of docs/operator_contract.md, a
+mask, a dropout seed and the other tensors among the options, and options that are plain values.
+Tracers (`make_fx`, `torch.compile`, `torch.export`, `torch.jit.trace`, `torch.func.linearize`)
+therefore record a call, which runs anew whenever their graph does. Each operator has a kernel that
+calls the client, one for tensors without storage that gives shapes and dtypes, and a rule for each
+of PyTorch's two vmaps. The derivatives are in `_functions.py`.
 """
 
 from __future__ import annotations
@@ -19,39 +19,48 @@ from theria._errors import InvalidArgument
 from theria.torch._batching import map_and_apply, map_legacy
 from theria.torch._call import Options, run
 
-__all__ = ["LIBRARY", "OPERATORS", "OUTPUTS", "after_schema", "operator"]
+__all__ = [
+    "ARGUMENTS",
+    "LIBRARY",
+    "OPERATORS",
+    "OUTPUTS",
+    "after_schema",
+    "named_arguments",
+    "operator",
+]
 
 Tensor = torch.Tensor
 MaybeTensor = Tensor | None
 
-_QKV = "Tensor q, Tensor k, Tensor v"
-_DOTS = "Tensor? q_dot, Tensor? k_dot, Tensor? v_dot"
-_CONSTANTS = "Tensor? mask=None, Tensor? seed=None"
-_SAVED = "Tensor? o=None, Tensor? lse=None"
 _OPTIONS = (
     "float? scale=None, bool is_causal=False, SymInt? window_left=None, SymInt? window_right=None, "
     'float dropout_p=0.0, int dropout_offset=0, str implementation="auto", '
-    'str precision="strict", str client=""'
+    'str precision="strict", float? softcap=None, str causal_alignment="upper_left", '
+    'bool deterministic=False, str client=""'
 )
-_TENSORS = {
-    "forward": _QKV,
-    "vjp": f"{_QKV}, Tensor o_bar",
-    "jvp": f"{_QKV}, {_DOTS}",
-    "hvp": f"{_QKV}, Tensor o_bar, {_DOTS}, Tensor? o_bar_dot",
+_REQUIRED = ("q", "k", "v")
+_SAVED = ("o", "lse", "mask", "seed")
+_LENGTHS = ("alibi_slopes", "kv_lengths", "cu_seqlens_q", "cu_seqlens_kv")
+# The operators' tensors in their order; those but q, k and v may be None.
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "forward": ("q", "k", "v", "mask", "seed", *_LENGTHS),
+    "vjp": ("q", "k", "v", "o_bar", *_SAVED, "lse_bar", *_LENGTHS),
+    "jvp": ("q", "k", "v", "q_dot", "k_dot", "v_dot", *_SAVED, "bias_dot", *_LENGTHS),
+    "hvp": (
+        *("q", "k", "v", "o_bar", "q_dot", "k_dot", "v_dot", "o_bar_dot"),
+        *_SAVED,
+        *("lse_bar", "lse_bar_dot", "bias_dot"),
+        *_LENGTHS,
+    ),
 }
-# The outputs of hvp are those that its argument `outputs` names, in that order.
-_RETURNS = {
-    "forward": "(Tensor o, Tensor lse)",
-    "vjp": "(Tensor q_bar, Tensor k_bar, Tensor v_bar)",
-    "jvp": "Tensor o_dot",
-    "hvp": "Tensor[]",
-}
+OPERATORS = tuple(ARGUMENTS)
+# Those that an operator returns unless its argument `outputs` names others.
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "forward": ("o", "lse"),
     "vjp": ("q_bar", "k_bar", "v_bar"),
     "jvp": ("o_dot",),
+    "hvp": ("q_bar_dot", "k_bar_dot", "v_bar_dot"),
 }
-OPERATORS = tuple(_TENSORS)
 
 LIBRARY = torch.library.Library("theria", "DEF")
 
@@ -62,19 +71,28 @@ def operator(name: str) -> Any:
 
 
 def after_schema(name: str, outputs: Sequence[Tensor]) -> Any:
-    """What an operator of that name returns: one tensor, a tuple or a list."""
-    if name == "jvp":
-        return outputs[0]
-    return list(outputs) if name == "hvp" else tuple(outputs)
+    """What an operator of that name returns: forward a tuple, the others a list."""
+    return tuple(outputs) if name == "forward" else list(outputs)
+
+
+def named_arguments(name: str, arguments: Sequence[Any]) -> dict[str, Any]:
+    """An operator's positional arguments by name; those missing at the end are None."""
+    names = ARGUMENTS[name]
+    return dict(zip(names, (*arguments, *(None,) * (len(names) - len(arguments))), strict=True))
+
+
+def _schema(name: str) -> str:
+    tensors = ", ".join(
+        f"Tensor {each}" if each in _REQUIRED else f"Tensor? {each}=None"
+        for each in ARGUMENTS[name]
+    )
+    if name == "forward":
+        return f"forward({tensors}, *, {_OPTIONS}) -> (Tensor o, Tensor lse)"
+    return f"{name}({tensors}, *, str[]? outputs=None, {_OPTIONS}) -> Tensor[]"
 
 
 def _define(name: str) -> None:
-    saved = "" if name == "forward" else f", {_SAVED}"
-    chosen = "str[] outputs, " if name == "hvp" else ""
-    LIBRARY.define(
-        f"{name}({_TENSORS[name]}{saved}, {_CONSTANTS}, *, {chosen}{_OPTIONS}) -> {_RETURNS[name]}",
-        tags=(torch.Tag.pt2_compliant_tag,),
-    )
+    LIBRARY.define(_schema(name), tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, _computing(name), "CompositeExplicitAutograd")
     LIBRARY.impl(name, _mapping_legacy(name), "Batched")
     qualified = f"theria::{name}"
@@ -82,25 +100,12 @@ def _define(name: str) -> None:
     torch.library.register_vmap(qualified, _mapping(name), lib=LIBRARY)
 
 
-def _taken_apart(
-    name: str, arguments: tuple[MaybeTensor, ...]
-) -> tuple[tuple[MaybeTensor, ...], tuple[MaybeTensor, MaybeTensor], MaybeTensor, MaybeTensor]:
-    """The operation's own tensors, o and lse, mask, seed. Arguments at the end may be missing."""
-    count = _TENSORS[name].count(",") + 1
-    tensors, rest = arguments[:count], list(arguments[count:])
-    saved = 0 if name == "forward" else 2
-    rest += [None] * (saved + 2 - len(rest))
-    o, lse = rest[:2] if saved else (None, None)
-    return tensors, (o, lse), rest[-2], rest[-1]
-
-
 def _computing(name: str) -> Callable[..., Any]:
     def compute(
         *arguments: MaybeTensor, outputs: Sequence[str] | None = None, **options: Any
     ) -> Any:
-        tensors, saved, mask, seed = _taken_apart(name, arguments)
         results = run(
-            name, outputs or OUTPUTS[name], tensors, saved, mask, seed, Options(**options)
+            name, outputs or OUTPUTS[name], named_arguments(name, arguments), Options(**options)
         )
         return after_schema(name, results)
 
@@ -109,24 +114,21 @@ def _computing(name: str) -> Callable[..., Any]:
 
 def _shaping(name: str) -> Callable[..., Any]:
     def shapes(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *_arguments: MaybeTensor,
-        outputs: Sequence[str] | None = None,
-        **_options: Any,
+        *arguments: MaybeTensor, outputs: Sequence[str] | None = None, **_options: Any
     ) -> Any:
+        tensors = named_arguments(name, arguments)
+        q, k, v, mask = (tensors[each] for each in ("q", "k", "v", "mask"))
         _check(q, k, v)
         statistics = torch.float64 if q.dtype == torch.float64 else torch.float32
-        inputs = {"q": q, "k": k, "v": v}
+        inputs = {"q": q, "k": k, "v": v, "bias": mask}
 
         def empty(output: str) -> Tensor:
             base = output.split("_")[0]
             if base == "lse":
-                return q.new_empty(q.shape[:3], dtype=statistics)
+                return q.new_empty(q.shape[:3], dtype=statistics)  # type: ignore[no-any-return]
             if base == "o":
-                return q.new_empty((*q.shape[:3], v.shape[3]))
-            return q.new_empty(inputs[base].shape)
+                return q.new_empty((*q.shape[:3], v.shape[3]))  # type: ignore[no-any-return]
+            return inputs[base].new_empty(inputs[base].shape)  # type: ignore[no-any-return]
 
         return after_schema(name, [empty(output) for output in outputs or OUTPUTS[name]])
 
@@ -158,33 +160,36 @@ def _mapping(name: str) -> Callable[..., Any]:
         outputs = map_and_apply(
             _applying(name, options),
             info.batch_size,
-            _rearranged(name, tuple(in_dims)),
-            _rearranged(name, arguments),
+            named_arguments(name, in_dims),
+            named_arguments(name, arguments),
+            takes_apart=_is_of_bias(options),
         )
-        dims: Any = [0] * len(outputs) if name == "hvp" else (0,) * len(outputs)
-        return after_schema(name, outputs), 0 if name == "jvp" else dims
+        dims = [0] * len(outputs)
+        return after_schema(name, outputs), tuple(dims) if name == "forward" else dims
 
     return rule
 
 
 def _mapping_legacy(name: str) -> Callable[..., Any]:
     def rule(*arguments: MaybeTensor, **options: Any) -> Any:
-        outputs = map_legacy(_applying(name, options), _rearranged(name, arguments))
+        outputs = map_legacy(
+            _applying(name, options),
+            named_arguments(name, arguments),
+            takes_apart=_is_of_bias(options),
+        )
         return after_schema(name, outputs)
 
     return rule
 
 
-def _rearranged(name: str, arguments: tuple[Any, ...]) -> list[Any]:
-    """The order of `map_and_apply`: mask, seed, then the tensors, saved ones last."""
-    tensors, saved, mask, seed = _taken_apart(name, arguments)
-    return [mask, seed, *tensors, *(() if name == "forward" else saved)]
+def _is_of_bias(options: dict[str, Any]) -> bool:
+    """Whether an output is summed over what the mask is broadcast over."""
+    return any(output.startswith("bias") for output in options.get("outputs") or ())
 
 
 def _applying(name: str, options: dict[str, Any]) -> Callable[..., tuple[Tensor, ...]]:
-    def apply(mask: MaybeTensor, seed: MaybeTensor, *tensors: MaybeTensor) -> tuple[Tensor, ...]:
-        result = operator(name)(*tensors, mask, seed, **options)
-        return (result,) if name == "jvp" else tuple(result)
+    def apply(tensors: dict[str, MaybeTensor]) -> tuple[Tensor, ...]:
+        return tuple(operator(name)(*tensors.values(), **options))
 
     return apply
 

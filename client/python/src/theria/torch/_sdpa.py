@@ -11,16 +11,24 @@ import torch
 
 from theria._client_registry import DEFAULT, client_name, known_name
 from theria._default_client import AttentionClient, chosen_client
-from theria._differentiation_errors import MaskGradientError
 from theria._errors import InvalidArgument, WrongType
-from theria._options import IMPLEMENTATIONS, PRECISIONS, Implementation, Precision, choice
+from theria._options import (
+    ALIGNMENTS,
+    IMPLEMENTATIONS,
+    PRECISIONS,
+    Alignment,
+    Implementation,
+    Precision,
+    choice,
+)
 from theria.torch._call import Options
 from theria.torch._eager import EagerCall, eager_client, is_eager
 from theria.torch._functions import call_eagerly
+from theria.torch._nested import is_jagged, packed, unpacked
 from theria.torch._operators import operator
-from theria.torch._tensors import CausalBias, causal_offset, check_tensor
+from theria.torch._tensors import CausalBias, causal_offset, check_constant, check_tensor
 
-__all__ = ["sdpa"]
+__all__ = ["attend", "sdpa"]
 
 Tensor = torch.Tensor
 
@@ -41,7 +49,13 @@ def sdpa(
     window: tuple[int | None, int | None] | None = None,
     dropout_seed: int | None = None,
     dropout_offset: int = 0,
-) -> Tensor:
+    return_lse: bool = False,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    causal_alignment: Alignment = "upper_left",
+    kv_lengths: Tensor | None = None,
+    deterministic: bool = False,
+) -> Any:  # a Tensor, or two with return_lse
     """Scaled dot-product attention on a Theria server, with exact first and second derivatives.
 
     Takes what `torch.nn.functional.scaled_dot_product_attention` takes, with the same meaning;
@@ -52,10 +66,12 @@ def sdpa(
             any device (other devices' tensors travel through host memory).
         key: [..., heads_kv, seq_kv, head_dim], of the same dtype.
         value: [..., heads_kv, seq_kv, head_dim_v], of the same dtype. Leading dimensions broadcast,
-            and may be missing altogether ([seq, dim]).
-        attn_mask: bool (true takes part) or floating point (added to the scaled scores), broadcast
-            to [..., heads_q, seq_q, seq_kv]. A constant: it may not require a gradient. Or what
-            `torch.nn.attention.bias.causal_upper_left` and `causal_lower_right` return.
+            and may be missing altogether ([seq, dim]). All three may be nested tensors of layout
+            `torch.jagged`, [batch, heads, seq, dim] with seq ragged: each sequence by itself.
+        attn_mask: bool (true takes part) or floating point (added to the scores), broadcast to
+            [..., heads_q, seq_q, seq_kv]. The latter is differentiated as the others are, in its
+            own shape. Or what `torch.nn.attention.bias.causal_upper_left` and `causal_lower_right`
+            return.
         dropout_p: Probability in [0, 1) of dropping an attention weight.
         is_causal: Key j takes part in row i only if j <= i.
         scale: Factor of the scores; default 1/sqrt(head_dim). A number, not a tensor: a
@@ -69,9 +85,19 @@ def sdpa(
         dropout_seed: Default: drawn from PyTorch's default generator, once, and kept for all
             derivatives. Under `vmap`, `randomness` decides about it as for any random function.
         dropout_offset: Distinguishes draws of one seed.
+        return_lse: Whether to return lse too, which is differentiable as o is.
+        softcap: The cap c > 0 of the scores, c tanh(score / c), before the mask is added.
+        alibi_slopes: [heads_q] or [batch, heads_q], floating point, a constant: adds
+            -slope * |i - j| to the scores.
+        causal_alignment: The position of row i for `is_causal`, `window` and ALiBi:
+            "upper_left" is i, "lower_right" is i + seq_kv - seq_q.
+        kv_lengths: int32 [batch]: key j takes part only if j < kv_lengths[b].
+        deterministic: Whether equal calls give equal bits.
 
     Returns:
-        o, [..., heads_q, seq_q, head_dim_v]. Rows whose mask forbids every key are zero.
+        o, [..., heads_q, seq_q, head_dim_v]. Rows that see no key are zero. With `return_lse` also
+        the natural log of the sum of exponentials of each row's scores, [..., heads_q, seq_q]:
+        float64 for float64 inputs, else float32; -inf for rows that see no key.
 
     Raises:
         theria.InvalidArgument: The leading dimensions do not broadcast, grouped heads do not
@@ -79,22 +105,98 @@ def sdpa(
             an argument, such as ``key.shape[-1]``.
         theria.WrongType: An argument is no tensor or number, or a tensor of a kind that is not
             supported: nested, sparse, quantised, or a subclass that is more than its elements.
-        MaskGradientError: `attn_mask` requires a gradient.
         DerivativeOrderError: On differentiating thrice, or forward over forward.
         NoClientError: No client given and no default.
         theria.Error: Any other error of the client or the server.
     """
+    if getattr(query, "is_nested", False) and is_jagged(query, key, value):
+        if attn_mask is not None or kv_lengths is not None:
+            name = "kv_lengths" if attn_mask is None else "attn_mask"
+            raise InvalidArgument.of(name, f"{name} is given, must be None with nested tensors")
+        sequences = packed(query, key, value)
+        results = attend(
+            *sequences.tensors,
+            cu_seqlens=sequences.cu_seqlens,
+            dropout_p=dropout_p,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+            client=client,
+            implementation=implementation,
+            precision=precision,
+            window=window,
+            dropout_seed=dropout_seed,
+            dropout_offset=dropout_offset,
+            softcap=softcap,
+            alibi_slopes=alibi_slopes,
+            causal_alignment=causal_alignment,
+            deterministic=deterministic,
+        )
+        o, lse = (unpacked(x, sequences) for x in results)
+        return (o, lse) if return_lse else o
+    o, lse = attend(
+        query,
+        key,
+        value,
+        attn_mask,
+        dropout_p=dropout_p,
+        is_causal=is_causal,
+        scale=scale,
+        enable_gqa=enable_gqa,
+        client=client,
+        implementation=implementation,
+        precision=precision,
+        window=window,
+        dropout_seed=dropout_seed,
+        dropout_offset=dropout_offset,
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        causal_alignment=causal_alignment,
+        kv_lengths=kv_lengths,
+        deterministic=deterministic,
+    )
+    return (o, lse) if return_lse else o
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | CausalBias | None = None,
+    *,
+    cu_seqlens: tuple[Tensor, Tensor] | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    client: AttentionClient | None = None,
+    implementation: Implementation = "auto",
+    precision: Precision = "strict",
+    window: tuple[int | None, int | None] | None = None,
+    dropout_seed: int | None = None,
+    dropout_offset: int = 0,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    causal_alignment: Alignment = "upper_left",
+    kv_lengths: Tensor | None = None,
+    deterministic: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`sdpa` of dense tensors, which `cu_seqlens` may divide into documents: o and lse."""
     is_bias = isinstance(attn_mask, CausalBias)
-    is_plain = is_eager((query, key, value, None if is_bias else attn_mask))
+    starts_q, starts_kv = cu_seqlens or (None, None)
+    constants = (alibi_slopes, kv_lengths, starts_q, starts_kv)
+    is_plain = is_eager((query, key, value, None if is_bias else attn_mask, *constants))
     if not is_plain:
         check_tensor("query", query)
         check_tensor("key", key)
         check_tensor("value", value)
     if attn_mask is not None and not is_bias:
         check_tensor("attn_mask", attn_mask)
-        if attn_mask.requires_grad and torch.is_grad_enabled():
-            raise MaskGradientError.of("attn_mask", "Detach it")
-    _check_numbers(scale, dropout_p)
+    if alibi_slopes is not None:
+        check_constant("alibi_slopes", alibi_slopes)
+    if kv_lengths is not None:
+        check_constant("kv_lengths", kv_lengths)
+    _check_numbers(scale, dropout_p, softcap)
     left, right = (None, None) if window is None else _sides(window)
     if not is_plain or torch._C._is_any_autocast_enabled():
         query, key, value = _autocast(query, key, value)
@@ -107,7 +209,14 @@ def sdpa(
             raise InvalidArgument.of(
                 "is_causal", "is_causal is True, must be False with a CausalBias as attn_mask"
             )
-        attn_mask, right = _understood(attn_mask, query, key, right)
+        attn_mask, is_causal, right, causal_alignment = _understood(
+            attn_mask,
+            query,
+            key,
+            right,
+            causal_alignment,
+            has_positions=left is not None or right is not None or alibi_slopes is not None,
+        )
     leading: tuple[int, ...] = query.shape[:2]
     if not (
         is_plain
@@ -118,34 +227,45 @@ def sdpa(
         query, key, value = map(_four_dimensional, (query, key, value))
     seed = _seed(dropout_seed) if dropout_p > 0.0 else None
     mask = None if attn_mask is None else _four_dimensional_mask(attn_mask, leading)
-    arguments = query, key, value, mask, seed
-    o = None
-    if is_plain:
-        options = _seen_options(
-            scale, is_causal, left, right, dropout_p, dropout_offset, implementation, precision
-        )
-        o = _eagerly(client, arguments, options)
-    if o is None:
-        options = _options(
-            scale, is_causal, left, right, dropout_p, dropout_offset, implementation, precision
-        )
-        o, _ = operator("forward")(*arguments, **options.of_operator(_client(client)))
+    arguments = query, key, value, mask, seed, *constants
+    made = _seen_options if is_plain else _options
+    options = made(
+        scale,
+        is_causal,
+        left,
+        right,
+        dropout_p,
+        dropout_offset,
+        implementation,
+        precision,
+        softcap,
+        causal_alignment,
+        deterministic,
+    )
+    results = _eagerly(client, arguments, options) if is_plain else None
+    if results is None:
+        results = operator("forward")(*arguments, **options.of_operator(_client(client)))
+    o, lse = results
     if len(leading) == 2:
-        return o
+        return o, lse
     # No view: torch.compile's guard against double backward does not see through views.
-    return torch.ops.aten._unsafe_view(o, [*leading, *o.shape[-2:]])  # type: ignore[no-any-return]
+    unflattened = torch.ops.aten._unsafe_view
+    return (
+        unflattened(o, [*leading, *o.shape[-2:]]),
+        unflattened(lse, [*leading, lse.shape[-1]]),
+    )
 
 
 def _eagerly(
     client: AttentionClient | None, arguments: tuple[Any, ...], options: Options
-) -> Tensor | None:
+) -> tuple[Tensor, Tensor] | None:
     """Past the dispatcher; None if the client does not compute here on these tensors."""
     local = eager_client(client)
     runner = None if local is None else local.runner_of_torch(arguments[0])
     if local is None or runner is None:
         return None
-    o: Tensor = call_eagerly(EagerCall(local, options, runner), "forward", arguments)[0]
-    return o
+    o, lse = call_eagerly(EagerCall(local, options, runner), "forward", arguments)
+    return o, lse
 
 
 def _options(
@@ -157,9 +277,13 @@ def _options(
     dropout_offset: int,
     implementation: Implementation,
     precision: Precision,
+    softcap: float | None,
+    causal_alignment: Alignment,
+    deterministic: bool,
 ) -> Options:
     choice(IMPLEMENTATIONS, implementation, "implementation")
     choice(PRECISIONS, precision, "precision")
+    choice(ALIGNMENTS, causal_alignment, "causal_alignment")
     return Options(
         scale=None if scale is None else float(scale),
         is_causal=bool(is_causal),
@@ -169,6 +293,9 @@ def _options(
         dropout_offset=_signed(dropout_offset),
         implementation=implementation,
         precision=precision,
+        softcap=None if softcap is None else float(softcap),
+        causal_alignment=causal_alignment,
+        deterministic=bool(deterministic),
     )
 
 
@@ -192,27 +319,38 @@ def _client(client: AttentionClient | None) -> str:
 
 
 def _understood(
-    bias: CausalBias, query: Tensor, key: Tensor, right: int | None
-) -> tuple[Tensor | None, int | None]:
-    """A mask and the right side of the window, which together are `bias` and the given window."""
+    bias: CausalBias,
+    query: Tensor,
+    key: Tensor,
+    right: int | None,
+    alignment: Alignment,
+    *,
+    has_positions: bool,
+) -> tuple[Tensor | None, bool, int | None, Alignment]:
+    """A mask, `is_causal`, the window's right side and the alignment that together are `bias`."""
     seq_q, seq_kv = query.size(-2), key.size(-2)
     offset = causal_offset(bias, seq_q, seq_kv)
-    if offset >= 0:
-        return None, offset if right is None else min(offset, right)
+    of_bias: Alignment = "upper_left" if offset == 0 else "lower_right"
+    if of_bias == alignment or seq_q == seq_kv or not has_positions:
+        return None, True, right, of_bias
+    # Window and ALiBi keep their own alignment, so that the bias needs a form without one.
+    if offset > 0 and alignment == "upper_left":
+        return None, False, offset if right is None else min(offset, right), alignment
     keep = torch.ones(seq_q, seq_kv, dtype=torch.bool, device=query.device)
-    return keep.tril(offset), right
+    return keep.tril(offset), False, right, alignment
 
 
-def _check_numbers(scale: object, dropout_p: object) -> None:
+def _check_numbers(scale: object, dropout_p: object, softcap: object) -> None:
     """Refuses what would lose a gradient, or be taken for another number, without a word."""
-    if scale is None and type(dropout_p) is float and 0.0 <= dropout_p < 1.0:
+    if scale is None and softcap is None and type(dropout_p) is float and 0.0 <= dropout_p < 1.0:
         return
     if isinstance(scale, Tensor):
         raise WrongType.of(
             "scale", "scale is a tensor, must be a number: multiply query by one that is learned"
         )
-    if scale is not None and not isinstance(scale, Real):
-        raise WrongType.of("scale", f"scale is {scale!r}, must be a number")
+    for name, number in (("scale", scale), ("softcap", softcap)):
+        if number is not None and not isinstance(number, Real):
+            raise WrongType.of(name, f"{name} is {number!r}, must be a number")
     if not isinstance(dropout_p, Real) or not 0.0 <= float(dropout_p) < 1.0:
         raise InvalidArgument.of("dropout_p", f"dropout_p is {dropout_p!r}, must be in [0, 1)")
 
@@ -276,6 +414,8 @@ def _expanded(tensor: Tensor, leading: tuple[int, ...]) -> Tensor:
 
 
 def _group(heads_q: int, heads_kv: int) -> int:
+    if heads_q == heads_kv:
+        return 1
     if heads_kv == 0 or heads_q % heads_kv:
         raise InvalidArgument.of(
             "key.shape", f"{heads_kv} heads of key or value do not divide {heads_q} of query"
@@ -309,7 +449,9 @@ def _four_dimensional_mask(mask: Tensor, leading: tuple[int, ...]) -> Tensor:
     return mask.reshape(mask.shape[-3:])
 
 
-def _sides(window: tuple[int | None, int | None]) -> tuple[int | None, int | None]:
+def _sides(window: tuple[int | None, int | None] | None) -> tuple[int | None, int | None]:
+    if window is None:
+        return None, None
     try:
         left, right = window
         return None if left is None else index(left), None if right is None else index(right)

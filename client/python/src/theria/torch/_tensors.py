@@ -7,7 +7,7 @@ from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from theria._errors import InvalidArgument, WrongType
 
-__all__ = ["CausalBias", "causal_offset", "check_tensor"]
+__all__ = ["CausalBias", "causal_offset", "check_constant", "check_tensor"]
 
 _ADVICE = {
     "BlockMask": (
@@ -19,8 +19,8 @@ _ADVICE = {
     "MaskedTensor": "pass its get_data(), and its get_mask() as attn_mask where it masks keys",
 }
 _NESTED = (
-    "pad it with torch.nested.to_padded_tensor and forbid the padding in attn_mask, or call "
-    "attention once for each sequence"
+    "pad it with torch.nested.to_padded_tensor and forbid the padding in attn_mask, or pass all of "
+    "query, key and value nested, in layout torch.jagged"
 )
 
 
@@ -48,6 +48,17 @@ def check_tensor(name: str, value: object) -> None:
             "which overrides what functions do with it; pass the torch.Tensor that it stands for",
         )
         raise _refusal(name, kind.__name__, advice)
+
+
+def check_constant(name: str, value: object) -> None:
+    """As `check_tensor`, for what has no derivative.
+
+    Raises:
+        InvalidArgument: It requires a gradient.
+    """
+    check_tensor(name, value)
+    if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise InvalidArgument.of(name, f"{name} requires a gradient, must be a constant: detach it")
 
 
 def causal_offset(bias: CausalBias, seq_q: int, seq_kv: int) -> int:
