@@ -61,7 +61,8 @@ struct AttentionTask {
 
   // Makes the scattered inputs whole in the host's memory. Errors: RESOURCE_EXHAUSTED.
   absl::Status GatherInputs();
-  // Adds the inputs that lie in the host's memory, the options' tensors and the scattered ones among them.
+  // Adds the inputs that lie in the host's memory, the options' tensors and the scattered ones
+  // among them.
   void StageInputs(DeviceStaging& staging);
 };
 

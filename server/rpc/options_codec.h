@@ -17,8 +17,8 @@ namespace theria::server {
 // The message of an option's tensor, found by its name; null if it is absent.
 const v1::Tensor* WireTensor(const v1::AttentionOptions& options, const OptionTensor& tensor);
 
-// `decoder` decodes the tensors, as fields such as "options.mask". Errors: INVALID_ARGUMENT with FieldOf
-// for enumerators that are none, and those of TensorDecoder::Decode.
+// `decoder` decodes the tensors, as fields such as "options.mask". Errors: INVALID_ARGUMENT with
+// FieldOf for enumerators that are none, and those of TensorDecoder::Decode.
 absl::StatusOr<AttentionOptions> DecodeOptions(const v1::AttentionOptions& options,
                                                TensorDecoder& decoder);
 

@@ -165,8 +165,8 @@ typedef struct theria_tensor {
   int64_t strides[4];
 } theria_tensor;
 
-/* NULL is an absent tensor. q, k and v are required; vjp and hvp require o_bar or lse_bar. An absent
- * tangent or cotangent is zero, and its products are not computed. bias_dot requires a
+/* NULL is an absent tensor. q, k and v are required; vjp and hvp require o_bar or lse_bar. An
+ * absent tangent or cotangent is zero, and its products are not computed. bias_dot requires a
  * floating-point mask. o and lse (both or neither) are
  * the outputs of forward on the same q, k, v and options. They are a hint that may save vjp, jvp or
  * hvp some work. A tensor that the operation does not read must be absent. */
@@ -192,8 +192,8 @@ typedef struct theria_outputs {
   const theria_tensor *o_dot, *lse_dot;                   /* jvp, hvp */
   const theria_tensor *q_bar, *k_bar, *v_bar;             /* vjp, hvp */
   const theria_tensor *q_bar_dot, *k_bar_dot, *v_bar_dot; /* hvp */
-  /* Derivatives with respect to a floating-point mask, summed over the dimensions that it broadcasts
-   * over. */
+  /* Derivatives with respect to a floating-point mask, summed over the dimensions that it
+   * broadcasts over. */
   const theria_tensor* bias_bar;     /* vjp, hvp */
   const theria_tensor* bias_bar_dot; /* hvp */
 } theria_outputs;

@@ -99,8 +99,7 @@ TEST(AttentionTest, EveryInputIsVisitedOnce) {
 TEST(AttentionTest, ScalarOptionsTellCallsApart) {
   const auto key = [](const AttentionOptions& options) {
     std::vector<double> values;
-    ForEachScalarOption(options,
-                        [&](auto value) { values.push_back(static_cast<double>(value)); });
+    ForEachScalarOption(options, [&](auto value) { values.push_back(static_cast<double>(value)); });
     return values;
   };
   const std::vector<double> plain = key({});

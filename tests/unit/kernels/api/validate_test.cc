@@ -212,20 +212,24 @@ const Mistake kMistakes[] = {
      "o_bar", "is missing, must be given for vjp unless lse_bar is"},
     {"lse_bar_not_read", Operation::kJvp, [](auto& i) { i.lse_bar = i.lse; }, "lse_bar",
      "is given, must be absent: it is no input of jvp"},
-    {"lse_bar_dot_not_read", Operation::kVjp, [](auto& i) { i.lse_bar_dot = i.lse; },
-     "lse_bar_dot", "is given, must be absent: it is no input of vjp"},
-    {"bias_dot_not_read", Operation::kVjp, [](auto& i) { i.bias_dot = i.options.mask; },
-     "bias_dot", "is given, must be absent: it is no input of vjp"},
+    {"lse_bar_dot_not_read", Operation::kVjp, [](auto& i) { i.lse_bar_dot = i.lse; }, "lse_bar_dot",
+     "is given, must be absent: it is no input of vjp"},
+    {"bias_dot_not_read", Operation::kVjp, [](auto& i) { i.bias_dot = i.options.mask; }, "bias_dot",
+     "is given, must be absent: it is no input of vjp"},
     {"bias_dot_without_mask", Operation::kJvp, [](auto& i) { i.options.mask.reset(); }, "bias_dot",
      "is given, must be absent: only a floating-point options.mask has a derivative"},
     {"bias_dot_of_bool", Operation::kHvp,
-     [](auto& i) { i.options.mask = View(DType::kBool, {6, 1, 7}); }, "bias_dot",
-     "is given, must be absent: only a floating-point options.mask has a derivative"},
+     [](auto& i) {
+       i.options.mask = View(DType::kBool, {6, 1, 7});
+     },
+     "bias_dot", "is given, must be absent: only a floating-point options.mask has a derivative"},
     {"bias_dot_dtype", Operation::kJvp, [](auto& i) { i.bias_dot->dtype = DType::kFloat32; },
      "bias_dot.dtype", "is float32, must be float64, the dtype of options.mask"},
     {"bias_dot_rank", Operation::kJvp,
-     [](auto& i) { i.bias_dot = View(DType::kFloat64, {1, 6, 1, 7}); }, "bias_dot.shape",
-     "has 4 dimensions, must have 3: the shape of options.mask"},
+     [](auto& i) {
+       i.bias_dot = View(DType::kFloat64, {1, 6, 1, 7});
+     },
+     "bias_dot.shape", "has 4 dimensions, must have 3: the shape of options.mask"},
     {"bias_dot_shape", Operation::kHvp, [](auto& i) { i.bias_dot->shape[1] = 5; },
      "bias_dot.shape[1]", "is 5, must equal options.mask.shape[1] = 1"},
     {"lse_bar_dtype", Operation::kHvp, [](auto& i) { i.lse_bar->dtype = DType::kFloat64; },
@@ -368,10 +372,7 @@ const Mistake kMistakes[] = {
        i.options.mask->strides[1] = -1;
      },
      "options.mask.strides[1]", "is -1, must not be negative"},
-    {"mask_int32", Operation::kForward,
-     [](auto& i) {
-       i.options.mask = View(DType::kInt32, {7});
-     },
+    {"mask_int32", Operation::kForward, [](auto& i) { i.options.mask = View(DType::kInt32, {7}); },
      "options.mask.dtype", "is int32, must be bool, float64, float32, float16 or bfloat16"},
     {"causal_alignment", Operation::kForward,
      [](auto& i) { i.options.causal_alignment = CausalAlignment{2}; }, "options.causal_alignment",
@@ -386,9 +387,7 @@ const Mistake kMistakes[] = {
     {"softcap_nan", Operation::kForward, [](auto& i) { i.options.softcap = std::nan(""); },
      "options.softcap", "is nan, must be finite and above 0"},
     {"alibi_dtype", Operation::kForward,
-     [](auto& i) {
-       i.options.alibi_slopes = View(DType::kInt32, {6});
-     },
+     [](auto& i) { i.options.alibi_slopes = View(DType::kInt32, {6}); },
      "options.alibi_slopes.dtype", "is int32, must be float64, float32, float16 or bfloat16"},
     {"alibi_rank", Operation::kForward,
      [](auto& i) {
@@ -397,9 +396,7 @@ const Mistake kMistakes[] = {
      "options.alibi_slopes.shape",
      "has 3 dimensions, must have 1 or 2: [heads_q] or [batch, heads_q]"},
     {"alibi_heads", Operation::kForward,
-     [](auto& i) {
-       i.options.alibi_slopes = View(DType::kFloat32, {3});
-     },
+     [](auto& i) { i.options.alibi_slopes = View(DType::kFloat32, {3}); },
      "options.alibi_slopes.shape[0]", "is 3, must equal q.shape[1] = 6"},
     {"alibi_batch", Operation::kForward,
      [](auto& i) {
@@ -407,30 +404,22 @@ const Mistake kMistakes[] = {
      },
      "options.alibi_slopes.shape[0]", "is 1, must equal q.shape[0] = 2"},
     {"kv_lengths_dtype", Operation::kForward,
-     [](auto& i) {
-       i.options.kv_lengths = View(DType::kFloat32, {2});
-     },
-     "options.kv_lengths.dtype", "is float32, must be int32"},
+     [](auto& i) { i.options.kv_lengths = View(DType::kFloat32, {2}); }, "options.kv_lengths.dtype",
+     "is float32, must be int32"},
     {"kv_lengths_rank", Operation::kForward,
      [](auto& i) {
        i.options.kv_lengths = View(DType::kInt32, {2, 1});
      },
      "options.kv_lengths.shape", "has 2 dimensions, must have 1: [batch]"},
     {"kv_lengths_batch", Operation::kForward,
-     [](auto& i) {
-       i.options.kv_lengths = View(DType::kInt32, {3});
-     },
+     [](auto& i) { i.options.kv_lengths = View(DType::kInt32, {3}); },
      "options.kv_lengths.shape[0]", "is 3, must equal q.shape[0] = 2"},
     {"documents_of_q_alone", Operation::kForward,
-     [](auto& i) {
-       i.options.cu_seqlens_q = View(DType::kInt32, {3});
-     },
-     "options.cu_seqlens_kv", "is missing, must be given together with options.cu_seqlens_q"},
+     [](auto& i) { i.options.cu_seqlens_q = View(DType::kInt32, {3}); }, "options.cu_seqlens_kv",
+     "is missing, must be given together with options.cu_seqlens_q"},
     {"documents_of_kv_alone", Operation::kForward,
-     [](auto& i) {
-       i.options.cu_seqlens_kv = View(DType::kInt32, {3});
-     },
-     "options.cu_seqlens_q", "is missing, must be given together with options.cu_seqlens_kv"},
+     [](auto& i) { i.options.cu_seqlens_kv = View(DType::kInt32, {3}); }, "options.cu_seqlens_q",
+     "is missing, must be given together with options.cu_seqlens_kv"},
     {"documents_dtype", Operation::kForward,
      [](auto& i) {
        SetDocuments(3, i);
@@ -451,8 +440,8 @@ const Mistake kMistakes[] = {
        i.options.cu_seqlens_kv->shape[0] = 4;
      },
      "options.cu_seqlens_kv.shape[0]", "is 4, must equal options.cu_seqlens_q.shape[0] = 3"},
-    {"documents_of_a_batch", Operation::kForward, [](auto& i) { SetDocuments(3, i); },
-     "q.shape[0]", "is 2, must be 1 with options.cu_seqlens_q"},
+    {"documents_of_a_batch", Operation::kForward, [](auto& i) { SetDocuments(3, i); }, "q.shape[0]",
+     "is 2, must be 1 with options.cu_seqlens_q"},
     {"documents_and_lengths", Operation::kForward,
      [](auto& i) {
        SetDocuments(3, i);
