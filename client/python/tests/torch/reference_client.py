@@ -91,6 +91,7 @@ class _Problem:
         known = {"attn_mask", "dropout_p", "dropout_seed", "dropout_offset", "is_causal", "window"}
         known |= {"scale", "implementation", "precision", "outputs", "o", "lse", "softcap"}
         known |= {"causal_alignment", "alibi_slopes", "kv_lengths", "cu_seqlens_q", "cu_seqlens_kv"}
+        known |= {"deterministic"}
         assert set(options) <= known, set(options) - known
         assert q.ndim == k.ndim == v.ndim == 4
         self.group = q.shape[1] // max(k.shape[1], 1)

@@ -324,6 +324,42 @@ def test_shapes_that_do_not_fit(
         sdpa(torch.zeros(q), key, key, client=client, **options)
 
 
+class Recording(ReferenceClient):
+    """A client that keeps whether each call was to be deterministic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deterministic: list[bool] = []
+
+    def _answer(self, *arguments: Any) -> Any:
+        self.deterministic.append(bool(arguments[-1].get("deterministic", False)))
+        return super()._answer(*arguments)
+
+
+def test_deterministic_algorithms_of_torch_are_an_option_of_every_call() -> None:
+    client = Recording()
+    q = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def curvature(**options: Any) -> None:
+        (q_bar,) = torch.autograd.grad(
+            sdpa(q, q, q, client=client, **options).sin().sum(), q, create_graph=True
+        )
+        q_bar.square().sum().backward()
+
+    curvature()
+    assert client.deterministic
+    assert not any(client.deterministic)
+    client.deterministic.clear()
+    torch.use_deterministic_algorithms(True)
+    try:
+        curvature()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    curvature(deterministic=True)
+    assert len(client.deterministic) >= 6
+    assert all(client.deterministic)
+
+
 class Refusing(ReferenceClient):
     """A client whose calls end with one error."""
 

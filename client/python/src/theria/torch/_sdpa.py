@@ -92,7 +92,8 @@ def sdpa(
         causal_alignment: The position of row i for `is_causal`, `window` and ALiBi:
             "upper_left" is i, "lower_right" is i + seq_kv - seq_q.
         kv_lengths: int32 [batch]: key j takes part only if j < kv_lengths[b].
-        deterministic: Whether equal calls give equal bits.
+        deterministic: Whether equal calls give equal bits, in derivatives too.
+            `torch.use_deterministic_algorithms(True)` asks for it as well.
 
     Returns:
         o, [..., heads_q, seq_q, head_dim_v]. Rows that see no key are zero. With `return_lse` also
@@ -240,7 +241,7 @@ def attend(
         precision,
         softcap,
         causal_alignment,
-        deterministic,
+        deterministic or torch.are_deterministic_algorithms_enabled(),
     )
     results = _eagerly(client, arguments, options) if is_plain else None
     if results is None:
