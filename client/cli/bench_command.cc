@@ -87,7 +87,7 @@ AttentionRequest LoadRequest(const Flags& flags, Operation operation) {
                            .seq_kv = preset.seq,
                            .head_dim = preset.head_dim,
                            .head_dim_v = preset.head_dim,
-                           .is_causal = flags.is_causal};
+                           .options = {.is_causal = flags.is_causal}};
   AttentionRequest request = MakeRequest(problem, operation, kDTypes.at(flags.dtype));
   request.outputs = {};
   request.options.implementation = kImplementations.at(flags.implementation);

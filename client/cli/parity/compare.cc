@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "absl/strings/str_format.h"
@@ -79,6 +80,7 @@ Comparison CompareTensors(const std::string& name, const client::AnyTensor& actu
     error_max = std::max(error_max, error);
     exact_max = std::max(exact_max, std::fabs(exact[i]));
   }
+  if (x.empty()) return result;
   const double floor_max = kMagnitudeFloor * magnitude;
   const double floor_norm = floor_max * std::sqrt(static_cast<double>(x.size()));
   result.norm_error = std::sqrt(error_squares) / std::max(std::sqrt(exact_squares), floor_norm);
@@ -95,10 +97,9 @@ std::vector<Comparison> CompareResults(const client::AttentionResult& actual,
   std::vector<Comparison> comparisons;
   for (const client::OutputField& field : client::kOutputFields) {
     const client::AnyTensor& exact = expected.exact.*field.member;
-    if (!exact.has_value()) continue;
+    if (!exact.has_value() || (field.name.starts_with("bias") && !problem.bias)) continue;
     const std::string name(field.name);
-    const bool is_statistic = name == "lse" || name == "lse_dot";
-    const client::DType output_dtype = is_statistic ? client::StatisticsDType(dtype) : dtype;
+    const client::DType output_dtype = OutputDType(problem, name, dtype);
     const auto compare = [&](const client::AttentionResult& result, const Tolerance& allowed) {
       return CompareTensors(name, result.*field.member, exact.local(), output_dtype, allowed,
                             problem.MagnitudeOf(name));
@@ -118,6 +119,23 @@ std::vector<Comparison> CompareResults(const client::AttentionResult& actual,
     comparisons.push_back(std::move(comparison));
   }
   return comparisons;
+}
+
+void RequireSameBits(const client::AttentionResult& first, const client::AttentionResult& second,
+                     std::vector<Comparison>& comparisons) {
+  for (const client::OutputField& field : client::kOutputFields) {
+    const auto compared =
+        std::find_if(comparisons.begin(), comparisons.end(),
+                     [&](const Comparison& comparison) { return comparison.name == field.name; });
+    if (compared == comparisons.end() || !compared->violation.empty()) continue;
+    const client::Tensor& a = (first.*field.member).local();
+    const client::AnyTensor& b = second.*field.member;
+    const bool same =
+        b.is_local() && b.local().size_bytes() == a.size_bytes() &&
+        (a.size_bytes() == 0 || std::memcmp(a.data(), b.local().data(), a.size_bytes()) == 0);
+    if (!same)
+      compared->violation = "differs between two equal calls that were to be deterministic";
+  }
 }
 
 }  // namespace theria::cli

@@ -44,9 +44,14 @@ struct Expectation {
 
 // Compares all outputs of `expected.exact`. In rows whose exact lse is -inf (no key takes part), o,
 // o_dot, lse_dot, q_bar and q_bar_dot must be exactly zero.
+// Only of a problem with a bias are bias_bar and bias_bar_dot among them.
 std::vector<Comparison> CompareResults(const client::AttentionResult& actual,
                                        const Expectation& expected, const Problem& problem,
                                        client::DType dtype, const Tolerance& tolerance);
+
+// Adds a violation to the comparison of each output whose bits differ between two equal calls.
+void RequireSameBits(const client::AttentionResult& first, const client::AttentionResult& second,
+                     std::vector<Comparison>& comparisons);
 
 }  // namespace theria::cli
 

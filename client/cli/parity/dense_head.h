@@ -40,6 +40,7 @@ class Head {
   Head(const ScoreRules& rules, std::int64_t b, std::int64_t h, std::size_t seq_q,
        std::size_t seq_kv, client::DType rounded_to, SumOrder order)
       : scale_(static_cast<Real>(rules.scale())),
+        softcap_(static_cast<Real>(rules.softcap())),
         rounded_to_(rounded_to),
         order_(order),
         takes_part_(seq_q, seq_kv),
@@ -95,13 +96,47 @@ class Head {
     });
   }
 
-  // P; lse gets m + log(l).
-  Matrix<Real> Softmax(const Matrix<Real>& products, Matrix<Real>& lse) const {
-    Matrix<Real> p(products.rows, products.columns);
+  // t = tanh(U / c) of a soft cap c, else 0.
+  Matrix<Real> CapTanh(const Matrix<Real>& u) const {
+    Matrix<Real> t(u.rows, u.columns);
+    if (softcap_ == 0) return t;
+    ForEachPair([&](std::size_t i, std::size_t j) { t(i, j) = std::tanh(u(i, j) / softcap_); });
+    return t;
+  }
+
+  // w∘a with w = 1 - t^2, the derivative of the cap.
+  Matrix<Real> Slope(const Matrix<Real>& t, const Matrix<Real>& a) const {
+    Matrix<Real> c(a.rows, a.columns);
+    ForEachPair([&](std::size_t i, std::size_t j) { c(i, j) = (1 - t(i, j) * t(i, j)) * a(i, j); });
+    return c;
+  }
+
+  // -(2/c) t∘w∘a∘b, the second derivative of the cap in two directions.
+  Matrix<Real> Curvature(const Matrix<Real>& t, const Matrix<Real>& a,
+                         const Matrix<Real>& b) const {
+    Matrix<Real> c(a.rows, a.columns);
+    if (softcap_ == 0) return c;
+    ForEachPair([&](std::size_t i, std::size_t j) {
+      c(i, j) = -2 / softcap_ * t(i, j) * (1 - t(i, j) * t(i, j)) * a(i, j) * b(i, j);
+    });
+    return c;
+  }
+
+  // `a` where keys take part, else 0; all 0 if it is absent.
+  Matrix<Real> Restricted(const Matrix<Real>& a) const {
+    Matrix<Real> c(takes_part_.rows, takes_part_.columns);
+    if (a.empty()) return c;
+    ForEachPair([&](std::size_t i, std::size_t j) { c(i, j) = a(i, j); });
+    return c;
+  }
+
+  // P of the scores U, or c t under a soft cap; lse gets m + log(l).
+  Matrix<Real> Softmax(const Matrix<Real>& u, const Matrix<Real>& t, Matrix<Real>& lse) const {
+    Matrix<Real> p(u.rows, u.columns);
     std::vector<Real> m(p.rows, -std::numeric_limits<Real>::infinity());
     std::vector<Real> l(p.rows);
     ForEachPair([&](std::size_t i, std::size_t j) {
-      p(i, j) = products(i, j) + bias_(i, j);
+      p(i, j) = (softcap_ == 0 ? u(i, j) : softcap_ * t(i, j)) + bias_(i, j);
       if (p(i, j) > m[i]) m[i] = p(i, j);
     });
     ForEachPair([&](std::size_t i, std::size_t j) {
@@ -140,6 +175,12 @@ class Head {
     return c;
   }
 
+  // a - b, an absent b being zero.
+  Matrix<Real> Difference(Matrix<Real> a, const Matrix<Real>& b) const {
+    for (std::size_t n = 0; n < b.values.size(); ++n) a.values[n] -= b.values[n];
+    return a;
+  }
+
   // The matrix as a factor of a further product: float16 and bfloat16 round it.
   Matrix<Real> RoundFactor(Matrix<Real> matrix) const {
     for (Real& value : matrix.values) {
@@ -166,6 +207,7 @@ class Head {
   }
 
   const Real scale_;
+  const Real softcap_;  // 0: none
   const client::DType rounded_to_;
   const SumOrder order_;
   Matrix<std::uint8_t> takes_part_;

@@ -37,9 +37,12 @@ struct Planes {
         matrices(
             static_cast<std::size_t>(shape[0] * shape[1]),
             Matrix<Real>(static_cast<std::size_t>(shape[2]), static_cast<std::size_t>(shape[3]))) {}
+  // A statistic, [batch, heads, rows], has one column.
   explicit Planes(const client::AnyTensor& tensor) {
     if (!tensor.has_value()) return;
-    *this = Planes(tensor.local().shape());
+    client::Shape extents = tensor.local().shape();
+    extents.resize(4, 1);
+    *this = Planes(extents);
     const std::vector<double> doubles = tensor.local().ToDoubles();
     auto next = doubles.begin();
     for (Matrix<Real>& matrix : matrices) {

@@ -139,7 +139,11 @@ class Runner {
     result.execution = actual->execution;
     result.comparisons =
         CompareResults(*actual, expected_, what.problem, what.dtype,
-                       ToleranceOf(what.operation, what.dtype, what.problem.precision));
+                       ToleranceOf(what.operation, what.dtype, what.problem.options.precision));
+    if (!what.problem.options.deterministic) return absl::OkStatus();
+    const absl::StatusOr<AttentionResult> again = target_.Run(what.operation, request, kCall);
+    if (!again.ok()) return TargetError(again.status(), result);
+    RequireSameBits(*actual, *again, result.comparisons);
     return absl::OkStatus();
   }
 
@@ -185,6 +189,7 @@ std::string ParityCase::Name() const {
   name += problem.option_class + " " + problem.Sizes();
   if (problem.only_q_tangent) name += " q_dot only";
   if (problem.only_v_tangent) name += " v_dot only";
+  if (!problem.variant.empty()) name += " " + problem.variant;
   return name;
 }
 
@@ -199,7 +204,7 @@ std::vector<ParityCase> PlanParity(Suite suite, const client::ServerInfo& target
   const auto add_implementations = [&](ParityCase what) {
     for (const Implementation implementation : kImplementations) {
       // The reference computes in float64 whatever the precision asked for.
-      const bool ignores = what.problem.precision == client::Precision::kFast &&
+      const bool ignores = what.problem.options.precision == client::Precision::kFast &&
                            implementation == Implementation::kReference;
       if (!Offers(target, implementation) || ignores) continue;
       what.implementation = implementation;

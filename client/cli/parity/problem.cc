@@ -1,5 +1,6 @@
 #include "client/cli/parity/problem.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -65,6 +66,19 @@ double FillValue(MaskFill fill, DType dtype) {
   }
 }
 
+DType MaskDType(const Problem& problem, DType dtype) {
+  if (problem.mask == MaskKind::kBool || problem.mask == MaskKind::kRows ||
+      problem.mask == MaskKind::kKeys) {
+    return DType::kBool;
+  }
+  const bool is_filled = problem.mask == MaskKind::kFilledHalf ||
+                         problem.mask == MaskKind::kFilledRows ||
+                         problem.mask == MaskKind::kLeftPadding;
+  const bool overflows =
+      is_filled && dtype == DType::kFloat16 && problem.fill == MaskFill::kMinusBillion;
+  return overflows ? DType::kFloat32 : dtype;
+}
+
 Tensor FilledMask(const Problem& problem, DType dtype, Draws& draws) {
   const bool is_padding = problem.mask == MaskKind::kLeftPadding;
   const std::int64_t batches = is_padding ? problem.batch : 1;
@@ -87,8 +101,7 @@ Tensor FilledMask(const Problem& problem, DType dtype, Draws& draws) {
       }
     }
   }
-  const bool overflows = dtype == DType::kFloat16 && problem.fill == MaskFill::kMinusBillion;
-  return Tensor::FromDoubles(overflows ? DType::kFloat32 : dtype, values,
+  return Tensor::FromDoubles(MaskDType(problem, dtype), values,
                              {batches, heads, problem.seq_q, problem.seq_kv});
 }
 
@@ -104,6 +117,12 @@ Tensor MakeMask(const Problem& problem, DType dtype, Draws& draws) {
     std::vector<double> sees;
     for (std::int64_t j = 0; j < problem.seq_kv; ++j) sees.push_back(j % 5 != 1 ? 1.0 : 0.0);
     return Tensor::FromDoubles(DType::kBool, sees, {1, 1, 1, problem.seq_kv});
+  }
+  if (problem.mask == MaskKind::kHeadBias || problem.mask == MaskKind::kKeyBias) {
+    const Shape shape = problem.mask == MaskKind::kHeadBias
+                            ? Shape{1, problem.heads_q, problem.seq_q, problem.seq_kv}
+                            : Shape{problem.batch, 1, 1, problem.seq_kv};
+    return draws.Random(shape, dtype, Layout::kRowMajor, 1.0, /*only_signs=*/false);
   }
   if (problem.mask != MaskKind::kBool && problem.mask != MaskKind::kAdditive) {
     return FilledMask(problem, dtype, draws);
@@ -125,11 +144,44 @@ Tensor MakeMask(const Problem& problem, DType dtype, Draws& draws) {
              : Tensor::FromDoubles(DType::kBool, values, {problem.seq_q, problem.seq_kv});
 }
 
+Tensor Slopes(const Problem& problem, DType dtype) {
+  std::vector<double> slopes;
+  for (std::int64_t n = 0; n < problem.batch * problem.heads_q; ++n) {
+    slopes.push_back(std::ldexp(1.0, -1 - static_cast<int>(n % 8)));
+  }
+  return Tensor::FromDoubles(
+      dtype, slopes,
+      problem.batch == 1 ? Shape{problem.heads_q} : Shape{problem.batch, problem.heads_q});
+}
+
+Tensor KvLengths(const Problem& problem) {
+  std::vector<std::int32_t> lengths;
+  const std::int64_t last = std::max<std::int64_t>(problem.batch - 1, 1);
+  for (std::int64_t b = 0; b < problem.batch; ++b) {
+    const std::int64_t keys =
+        problem.batch == 1 ? (problem.seq_kv + 1) / 2 : problem.seq_kv * (last - b) / last;
+    lengths.push_back(static_cast<std::int32_t>(keys));
+  }
+  return Tensor::FromValues(lengths, {problem.batch});
+}
+
+Tensor Starts(const std::vector<std::int32_t>& documents) {
+  std::vector<std::int32_t> starts = {0};
+  for (const std::int32_t length : documents) starts.push_back(starts.back() + length);
+  const auto count = static_cast<std::int64_t>(starts.size());
+  return Tensor::FromValues(starts, {count});
+}
+
 }  // namespace
 
 std::string Problem::Sizes() const {
   return absl::StrFormat("%dx%d/%d %dx%d d%d/%d", batch, heads_q, heads_kv, seq_q, seq_kv, head_dim,
                          head_dim_v);
+}
+
+DType OutputDType(const Problem& problem, std::string_view output, DType dtype) {
+  if (output.starts_with("lse")) return client::StatisticsDType(dtype);
+  return output.starts_with("bias") ? MaskDType(problem, dtype) : dtype;
 }
 
 bool Problem::IsIllConditioned() const {
@@ -144,7 +196,11 @@ double Problem::MagnitudeOf(std::string_view output) const {
 
 bool Applies(const Problem& problem, Operation operation, DType dtype) {
   const bool has_tangents = operation == Operation::kJvp || operation == Operation::kHvp;
-  if (problem.precision == client::Precision::kFast && dtype != DType::kFloat32) return false;
+  const bool has_cotangents = operation == Operation::kVjp || operation == Operation::kHvp;
+  const bool is_fast = problem.options.precision == client::Precision::kFast;
+  if (is_fast && dtype != DType::kFloat32) return false;
+  if (problem.cotangents != Cotangents::kOutput && !has_cotangents) return false;
+  if (problem.bias && operation == Operation::kForward) return false;
   if (problem.saved && operation == Operation::kForward) return false;
   if (problem.poison == Poison::kSeen && !Reads(operation, problem.poisoned)) return false;
   return has_tangents || (!problem.only_v_tangent && !problem.only_q_tangent);
@@ -156,6 +212,7 @@ AttentionRequest MakeRequest(const Problem& problem, Operation operation, DType 
   const Shape k = {problem.batch, problem.heads_kv, problem.seq_kv, problem.head_dim};
   const Shape v = {problem.batch, problem.heads_kv, problem.seq_kv, problem.head_dim_v};
   const Shape o = {problem.batch, problem.heads_q, problem.seq_q, problem.head_dim_v};
+  const Shape lse = {problem.batch, problem.heads_q, problem.seq_q};
 
   AttentionRequest request;
   Draws draws(20240607 + draw);
@@ -184,15 +241,33 @@ AttentionRequest MakeRequest(const Problem& problem, Operation operation, DType 
     request.o_bar_dot = {};
   }
 
-  request.options.scale = problem.scale;
-  request.options.is_causal = problem.is_causal;
-  request.options.window = problem.window;
+  request.options = problem.options;
   if (problem.mask != MaskKind::kNone) request.options.mask = MakeMask(problem, dtype, draws);
-  request.options.dropout = {.probability = problem.dropout, .seed = 7, .offset = 3};
-  request.options.precision = problem.precision;
+  if (problem.alibi) request.options.alibi_slopes = Slopes(problem, dtype);
+  if (problem.kv_lengths) request.options.kv_lengths = KvLengths(problem);
+  if (!problem.documents_q.empty()) {
+    request.options.cu_seqlens_q = Starts(problem.documents_q);
+    request.options.cu_seqlens_kv = Starts(problem.documents_kv);
+  }
+  const auto draw_more = [&](std::string_view name, const Shape& shape,
+                             DType of) -> client::AnyTensor {
+    Tensor tensor = draws.Random(shape, of, Layout::kRowMajor, 1.0, /*only_signs=*/false);
+    if (!Reads(operation, name)) return {};
+    return tensor;
+  };
+  if (problem.cotangents != Cotangents::kOutput) {
+    request.lse_bar = draw_more("lse_bar", lse, client::StatisticsDType(dtype));
+    request.lse_bar_dot = draw_more("lse_bar_dot", lse, client::StatisticsDType(dtype));
+  }
+  if (problem.cotangents == Cotangents::kStatistic) request.o_bar = request.o_bar_dot = {};
+  if (problem.bias) {
+    const Tensor& mask = request.options.mask.local();
+    request.bias_dot = draw_more("bias_dot", mask.shape(), mask.dtype());
+  }
   AddPoison(problem, request);
   for (const client::OutputField& field : client::kOutputFields) {
-    if (Produces(operation, field.name)) {
+    const bool is_of_bias = field.name.starts_with("bias");
+    if (Produces(operation, field.name) && (problem.bias || !is_of_bias)) {
       request.outputs.*field.mode = client::OutputMode::kInline;
     }
   }
@@ -206,7 +281,9 @@ AttentionRequest Widened(AttentionRequest request) {
     }
   };
   for (const client::InputField& field : client::kInputFields) widen(request.*field.member);
-  widen(request.options.mask);
+  for (const client::OptionTensor& option : client::kOptionTensors) {
+    widen(request.options.*option.member);
+  }
   return request;
 }
 
@@ -214,9 +291,9 @@ bool Reads(Operation operation, std::string_view input) {
   if (input == "q" || input == "k" || input == "v") return true;
   if (operation == Operation::kForward) return false;
   if (input == "o" || input == "lse") return true;
-  if (input == "o_bar") return operation != Operation::kJvp;
-  if (input == "o_bar_dot") return operation == Operation::kHvp;
-  return operation != Operation::kVjp;  // q_dot, k_dot, v_dot
+  if (input == "o_bar" || input == "lse_bar") return operation != Operation::kJvp;
+  if (input == "o_bar_dot" || input == "lse_bar_dot") return operation == Operation::kHvp;
+  return operation != Operation::kVjp;  // q_dot, k_dot, v_dot, bias_dot
 }
 
 bool Produces(Operation operation, std::string_view output) {
@@ -224,10 +301,10 @@ bool Produces(Operation operation, std::string_view output) {
   if (output == "o_dot" || output == "lse_dot") {
     return operation == Operation::kJvp || operation == Operation::kHvp;
   }
-  if (output == "q_bar" || output == "k_bar" || output == "v_bar") {
+  if (output.ends_with("_bar")) {
     return operation == Operation::kVjp || operation == Operation::kHvp;
   }
-  return operation == Operation::kHvp;  // q_bar_dot, k_bar_dot, v_bar_dot
+  return operation == Operation::kHvp;  // q_bar_dot, k_bar_dot, v_bar_dot, bias_bar_dot
 }
 
 }  // namespace theria::cli

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "theria/attention.h"
 
@@ -25,6 +26,10 @@ enum class MaskKind {
   kFilledRows,   // [seq_q, seq_kv], N(0, 1), every third row filled
   kLeftPadding,  // [batch, heads_q, seq_q, seq_kv], ALiBi, filled in the future and in the padding:
                  // a quarter of the keys, two quarters in the next batch, and so on
+
+  // Floating point, N(0, 1), in the shapes in which models learn a bias.
+  kHeadBias,  // [1, heads_q, seq_q, seq_kv]
+  kKeyBias,   // [batch, 1, 1, seq_kv]
 };
 
 enum class MaskFill {
@@ -46,8 +51,16 @@ enum class Layout {
   kBroadcast,   // one element of the batch, repeated by a stride of 0
 };
 
+// The cotangents that a VJP or HVP is given.
+enum class Cotangents {
+  kOutput,     // o_bar
+  kBoth,       // o_bar and lse_bar
+  kStatistic,  // lse_bar
+};
+
 struct Problem {
   std::string option_class;  // "causal": a row of the summary
+  std::string variant;       // tells apart problems of one class: "#12 softcap alibi"
   std::int64_t batch = 1;
   std::int64_t heads_q = 2;
   std::int64_t heads_kv = 2;
@@ -55,17 +68,19 @@ struct Problem {
   std::int64_t seq_kv = 33;
   std::int64_t head_dim = 16;
   std::int64_t head_dim_v = 16;
-  std::optional<double> scale;
-  bool is_causal = false;
-  std::optional<client::Window> window;
+  client::AttentionOptions options;  // all but its tensors, which are of the next members
   MaskKind mask = MaskKind::kNone;
-  double dropout = 0.0;
+  bool bias = false;        // the mask has a tangent, its cotangents are asked for
+  bool alibi = false;       // slopes of 1/2, 1/4 and so on, in [batch, heads_q] if there is a batch
+  bool kv_lengths = false;  // from all keys in batch 0 down to none in the last
+  // The lengths of packed documents, whose sums are seq_q and seq_kv; none: not packed.
+  std::vector<std::int32_t> documents_q, documents_kv;
+  Cotangents cotangents = Cotangents::kOutput;
   Layout layout = Layout::kRowMajor;
   bool saved = false;           // VJP, JVP and HVP are given the o and lse of a forward
   bool only_v_tangent = false;  // q_dot, k_dot and o_bar_dot are absent
   bool only_q_tangent = false;  // k_dot, v_dot and o_bar_dot are absent
-  client::Precision precision = client::Precision::kStrict;
-  bool identities = false;  // the identities are checked too
+  bool identities = false;      // the identities are checked too
   // The size of elements of q and k. Their tangents are divided by it, so that S_dot is of order 1.
   double magnitude = 1.0;
   bool ties = false;  // elements of q and k are +magnitude or -magnitude: many scores are equal
@@ -85,7 +100,7 @@ struct Problem {
 };
 
 // Whether the problem applies to this operation and dtype: FAST products are for float32 alone, and
-// saved statistics, tangents and poisoned inputs not for all operations.
+// saved statistics, cotangents, tangents and poisoned inputs not for all operations.
 bool Applies(const Problem& problem, client::Operation operation, client::DType dtype);
 
 // The request with random data rounded to `dtype`, every output that the operation has asked for
@@ -95,6 +110,9 @@ client::AttentionRequest MakeRequest(const Problem& problem, client::Operation o
 
 // The same values, exactly, as row-major float64.
 client::AttentionRequest Widened(client::AttentionRequest request);
+
+// The dtype of an output, given that of q.
+client::DType OutputDType(const Problem& problem, std::string_view output, client::DType dtype);
 
 // Whether the operation reads or produces the tensor of that name.
 bool Reads(client::Operation operation, std::string_view input);

@@ -9,10 +9,10 @@ namespace theria::cli {
 
 // Quick: every option of the contract once, and a selection of the hard inputs (large scores,
 // finite masks, NaN and infinities). Full: all hard inputs, each with and without saved o and lse,
-// and both at sizes that take several tiles.
+// and both at sizes that take several tiles; and 300 drawn combinations of options.
 enum class Suite { kQuick, kFull };
 
-// No two problems have the same option class, sizes and tangents.
+// No two problems have the same option class, sizes, tangents and variant.
 std::vector<Problem> Problems(Suite suite);
 
 }  // namespace theria::cli

@@ -1,6 +1,9 @@
 #include "client/cpp/src/attention_codec.h"
 
 #include <optional>
+#include <string>
+#include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "client/cpp/src/message_codec.h"
@@ -9,6 +12,18 @@
 
 namespace theria::client {
 namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+// The field of that name, or null: the messages and our tables share their names.
+const FieldDescriptor* Find(const Message& message, std::string_view name) {
+  return message.GetDescriptor()->FindFieldByName(std::string(name));
+}
+
+v1::Tensor& MutableTensor(Message* message, const FieldDescriptor* field) {
+  return static_cast<v1::Tensor&>(*message->GetReflection()->MutableMessage(message, field));
+}
 
 v1::OutputMode ToMessage(OutputMode mode) {
   switch (mode) {
@@ -38,11 +53,55 @@ v1::Implementation ToMessage(Implementation implementation) {
   return v1::IMPLEMENTATION_UNSPECIFIED;
 }
 
+v1::Precision ToMessage(Precision precision) {
+  return precision == Precision::kFast ? v1::FAST : v1::STRICT;
+}
+
+v1::CausalAlignment ToMessage(CausalAlignment alignment) {
+  return alignment == CausalAlignment::kLowerRight ? v1::LOWER_RIGHT : v1::UPPER_LEFT;
+}
+
+// Writes one plain option, by the type of its member; an absent one is left out.
+class OptionWriter {
+ public:
+  OptionWriter(v1::AttentionOptions* message, std::string_view name)
+      : message_(message), reflection_(*message->GetReflection()), field_(Find(*message, name)) {}
+
+  void Write(bool value) const { reflection_.SetBool(message_, field_, value); }
+  void Write(const std::optional<double>& value) const {
+    if (value.has_value()) reflection_.SetDouble(message_, field_, *value);
+  }
+  void Write(const std::optional<Window>& value) const {
+    if (!value.has_value()) return;
+    auto& window = static_cast<v1::Window&>(*reflection_.MutableMessage(message_, field_));
+    if (value->left.has_value()) window.set_left(*value->left);
+    if (value->right.has_value()) window.set_right(*value->right);
+  }
+  void Write(const Dropout& value) const {
+    if (value.probability == 0.0) return;
+    auto& dropout = static_cast<v1::Dropout&>(*reflection_.MutableMessage(message_, field_));
+    dropout.set_probability(value.probability);
+    dropout.set_seed(value.seed);
+    dropout.set_offset(value.offset);
+  }
+  template <typename Enum>
+  requires std::is_enum_v<Enum>
+  void Write(Enum value) const { reflection_.SetEnumValue(message_, field_, ToMessage(value)); }
+
+ private:
+  v1::AttentionOptions* const message_;
+  const google::protobuf::Reflection& reflection_;
+  const FieldDescriptor* const field_;
+};
+
 // Protobuf's limit, less room for all but the elements.
 constexpr std::size_t kMaxElementBytes = (std::size_t{1} << 31) - (std::size_t{1} << 20);
 
 absl::Status CheckSize(const AttentionRequest& request, const SharedRegions& regions) {
-  std::size_t bytes = EncodedBytes(request.options.mask, regions);
+  std::size_t bytes = 0;
+  for (const OptionTensor& option : kOptionTensors) {
+    bytes += EncodedBytes(request.options.*option.member, regions);
+  }
   for (const InputField& field : kInputFields) {
     bytes += EncodedBytes(request.*field.member, regions);
   }
@@ -69,120 +128,61 @@ void EncodeInput(const AnyTensor& tensor, const SharedRegions& regions, std::vec
   payloads->push_back({std::move(path), ElementSlice(*sent, 0, sent->span_bytes())});
 }
 
-// Encodes the field `name` if the operation's message has it; else its tensor must be absent.
-#define THERIA_ENCODE(name)                                                       \
-  if constexpr (requires { message->mutable_##name(); }) {                        \
-    if (request.name.has_value()) {                                               \
-      EncodeInput(request.name, regions,                                          \
-                  {Request::descriptor()->FindFieldByName(#name)->number()},      \
-                  message->mutable_##name(), payloads);                           \
-    }                                                                             \
-  } else if (request.name.has_value()) {                                          \
-    return InvalidField(#name, "the operation does not read it, must be absent"); \
-  }
-
-// Decodes the field `name` if the operation's message has it.
-#define THERIA_DECODE(name)                                                           \
-  if constexpr (requires { message->mutable_##name(); }) {                            \
-    absl::StatusOr<AnyTensor> tensor = DecodeTensor(message->mutable_##name(), room); \
-    if (!tensor.ok()) return tensor.status();                                         \
-    result.name = *std::move(tensor);                                                 \
-  }
-
 }  // namespace
 
 void EncodeOptions(const AttentionOptions& options, v1::AttentionOptions* message) {
-  if (options.scale.has_value()) message->set_scale(*options.scale);
-  message->set_is_causal(options.is_causal);
-  if (options.window.has_value()) {
-    v1::Window& window = *message->mutable_window();
-    if (options.window->left.has_value()) window.set_left(*options.window->left);
-    if (options.window->right.has_value()) window.set_right(*options.window->right);
-  }
-  if (options.dropout.probability != 0.0) {
-    v1::Dropout& dropout = *message->mutable_dropout();
-    dropout.set_probability(options.dropout.probability);
-    dropout.set_seed(options.dropout.seed);
-    dropout.set_offset(options.dropout.offset);
-  }
-  message->set_precision(options.precision == Precision::kFast ? v1::FAST : v1::STRICT);
-  message->set_implementation(ToMessage(options.implementation));
+  ForEachPlainOption([&](const auto& option) {
+    OptionWriter(message, option.name).Write(options.*option.member);
+  });
 }
 
 void EncodeOutputs(const OutputSpec& outputs, v1::OutputSpec* message) {
-  message->set_o(ToMessage(outputs.o));
-  message->set_lse(ToMessage(outputs.lse));
-  message->set_o_dot(ToMessage(outputs.o_dot));
-  message->set_lse_dot(ToMessage(outputs.lse_dot));
-  message->set_q_bar(ToMessage(outputs.q_bar));
-  message->set_k_bar(ToMessage(outputs.k_bar));
-  message->set_v_bar(ToMessage(outputs.v_bar));
-  message->set_q_bar_dot(ToMessage(outputs.q_bar_dot));
-  message->set_k_bar_dot(ToMessage(outputs.k_bar_dot));
-  message->set_v_bar_dot(ToMessage(outputs.v_bar_dot));
+  for (const OutputField& field : kOutputFields) {
+    message->GetReflection()->SetEnumValue(message, Find(*message, field.name),
+                                           ToMessage(outputs.*field.mode));
+  }
   message->set_resident_ttl_ms(ToMilliseconds(outputs.resident_ttl));
 }
 
-template <typename Request>
 absl::Status EncodeRequest(const AttentionRequest& request, const SharedRegions& regions,
-                           Request* message, std::vector<Payload>* payloads) {
-  const absl::Status size = CheckSize(request, regions);
-  if (!size.ok()) return size;
-  THERIA_ENCODE(q)
-  THERIA_ENCODE(k)
-  THERIA_ENCODE(v)
-  THERIA_ENCODE(o)
-  THERIA_ENCODE(lse)
-  THERIA_ENCODE(o_bar)
-  THERIA_ENCODE(q_dot)
-  THERIA_ENCODE(k_dot)
-  THERIA_ENCODE(v_dot)
-  THERIA_ENCODE(o_bar_dot)
-  EncodeOptions(request.options, message->mutable_options());
-  if (request.options.mask.has_value()) {
-    EncodeInput(request.options.mask, regions,
-                {Request::kOptionsFieldNumber, v1::AttentionOptions::kMaskFieldNumber},
-                message->mutable_options()->mutable_mask(), payloads);
+                           Message* message, std::vector<Payload>* payloads) {
+  if (absl::Status size = CheckSize(request, regions); !size.ok()) return size;
+  for (const InputField& input : kInputFields) {
+    const AnyTensor& tensor = request.*input.member;
+    if (!tensor.has_value()) continue;
+    const FieldDescriptor* const field = Find(*message, input.name);
+    if (field == nullptr) {
+      return InvalidField(input.name, "the operation does not read it, must be absent");
+    }
+    EncodeInput(tensor, regions, {field->number()}, &MutableTensor(message, field), payloads);
+  }
+  const FieldDescriptor* const options_field = Find(*message, "options");
+  auto* const options = static_cast<v1::AttentionOptions*>(
+      message->GetReflection()->MutableMessage(message, options_field));
+  EncodeOptions(request.options, options);
+  for (const OptionTensor& option : kOptionTensors) {
+    const AnyTensor& tensor = request.options.*option.member;
+    if (!tensor.has_value()) continue;
+    const FieldDescriptor* const field = Find(*options, option.name);
+    EncodeInput(tensor, regions, {options_field->number(), field->number()},
+                &MutableTensor(options, field), payloads);
   }
   return absl::OkStatus();
 }
 
-template <typename Response>
-absl::StatusOr<AttentionResult> DecodeResponse(Response* message,
+absl::StatusOr<AttentionResult> DecodeResponse(Message* message,
                                                const std::shared_ptr<SharedRoom>& room) {
   AttentionResult result;
-  THERIA_DECODE(o)
-  THERIA_DECODE(lse)
-  THERIA_DECODE(o_dot)
-  THERIA_DECODE(lse_dot)
-  THERIA_DECODE(q_bar)
-  THERIA_DECODE(k_bar)
-  THERIA_DECODE(v_bar)
-  THERIA_DECODE(q_bar_dot)
-  THERIA_DECODE(k_bar_dot)
-  THERIA_DECODE(v_bar_dot)
-  result.execution = FromMessage(message->execution());
+  for (const OutputField& output : kOutputFields) {
+    const FieldDescriptor* const field = Find(*message, output.name);
+    if (field == nullptr || !message->GetReflection()->HasField(*message, field)) continue;
+    absl::StatusOr<AnyTensor> tensor = DecodeTensor(&MutableTensor(message, field), room);
+    if (!tensor.ok()) return tensor.status();
+    result.*output.member = *std::move(tensor);
+  }
+  result.execution = FromMessage(static_cast<const v1::ExecutionInfo&>(
+      message->GetReflection()->GetMessage(*message, Find(*message, "execution"))));
   return result;
 }
-
-#undef THERIA_ENCODE
-#undef THERIA_DECODE
-
-template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&,
-                                    v1::ForwardRequest*, std::vector<Payload>*);
-template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::VjpRequest*,
-                                    std::vector<Payload>*);
-template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::JvpRequest*,
-                                    std::vector<Payload>*);
-template absl::Status EncodeRequest(const AttentionRequest&, const SharedRegions&, v1::HvpRequest*,
-                                    std::vector<Payload>*);
-template absl::StatusOr<AttentionResult> DecodeResponse(v1::ForwardResponse*,
-                                                        const std::shared_ptr<SharedRoom>&);
-template absl::StatusOr<AttentionResult> DecodeResponse(v1::VjpResponse*,
-                                                        const std::shared_ptr<SharedRoom>&);
-template absl::StatusOr<AttentionResult> DecodeResponse(v1::JvpResponse*,
-                                                        const std::shared_ptr<SharedRoom>&);
-template absl::StatusOr<AttentionResult> DecodeResponse(v1::HvpResponse*,
-                                                        const std::shared_ptr<SharedRoom>&);
 
 }  // namespace theria::client

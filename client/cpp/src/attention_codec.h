@@ -9,12 +9,13 @@
 #include "client/cpp/src/payload.h"
 #include "client/cpp/src/shared_region_state.h"
 #include "client/cpp/src/shared_regions.h"
+#include "google/protobuf/message.h"
 #include "theria/attention.h"
 #include "theria/v1/attention.pb.h"
 
 namespace theria::client {
 
-// All but the mask.
+// The plain options; the tensors among them are EncodeRequest's.
 void EncodeOptions(const AttentionOptions& options, v1::AttentionOptions* message);
 void EncodeOutputs(const OutputSpec& outputs, v1::OutputSpec* message);
 
@@ -22,14 +23,12 @@ void EncodeOutputs(const OutputSpec& outputs, v1::OutputSpec* message);
 // tensors go to the end of `payloads`.
 // Errors: INVALID_ARGUMENT, naming the field, for a tensor that the operation does not read;
 // INVALID_ARGUMENT for local tensors that together exceed what one message can hold, 2 GiB.
-template <typename Request>
 absl::Status EncodeRequest(const AttentionRequest& request, const SharedRegions& regions,
-                           Request* message, std::vector<Payload>* payloads);
+                           google::protobuf::Message* message, std::vector<Payload>* payloads);
 
 // Takes the outputs out of one of v1::{Forward,Vjp,Jvp,Hvp}Response, or finds them in `room`, which
 // may be null. Errors: INTERNAL.
-template <typename Response>
-absl::StatusOr<AttentionResult> DecodeResponse(Response* message,
+absl::StatusOr<AttentionResult> DecodeResponse(google::protobuf::Message* message,
                                                const std::shared_ptr<SharedRoom>& room);
 
 }  // namespace theria::client

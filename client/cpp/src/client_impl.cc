@@ -27,7 +27,7 @@ std::vector<ResidentTensor> ResidentInputs(const AttentionRequest& request) {
     if (!known) tensors.push_back(tensor.resident());
   };
   for (const InputField& field : kInputFields) add(request.*field.member);
-  add(request.options.mask);
+  for (const OptionTensor& option : kOptionTensors) add(request.options.*option.member);
   return tensors;
 }
 

@@ -34,6 +34,7 @@ std::size_t ItemSizeBytes(DType dtype) {
     case DType::kFloat64:
       return 8;
     case DType::kFloat32:
+    case DType::kInt32:
       return 4;
     case DType::kFloat16:
     case DType::kBFloat16:
@@ -56,6 +57,8 @@ std::string_view DTypeName(DType dtype) {
       return "bfloat16";
     case DType::kBool:
       return "bool";
+    case DType::kInt32:
+      return "int32";
   }
   return "unknown";
 }

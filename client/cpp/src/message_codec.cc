@@ -48,6 +48,8 @@ v1::DType ToMessage(DType dtype) {
       return v1::BFLOAT16;
     case DType::kBool:
       return v1::BOOL;
+    case DType::kInt32:
+      return v1::INT32;
   }
   return v1::DTYPE_UNSPECIFIED;
 }
@@ -78,6 +80,8 @@ absl::StatusOr<DType> FromMessage(v1::DType dtype) {
       return DType::kBFloat16;
     case v1::BOOL:
       return DType::kBool;
+    case v1::INT32:
+      return DType::kInt32;
     default:
       return BrokenContract(Text("dtype ", static_cast<int>(dtype)));
   }
@@ -97,16 +101,22 @@ Implementation FromMessage(v1::Implementation implementation) {
 }
 
 std::optional<std::size_t> CheckedSizeBytes(DType dtype, const Shape& shape) {
+  // Of the extents that are not 0, so that those after a 0 are checked too.
   std::size_t size_bytes = ItemSizeBytes(dtype);
+  bool is_empty = false;
   for (std::int64_t extent : shape) {
-    if (extent < 1 ||
-        static_cast<std::size_t>(extent) >
-            static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max()) / size_bytes) {
+    if (extent == 0) {
+      is_empty = true;
+    } else if (extent < 0 ||
+               static_cast<std::size_t>(extent) >
+                   static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max()) /
+                       size_bytes) {
       return std::nullopt;
+    } else {
+      size_bytes *= static_cast<std::size_t>(extent);
     }
-    size_bytes *= static_cast<std::size_t>(extent);
   }
-  return size_bytes;
+  return is_empty ? 0 : size_bytes;
 }
 
 void EncodeTensor(const AnyTensor& tensor, v1::Tensor* message, const SharedRegions& regions) {

@@ -29,7 +29,7 @@ v1::Operation ToMessage(Operation operation);
 absl::StatusOr<DType> FromMessage(v1::DType dtype);
 Implementation FromMessage(v1::Implementation implementation);
 
-// The bytes of a row-major tensor; none for extents below 1 and for what no memory holds.
+// The bytes of a row-major tensor; none for negative extents and for what no memory holds.
 std::optional<std::size_t> CheckedSizeBytes(DType dtype, const Shape& shape);
 
 // A local tensor in one of `regions` goes as a reference; another as its elements, with strides

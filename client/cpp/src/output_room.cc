@@ -20,7 +20,7 @@ bool IsInline(Operation operation, std::string_view name, OutputMode mode) {
   if (name == "o") return is_forward || is_jvp;
   if (name == "lse") return is_forward;
   if (name == "o_dot") return is_jvp;
-  if (name == "lse_dot") return false;
+  if (name == "lse_dot" || name == "bias_bar" || name == "bias_bar_dot") return false;
   if (operation == Operation::kHvp) return true;
   return operation == Operation::kVjp && (name == "q_bar" || name == "k_bar" || name == "v_bar");
 }
@@ -46,6 +46,8 @@ std::optional<std::size_t> OutputBytes(const AttentionRequest& request, std::str
       return CheckedSizeBytes(dtype == DType::kFloat64 ? dtype : DType::kFloat32, shape);
     case 'q':
       return CheckedSizeBytes(dtype, shape);
+    case 'b':
+      return CheckedSizeBytes(DTypeOfAny(request.options.mask), ShapeOf(request.options.mask));
     case 'k':
       return CheckedSizeBytes(dtype, ShapeOf(request.k));
     default:
@@ -74,7 +76,9 @@ absl::StatusOr<std::shared_ptr<SharedRoom>> TakeOutputRoom(Operation operation,
   std::size_t total_bytes = 0;
   for (const OutputField& output : kOutputFields) {
     if (!IsInline(operation, output.name, request.outputs.*output.mode)) continue;
+    if (output.name.starts_with("bias") && !request.options.mask.has_value()) continue;
     const std::optional<std::size_t> size_bytes = OutputBytes(request, output.name);
+    if (size_bytes == 0) continue;  // needs no room
     if (!size_bytes.has_value() ||
         *size_bytes > region->size_bytes() - std::min(total_bytes, region->size_bytes())) {
       return absl::ResourceExhaustedError(

@@ -30,6 +30,7 @@ bool SharedRegions::Has(const SharedRegion& region) const {
 }
 
 std::optional<v1::SharedMemoryRef> SharedRegions::PartOf(const Tensor& tensor) const {
+  if (tensor.num_elements() == 0) return std::nullopt;
   const auto address = reinterpret_cast<std::uintptr_t>(tensor.data());
   for (const auto& region : All()) {
     const auto begin = reinterpret_cast<std::uintptr_t>(region->data());

@@ -36,7 +36,7 @@ Shape RowMajorStrides(const Shape& shape) {
 }
 
 void RequireExtents(const Shape& shape) {
-  for (std::int64_t extent : shape) Require(extent >= 1, "every extent must be at least 1", shape);
+  for (std::int64_t extent : shape) Require(extent >= 0, "an extent is negative", shape);
 }
 
 // Copies a strided array of items of `Item`'s size into row-major order.
@@ -92,7 +92,7 @@ Tensor Tensor::Zeros(DType dtype, Shape shape) {
   tensor.strides_ = RowMajorStrides(shape);
   tensor.shape_ = std::move(shape);
   const std::shared_ptr<void> storage = Allocate(tensor.size_bytes());
-  std::memset(storage.get(), 0, tensor.size_bytes());
+  if (tensor.size_bytes() != 0) std::memset(storage.get(), 0, tensor.size_bytes());
   tensor.data_ = storage.get();
   tensor.storage_ = storage;
   tensor.writable_ = true;
@@ -103,7 +103,7 @@ Tensor Tensor::Copy(DType dtype, const void* data, std::size_t count, Shape shap
   Tensor tensor = Zeros(dtype, std::move(shape));
   Require(static_cast<std::size_t>(tensor.num_elements()) == count,
           "must have as many values as elements", tensor.shape_);
-  std::memcpy(tensor.MutableData(), data, tensor.size_bytes());
+  if (count != 0) std::memcpy(tensor.MutableData(), data, tensor.size_bytes());
   return tensor;
 }
 
@@ -142,6 +142,7 @@ std::size_t Tensor::span_bytes() const {
 }
 
 bool Tensor::is_row_major() const {
+  if (num_elements() == 0) return true;
   std::int64_t expected = 1;
   for (std::size_t axis = shape_.size(); axis-- > 0;) {
     if (shape_[axis] != 1 && strides_[axis] != expected) return false;
@@ -170,6 +171,9 @@ std::vector<double> Tensor::ToDoubles() const {
       Widen<std::uint8_t>(source.data_, values);
       for (double& value : values) value = value != 0.0 ? 1.0 : 0.0;
       break;
+    case DType::kInt32:
+      Widen<std::int32_t>(source.data_, values);
+      break;
   }
   return values;
 }
@@ -195,6 +199,9 @@ Tensor Tensor::FromDoubles(DType dtype, absl::Span<const double> values, Shape s
     case DType::kBool:
       Round<bool>(values, data);
       break;
+    case DType::kInt32:
+      Round<std::int32_t>(values, data);
+      break;
   }
   return tensor;
 }
@@ -209,6 +216,7 @@ Tensor Tensor::RowMajor() const {
 void Tensor::CopyFrom(const Tensor& source) {
   RequireRowMajor(source.dtype_);
   Require(shape_ == source.shape_, "cannot take the elements of another shape", shape_);
+  if (num_elements() == 0) return;
   auto* destination = static_cast<std::byte*>(MutableData());
   if (source.is_row_major()) {
     std::memmove(destination, source.data_, size_bytes());

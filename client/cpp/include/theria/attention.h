@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -15,17 +16,21 @@
 //
 //     S = scale * q k^T + B,  lse = logsumexp_j S,  P = exp(S - lse),  o = (P * Z) v
 //
-// with B the additive mask and Z the dropout matrix; docs/operator_contract.md has the formulas of
-// all four operations. Names and shapes are the same everywhere:
+// with B the additive mask and Z the dropout matrix; with a soft cap c, S = c tanh(scale * q k^T /
+// c)
+// + B. docs/operator_contract.md has the formulas of all four operations. Names and shapes are the
+// same everywhere:
 //
 //   q                       [batch, heads_q,  seq_q,  head_dim]
 //   k                       [batch, heads_kv, seq_kv, head_dim]    heads_kv divides heads_q
 //   v                       [batch, heads_kv, seq_kv, head_dim_v]
 //   o                       [batch, heads_q,  seq_q,  head_dim_v]
 //   lse, lse_dot            [batch, heads_q,  seq_q]   float32; float64 for float64 inputs
+//   bias                    options.mask, of its own shape and dtype
 //   x_dot, x_bar, x_bar_dot as x: tangent of x, cotangent of x, tangent of that cotangent
 //
-// All but the statistics and the mask share one floating-point dtype. Any non-negative strides.
+// All but the statistics and the options' tensors share one floating-point dtype. Any non-negative
+// strides. Extents of 0 are valid: results are empty, o is zero where there are no keys.
 
 namespace theria::client {
 
@@ -36,11 +41,19 @@ enum class Precision : std::uint8_t {
   kFast,    // TF32 products are allowed
 };
 
+// Where the diagonal of `is_causal` and `window` lies when seq_q != seq_kv: the offset that is
+// added to the row i before it is compared with the key j.
+enum class CausalAlignment : std::uint8_t {
+  kUpperLeft,   // 0
+  kLowerRight,  // seq_kv - seq_q; of each document where the sequences are packed
+};
+
 std::string_view OperationName(Operation operation);                 // "forward", "vjp", ...
 std::string_view ImplementationName(Implementation implementation);  // "auto", "fused", ...
 std::string_view PrecisionName(Precision precision);                 // "strict", "fast"
 
-// Key j takes part in row i only if i - left <= j <= i + right; an absent side is unbounded.
+// Key j takes part in row i only if i - left <= j <= i + right, i counted from the diagonal of
+// CausalAlignment; an absent side is unbounded.
 struct Window {
   std::optional<std::int64_t> left;
   std::optional<std::int64_t> right;
@@ -55,14 +68,23 @@ struct Dropout {
 
 struct AttentionOptions {
   std::optional<double> scale;  // default 1 / sqrt(head_dim)
-  bool is_causal = false;       // top-left aligned: key j takes part in row i only if j <= i
+  bool is_causal = false;       // key j takes part in row i only if j <= i, from the diagonal
   std::optional<Window> window;
+  CausalAlignment causal_alignment = CausalAlignment::kUpperLeft;
+  std::optional<double> softcap;  // positive and finite; none: scores are not capped
   // Broadcasts to [batch, heads_q, seq_q, seq_kv]. kBool: true takes part; floating point: added to
-  // the scaled scores. None: no mask.
+  // the scores. None: no mask.
   AnyTensor mask;
+  AnyTensor alibi_slopes;  // [heads_q] or [batch, heads_q]: adds -slope * |i - j| to the scores, i
+                           // counted from the diagonal
+  AnyTensor kv_lengths;    // kInt32 [batch]: key j takes part only if j < kv_lengths[b]
+  // kInt32 [documents + 1], both or neither, where batch is 1: row i of a document sees the keys of
+  // that document alone; positions count from its first row and key.
+  AnyTensor cu_seqlens_q, cu_seqlens_kv;
   Dropout dropout;
   Precision precision = Precision::kStrict;
   Implementation implementation = Implementation::kAuto;
+  bool deterministic = false;  // equal calls give equal bits
 };
 
 // What becomes of one output.
@@ -79,12 +101,14 @@ struct OutputSpec {
   OutputMode lse = OutputMode::kDefault;      // inline for forward, else skipped
   OutputMode o_dot = OutputMode::kDefault;    // inline for JVP, skipped for HVP
   OutputMode lse_dot = OutputMode::kDefault;  // skipped
-  OutputMode q_bar = OutputMode::kDefault;    // this and all below: inline
+  OutputMode q_bar = OutputMode::kDefault;    // this and those below: inline
   OutputMode k_bar = OutputMode::kDefault;
   OutputMode v_bar = OutputMode::kDefault;
   OutputMode q_bar_dot = OutputMode::kDefault;
   OutputMode k_bar_dot = OutputMode::kDefault;
   OutputMode v_bar_dot = OutputMode::kDefault;
+  OutputMode bias_bar = OutputMode::kDefault;      // skipped; needs a floating-point mask
+  OutputMode bias_bar_dot = OutputMode::kDefault;  // likewise
   absl::Duration resident_ttl;  // lease of resident outputs; zero: the server's default
   // Shared memory in which inline outputs are made; together they are one piece of room there,
   // which is free again when the last of them is gone. None: memory of this process.
@@ -94,20 +118,23 @@ struct OutputSpec {
   std::optional<SharedRegion> region;
 };
 
-// The inputs of any of the operations. q, k, v are always required; VJP and HVP require o_bar. An
-// absent tangent is zero. o and lse (both or neither) are those of an earlier forward of the same
-// q, k, v and options, and save its work. An input that the operation does not read is an error.
+// The inputs of any of the operations. q, k, v are always required; VJP and HVP require o_bar or
+// lse_bar, the cotangent of lse. An absent cotangent or tangent is zero. o and lse (both or
+// neither) are those of an earlier forward of the same q, k, v and options, and save its work. An
+// input that the operation does not read is an error.
 //
 //   forward  q k v
-//   VJP      q k v  [o lse]  o_bar
-//   JVP      q k v  [o lse]         [q_dot k_dot v_dot]
-//   HVP      q k v  [o lse]  o_bar  [q_dot k_dot v_dot]  [o_bar_dot]
+//   VJP      q k v  [o lse]  [o_bar lse_bar]
+//   JVP      q k v  [o lse]                   [q_dot k_dot v_dot bias_dot]
+//   HVP      q k v  [o lse]  [o_bar lse_bar]  [q_dot k_dot v_dot bias_dot]  [o_bar_dot lse_bar_dot]
 struct AttentionRequest {
   AnyTensor q, k, v;
   AnyTensor o, lse;
   AnyTensor o_bar;
   AnyTensor q_dot, k_dot, v_dot;
   AnyTensor o_bar_dot;
+  AnyTensor lse_bar, lse_bar_dot;
+  AnyTensor bias_dot;
   AttentionOptions options;
   OutputSpec outputs;
 };
@@ -129,6 +156,7 @@ struct AttentionResult {
   AnyTensor o, lse, o_dot, lse_dot;
   AnyTensor q_bar, k_bar, v_bar;
   AnyTensor q_bar_dot, k_bar_dot, v_bar_dot;
+  AnyTensor bias_bar, bias_bar_dot;  // shape and dtype of options.mask
   ExecutionInfo execution;
 };
 
@@ -183,11 +211,19 @@ struct OutputField {
   OutputMode OutputSpec::*mode;
 };
 inline constexpr InputField kInputFields[] = {
-    {"q", &AttentionRequest::q},         {"k", &AttentionRequest::k},
-    {"v", &AttentionRequest::v},         {"o", &AttentionRequest::o},
-    {"lse", &AttentionRequest::lse},     {"o_bar", &AttentionRequest::o_bar},
-    {"q_dot", &AttentionRequest::q_dot}, {"k_dot", &AttentionRequest::k_dot},
-    {"v_dot", &AttentionRequest::v_dot}, {"o_bar_dot", &AttentionRequest::o_bar_dot},
+    {"q", &AttentionRequest::q},
+    {"k", &AttentionRequest::k},
+    {"v", &AttentionRequest::v},
+    {"o", &AttentionRequest::o},
+    {"lse", &AttentionRequest::lse},
+    {"o_bar", &AttentionRequest::o_bar},
+    {"q_dot", &AttentionRequest::q_dot},
+    {"k_dot", &AttentionRequest::k_dot},
+    {"v_dot", &AttentionRequest::v_dot},
+    {"o_bar_dot", &AttentionRequest::o_bar_dot},
+    {"lse_bar", &AttentionRequest::lse_bar},
+    {"lse_bar_dot", &AttentionRequest::lse_bar_dot},
+    {"bias_dot", &AttentionRequest::bias_dot},
 };
 inline constexpr OutputField kOutputFields[] = {
     {"o", &AttentionResult::o, &OutputSpec::o},
@@ -200,7 +236,43 @@ inline constexpr OutputField kOutputFields[] = {
     {"q_bar_dot", &AttentionResult::q_bar_dot, &OutputSpec::q_bar_dot},
     {"k_bar_dot", &AttentionResult::k_bar_dot, &OutputSpec::k_bar_dot},
     {"v_bar_dot", &AttentionResult::v_bar_dot, &OutputSpec::v_bar_dot},
+    {"bias_bar", &AttentionResult::bias_bar, &OutputSpec::bias_bar},
+    {"bias_bar_dot", &AttentionResult::bias_bar_dot, &OutputSpec::bias_bar_dot},
 };
+
+// The options, each in one row of one of two tables, by the names of theria.v1.AttentionOptions.
+struct OptionTensor {
+  std::string_view name;
+  AnyTensor AttentionOptions::*member;
+};
+inline constexpr OptionTensor kOptionTensors[] = {
+    {"mask", &AttentionOptions::mask},
+    {"alibi_slopes", &AttentionOptions::alibi_slopes},
+    {"kv_lengths", &AttentionOptions::kv_lengths},
+    {"cu_seqlens_q", &AttentionOptions::cu_seqlens_q},
+    {"cu_seqlens_kv", &AttentionOptions::cu_seqlens_kv},
+};
+template <typename T>
+struct PlainOption {
+  std::string_view name;
+  T AttentionOptions::*member;
+};
+inline constexpr std::tuple kPlainOptions = {
+    PlainOption{"scale", &AttentionOptions::scale},
+    PlainOption{"is_causal", &AttentionOptions::is_causal},
+    PlainOption{"window", &AttentionOptions::window},
+    PlainOption{"causal_alignment", &AttentionOptions::causal_alignment},
+    PlainOption{"softcap", &AttentionOptions::softcap},
+    PlainOption{"dropout", &AttentionOptions::dropout},
+    PlainOption{"precision", &AttentionOptions::precision},
+    PlainOption{"implementation", &AttentionOptions::implementation},
+    PlainOption{"deterministic", &AttentionOptions::deterministic},
+};
+// Calls `visit(row)` for each row of kPlainOptions.
+template <typename Visitor>
+void ForEachPlainOption(Visitor visit) {
+  std::apply([&](const auto&... rows) { (visit(rows), ...); }, kPlainOptions);
+}
 
 }  // namespace theria::client
 

@@ -17,15 +17,16 @@ enum class DType : std::uint8_t {
   kFloat16,   // IEEE 754 binary16
   kBFloat16,  // upper half of an IEEE 754 binary32
   kBool,      // one byte an element; zero is false, anything else true
+  kInt32,     // lengths and offsets among the options
 };
 
 // Bytes of one element.
 std::size_t ItemSizeBytes(DType dtype);
 
-// "float64", "float32", "float16", "bfloat16", "bool".
+// "float64", "float32", "float16", "bfloat16", "bool", "int32".
 std::string_view DTypeName(DType dtype);
 
-inline bool IsFloatingPoint(DType dtype) { return dtype != DType::kBool; }
+inline bool IsFloatingPoint(DType dtype) { return dtype != DType::kBool && dtype != DType::kInt32; }
 
 // The dtype of `lse` and `lse_dot` beside inputs of `dtype`: float64 for float64, else float32.
 inline DType StatisticsDType(DType dtype) {
@@ -81,6 +82,10 @@ struct DTypeOfType<BFloat16> {
 template <>
 struct DTypeOfType<bool> {
   static constexpr DType kValue = DType::kBool;
+};
+template <>
+struct DTypeOfType<std::int32_t> {
+  static constexpr DType kValue = DType::kInt32;
 };
 template <typename T>
 inline constexpr DType DTypeOf = DTypeOfType<T>::kValue;

@@ -34,10 +34,10 @@ std::int64_t NumElements(absl::Span<const std::int64_t> shape);
 // A violated REQUIRES below is a bug of the caller and ends the process with a message.
 class Tensor {
  public:
-  // Float32, shape [0], no elements. No operation accepts it.
+  // Float32, shape [0], no elements.
   Tensor() = default;
 
-  // Owns its elements; row-major. REQUIRES: every extent is at least 1.
+  // Owns its elements; row-major. REQUIRES: no extent is negative.
   static Tensor Zeros(DType dtype, Shape shape);
 
   // Owns a copy of `values`, row-major. REQUIRES: as many values as `shape` has elements.
@@ -67,8 +67,8 @@ class Tensor {
   static Tensor Adopt(std::shared_ptr<const void> storage, DType dtype, const void* data,
                       Shape shape, Shape strides = {});
 
-  // As Adopt, row-major, and mutable_values may write the elements. REQUIRES: every extent is at
-  // least 1.
+  // As Adopt, row-major, and mutable_values may write the elements. REQUIRES: no extent is
+  // negative.
   static Tensor AdoptWritable(std::shared_ptr<void> storage, DType dtype, void* data, Shape shape);
 
   DType dtype() const { return dtype_; }

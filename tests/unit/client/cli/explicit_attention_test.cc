@@ -76,6 +76,23 @@ TEST(ExplicitAttentionTest, SatisfiesTheIdentitiesWithEveryOption) {
   }
 }
 
+// U = (0, log 3) capped at 1: S = tanh U, and with lse_bar = 1 alone S_bar = P, U_bar = (1 - t^2)
+// P.
+TEST(ExplicitAttentionTest, SoftCapAndLseCotangentByHand) {
+  AttentionRequest request = TwoKeys();
+  request.options.softcap = 1.0;
+  request.options.mask = Tensor::FromValues<double>({0.0, 0.5}, {1, 2});
+  request.lse_bar = Tensor::FromValues<double>({1.0}, {1, 1, 1});
+  const AttentionResult result = ExactAttention(Operation::kVjp, request);
+  const double t = std::tanh(std::log(3.0));  // 4/5
+  const double p = 1.0 / (1.0 + std::exp(-t - 0.5));
+  EXPECT_THAT(Values(result.lse), ElementsAre(DoubleNear(std::log1p(std::exp(t + 0.5)), 1e-15)));
+  EXPECT_THAT(Values(result.bias_bar), ElementsAre(DoubleNear(1 - p, 1e-15), DoubleNear(p, 1e-15)));
+  EXPECT_THAT(Values(result.k_bar),
+              ElementsAre(DoubleNear(1 - p, 1e-15), DoubleNear(p * (1 - t * t), 1e-15)));
+  EXPECT_THAT(Values(result.v_bar), ElementsAre(0.0, 0.0));
+}
+
 TEST(ExplicitAttentionTest, RowsOfALargeFiniteMaskKeepTheirProbabilities) {
   AttentionRequest request = TwoKeys();
   request.o_bar = Tensor::FromValues<double>({1.0}, {1, 1, 1, 1});
@@ -122,7 +139,7 @@ TEST(ExplicitAttentionTest, RowsWithoutKeysAreZero) {
   const AttentionResult result = ExactAttention(Operation::kHvp, request);
   EXPECT_THAT(Values(result.lse), ElementsAre(-kInfinity));
   for (const client::OutputField& field : client::kOutputFields) {
-    if (field.name == "lse") continue;
+    if (field.name == "lse" || field.name.starts_with("bias")) continue;
     EXPECT_THAT(Values(result.*field.member), testing::Each(0.0)) << field.name;
   }
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "client/cli/parity/explicit_attention.h"
+#include "client/cli/parity/tolerance.h"
 
 namespace theria::cli {
 namespace {
@@ -164,23 +165,16 @@ void ChangeRequest(Fault fault, AttentionRequest& request) {
     case Fault::kOtherDropoutBits:
       ++options.dropout.offset;
       return;
-    case Fault::kIgnoresDropout:
-      options.dropout.probability = 0.0;
+    case Fault::kSlopesOfOtherHeads:
+      Change(options.alibi_slopes, [](std::vector<double>& values) {
+        std::rotate(values.begin(), values.begin() + 1, values.end());
+      });
       return;
-    case Fault::kIgnoresScale:
-      options.scale.reset();
+    case Fault::kLengthOffByOne:
+      Change(options.kv_lengths, [](std::vector<double>& values) { values.back() += 1.0; });
       return;
-    case Fault::kIgnoresQDot:
-      request.q_dot = {};
-      return;
-    case Fault::kIgnoresKDot:
-      request.k_dot = {};
-      return;
-    case Fault::kIgnoresVDot:
-      request.v_dot = {};
-      return;
-    case Fault::kIgnoresObarDot:
-      request.o_bar_dot = {};
+    case Fault::kDocumentOffByOne:
+      Change(options.cu_seqlens_q, [](std::vector<double>& values) { values[1] -= 1.0; });
       return;
     case Fault::kRoundsLse:
       RoundLse(request);
@@ -232,6 +226,14 @@ void ChangeResult(Fault fault, Operation operation, const AttentionRequest& requ
       });
       return;
     }
+    case Fault::kBiasBarOfOneBatch:
+      for (AnyTensor* tensor : {&result.bias_bar, &result.bias_bar_dot}) {
+        const auto batch = static_cast<double>(request.q.local().shape()[0]);
+        Change(*tensor, [&](std::vector<double>& values) {
+          for (double& value : values) value /= batch;
+        });
+      }
+      return;
     case Fault::kOneWrongElement:
       Change(result.k_bar, [](std::vector<double>& values) {
         double largest = 0.0;
@@ -249,20 +251,48 @@ void ChangeResult(Fault fault, Operation operation, const AttentionRequest& requ
 absl::StatusOr<AttentionResult> FaultyAttention::Run(Operation operation,
                                                      const AttentionRequest& request,
                                                      const client::CallOptions&) {
+  // Nothing can be wrong with the elements of an empty tensor.
+  const bool is_empty =
+      request.q.local().num_elements() == 0 || request.k.local().num_elements() == 0;
+  const Fault fault = is_empty ? Fault::kNone : fault_;
   AttentionRequest changed = request;
-  ChangeRequest(fault_, changed);
-  AttentionResult result = fault_ == Fault::kTransposesGroups
+  ChangeRequest(fault, changed);
+  Ignore(changed);
+  AttentionResult result = fault == Fault::kTransposesGroups
                                ? RunWithTransposedGroups(operation, changed)
                                : ExactAttention(operation, changed);
-  ChangeResult(fault_, operation, request, result);
+  ChangeResult(fault, operation, request, result);
   const DType dtype = request.q.local().dtype();
   for (const client::OutputField& field : client::kOutputFields) {
     AnyTensor& output = result.*field.member;
-    const bool is_statistic = field.name == "lse" || field.name == "lse_dot";
     if (!output.has_value()) continue;
-    output = output.local().Cast(is_statistic ? client::StatisticsDType(dtype) : dtype);
+    const bool is_statistic = field.name == "lse" || field.name == "lse_dot";
+    const bool is_of_bias = field.name.starts_with("bias");
+    DType of_output = is_statistic ? client::StatisticsDType(dtype) : dtype;
+    if (is_of_bias) of_output = request.options.mask.local().dtype();
+    output = output.local().Cast(of_output);
+  }
+  if (ignored_ == "deterministic" && ++calls_ % 2 == 0) {
+    std::vector<double> values = result.o.local().ToDoubles();
+    values[0] += values[0] * 2 * UnitRoundoff(dtype, client::Precision::kStrict);
+    result.o = Tensor::FromDoubles(dtype, values, result.o.local().shape());
   }
   return result;
+}
+
+void FaultyAttention::Ignore(AttentionRequest& request) const {
+  for (const client::InputField& input : client::kInputFields) {
+    if (input.name == ignored_) request.*input.member = {};
+  }
+  client::AttentionOptions& options = request.options;
+  for (const client::OptionTensor& option : client::kOptionTensors) {
+    if (option.name == ignored_) options.*option.member = {};
+  }
+  // Of documents there are both or neither.
+  if (ignored_.starts_with("cu_seqlens")) options.cu_seqlens_q = options.cu_seqlens_kv = {};
+  client::ForEachPlainOption([&](const auto& option) {
+    if (option.name == ignored_) options.*option.member = client::AttentionOptions().*option.member;
+  });
 }
 
 client::ServerInfo FaultyAttention::Info(client::Implementation implementation) {

@@ -2,6 +2,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "client/cpp/src/message_codec.h"
@@ -28,16 +30,29 @@ client::AnyTensor Decode(v1::Tensor tensor) {
                                {tensor.strides().begin(), tensor.strides().end()});
 }
 
+// The tensor of that name, if the message has it.
+client::AnyTensor DecodeField(const google::protobuf::Message& message, std::string_view name) {
+  const auto* const field = message.GetDescriptor()->FindFieldByName(std::string(name));
+  if (field == nullptr || !message.GetReflection()->HasField(message, field)) return {};
+  return Decode(
+      static_cast<const v1::Tensor&>(message.GetReflection()->GetMessage(message, field)));
+}
+
 client::AttentionOptions Decode(const v1::AttentionOptions& message) {
   client::AttentionOptions options;
   if (message.has_scale()) options.scale = message.scale();
+  if (message.has_softcap()) options.softcap = message.softcap();
   options.is_causal = message.is_causal();
+  options.deterministic = message.deterministic();
+  options.causal_alignment = static_cast<client::CausalAlignment>(message.causal_alignment());
   if (message.has_window()) {
     options.window.emplace();
     if (message.window().has_left()) options.window->left = message.window().left();
     if (message.window().has_right()) options.window->right = message.window().right();
   }
-  options.mask = Decode(message.mask());
+  for (const client::OptionTensor& option : client::kOptionTensors) {
+    options.*option.member = DecodeField(message, option.name);
+  }
   options.dropout.probability = message.dropout().probability();
   options.dropout.seed = message.dropout().seed();
   options.dropout.offset = message.dropout().offset();
@@ -97,35 +112,18 @@ class AttentionService : public v1::AttentionService::Service {
   grpc::Status Serve(Operation operation, const Request& message, Response* response) {
     if (grpc::Status admitted = gate_.Enter(); !admitted.ok()) return admitted;
     client::AttentionRequest request;
-    request.q = Decode(message.q());
-    request.k = Decode(message.k());
-    request.v = Decode(message.v());
-    if constexpr (requires { message.o_bar(); }) request.o_bar = Decode(message.o_bar());
-    if constexpr (requires { message.q_dot(); }) {
-      request.q_dot = Decode(message.q_dot());
-      request.k_dot = Decode(message.k_dot());
-      request.v_dot = Decode(message.v_dot());
+    for (const client::InputField& input : client::kInputFields) {
+      request.*input.member = DecodeField(message, input.name);
     }
-    if constexpr (requires { message.o_bar_dot(); })
-      request.o_bar_dot = Decode(message.o_bar_dot());
     request.options = Decode(message.options());
 
     const client::AttentionResult result = attention_.Run(operation, request, {}).value();
-    client::EncodeTensor(result.o, response->mutable_o());
-    client::EncodeTensor(result.lse, response->mutable_lse());
-    if constexpr (requires { response->mutable_o_dot(); }) {
-      client::EncodeTensor(result.o_dot, response->mutable_o_dot());
-      client::EncodeTensor(result.lse_dot, response->mutable_lse_dot());
-    }
-    if constexpr (requires { response->mutable_q_bar(); }) {
-      client::EncodeTensor(result.q_bar, response->mutable_q_bar());
-      client::EncodeTensor(result.k_bar, response->mutable_k_bar());
-      client::EncodeTensor(result.v_bar, response->mutable_v_bar());
-    }
-    if constexpr (requires { response->mutable_q_bar_dot(); }) {
-      client::EncodeTensor(result.q_bar_dot, response->mutable_q_bar_dot());
-      client::EncodeTensor(result.k_bar_dot, response->mutable_k_bar_dot());
-      client::EncodeTensor(result.v_bar_dot, response->mutable_v_bar_dot());
+    for (const client::OutputField& output : client::kOutputFields) {
+      const client::AnyTensor& tensor = result.*output.member;
+      const auto* const field = Response::descriptor()->FindFieldByName(std::string(output.name));
+      if (field == nullptr || !tensor.has_value()) continue;
+      client::EncodeTensor(tensor, static_cast<v1::Tensor*>(
+                                       response->GetReflection()->MutableMessage(response, field)));
     }
     response->mutable_execution()->set_kernel("faulty");
     return grpc::Status::OK;

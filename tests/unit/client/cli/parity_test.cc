@@ -1,6 +1,7 @@
 #include "client/cli/parity/parity.h"
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/client/cli/faulty_attention.h"
+#include "theria/v1/attention.pb.h"
 
 namespace theria::cli {
 namespace {
@@ -56,7 +58,7 @@ TEST(ParityTest, ARightTargetHoldsEverywhere) {
 
 // Where a fault must be found.
 struct Control {
-  Fault fault;
+  FaultyAttention faulty;
   std::string name;
   std::string option_class;
   Operation operation;
@@ -75,7 +77,7 @@ class FaultTest : public testing::TestWithParam<Control> {
 };
 
 TEST_P(FaultTest, IsFoundInEveryDType) {
-  FaultyAttention faulty(GetParam().fault);
+  FaultyAttention faulty = GetParam().faulty;
   const std::vector<ParityResult> results = CheckOneClass(faulty);
   for (const DType dtype : GetParam().dtypes) {
     EXPECT_THAT(
@@ -90,44 +92,139 @@ TEST_P(FaultTest, IsFoundInEveryDType) {
 INSTANTIATE_TEST_SUITE_P(
     Faults, FaultTest,
     testing::Values(
-        Control{Fault::kCausalOffByOne, "CausalOffByOne", "causal", Operation::kForward},
-        Control{Fault::kCausalOffByOne, "CausalOffByOneWindow", "causal window", Operation::kHvp},
-        Control{Fault::kWindowOffByOneLeft, "WindowOffByOneLeft", "window", Operation::kForward},
-        Control{Fault::kWindowOffByOneRight, "WindowOffByOneRight", "window", Operation::kVjp},
-        Control{Fault::kIgnoresBoolMask, "IgnoresBoolMask", "bool mask", Operation::kForward},
-        Control{Fault::kIgnoresBoolMask, "IgnoresRowMask", "masked rows", Operation::kVjp},
-        Control{Fault::kIgnoresFloatMask, "IgnoresFloatMask", "additive mask", Operation::kForward},
-        Control{Fault::kIgnoresFloatMask, "IgnoresFiniteMask", "half of keys -1e9",
-                Operation::kJvp},
-        Control{Fault::kNegatesFloatMask, "NegatesFloatMask", "additive mask", Operation::kVjp},
-        Control{Fault::kForgetsDropoutScale, "ForgetsDropoutScale", "dropout", Operation::kForward},
-        Control{Fault::kOtherDropoutBits, "OtherDropoutBits", "dropout", Operation::kForward},
-        Control{Fault::kIgnoresDropout, "IgnoresDropout", "dropout", Operation::kVjp},
-        Control{Fault::kIgnoresScale, "IgnoresScale", "scale", Operation::kJvp},
-        Control{Fault::kTransposesGroups, "TransposesGroups", "grouped queries",
+        Control{FaultyAttention(Fault::kCausalOffByOne), "CausalOffByOne", "causal",
                 Operation::kForward},
-        Control{Fault::kRoundsLse,
+        Control{FaultyAttention(Fault::kCausalOffByOne), "CausalOffByOneWindow", "causal window",
+                Operation::kHvp},
+        Control{FaultyAttention(Fault::kWindowOffByOneLeft), "WindowOffByOneLeft", "window",
+                Operation::kForward},
+        Control{FaultyAttention(Fault::kWindowOffByOneRight), "WindowOffByOneRight", "window",
+                Operation::kVjp},
+        Control{FaultyAttention(Fault::kIgnoresBoolMask), "IgnoresBoolMask", "bool mask",
+                Operation::kForward},
+        Control{FaultyAttention(Fault::kIgnoresBoolMask), "IgnoresRowMask", "masked rows",
+                Operation::kVjp},
+        Control{FaultyAttention(Fault::kIgnoresFloatMask), "IgnoresFloatMask", "additive mask",
+                Operation::kForward},
+        Control{FaultyAttention(Fault::kIgnoresFloatMask), "IgnoresFiniteMask", "half of keys -1e9",
+                Operation::kJvp},
+        Control{FaultyAttention(Fault::kNegatesFloatMask), "NegatesFloatMask", "additive mask",
+                Operation::kVjp},
+        Control{FaultyAttention(Fault::kForgetsDropoutScale), "ForgetsDropoutScale", "dropout",
+                Operation::kForward},
+        Control{FaultyAttention(Fault::kOtherDropoutBits), "OtherDropoutBits", "dropout",
+                Operation::kForward},
+        Control{FaultyAttention(Fault::kSlopesOfOtherHeads), "SlopesOfOtherHeads", "alibi",
+                Operation::kForward},
+        Control{FaultyAttention(Fault::kLengthOffByOne), "LengthOffByOne", "key lengths",
+                Operation::kVjp},
+        Control{FaultyAttention(Fault::kDocumentOffByOne), "DocumentOffByOne", "packed",
+                Operation::kForward},
+        Control{FaultyAttention(Fault::kBiasBarOfOneBatch), "BiasBarOfOneBatch", "head bias",
+                Operation::kVjp},
+        Control{FaultyAttention(Fault::kBiasBarOfOneBatch), "BiasBarDotOfOneBatch", "head bias",
+                Operation::kHvp},
+        Control{FaultyAttention(Fault::kTransposesGroups), "TransposesGroups", "grouped queries",
+                Operation::kForward},
+        Control{FaultyAttention(Fault::kRoundsLse),
                 "RoundsLseOfLargeScores",
                 "tied scores 130^2, saved",
                 Operation::kVjp,
                 {DType::kFloat64, DType::kFloat32}},
-        Control{Fault::kRoundsLse,
+        Control{FaultyAttention(Fault::kRoundsLse),
                 "RoundsLseOfMaskedRows",
                 "rows -1e9, saved",
                 Operation::kHvp,
                 {DType::kFloat32, DType::kFloat16, DType::kBFloat16}},
-        Control{Fault::kSpreadsNaN, "SpreadsUnseenNaN", "unseen NaN, causal", Operation::kForward},
-        Control{Fault::kSpreadsNaN, "SpreadsNaN", "NaN in v", Operation::kForward},
-        Control{Fault::kSwallowsNaN, "SwallowsNaN", "NaN in q", Operation::kVjp},
-        Control{Fault::kSwallowsNaN, "SwallowsNaNOfTangent", "NaN in k_dot", Operation::kHvp},
-        Control{Fault::kIgnoresQDot, "IgnoresQDot", "plain", Operation::kJvp},
-        Control{Fault::kIgnoresKDot, "IgnoresKDot", "plain", Operation::kHvp},
-        Control{Fault::kIgnoresVDot, "IgnoresVDot", "plain", Operation::kJvp},
-        Control{Fault::kIgnoresObarDot, "IgnoresObarDot", "plain", Operation::kHvp},
-        Control{Fault::kFrozenStatistics, "FrozenStatistics", "plain", Operation::kHvp},
-        Control{Fault::kNaNInEmptyRows, "NaNInEmptyRows", "masked rows", Operation::kForward},
-        Control{Fault::kIgnoresStrides, "IgnoresStrides", "strides", Operation::kForward}),
+        Control{FaultyAttention(Fault::kSpreadsNaN), "SpreadsUnseenNaN", "unseen NaN, causal",
+                Operation::kForward},
+        Control{FaultyAttention(Fault::kSpreadsNaN), "SpreadsNaN", "NaN in v", Operation::kForward},
+        Control{FaultyAttention(Fault::kSwallowsNaN), "SwallowsNaN", "NaN in q", Operation::kVjp},
+        Control{FaultyAttention(Fault::kSwallowsNaN), "SwallowsNaNOfTangent", "NaN in k_dot",
+                Operation::kHvp},
+        Control{FaultyAttention(Fault::kFrozenStatistics), "FrozenStatistics", "plain",
+                Operation::kHvp},
+        Control{FaultyAttention(Fault::kNaNInEmptyRows), "NaNInEmptyRows", "masked rows",
+                Operation::kForward},
+        Control{FaultyAttention(Fault::kIgnoresStrides), "IgnoresStrides", "strides",
+                Operation::kForward}),
     [](const auto& info) { return info.param.name; });
+
+// The option or optional input that a target ignores, and where that must be found.
+struct Ignored {
+  std::string name;
+  std::string option_class;
+  Operation operation;
+};
+const Ignored kIgnored[] = {
+    {"scale", "scale", Operation::kJvp},
+    {"is_causal", "causal", Operation::kForward},
+    {"window", "window", Operation::kHvp},
+    {"mask", "bool mask", Operation::kVjp},
+    {"dropout", "dropout", Operation::kVjp},
+    {"softcap", "soft cap", Operation::kForward},
+    {"alibi_slopes", "alibi", Operation::kVjp},
+    {"causal_alignment", "lower right", Operation::kForward},
+    {"causal_alignment", "alibi, lower right", Operation::kHvp},
+    {"kv_lengths", "key lengths", Operation::kJvp},
+    {"cu_seqlens_q", "packed", Operation::kForward},
+    {"cu_seqlens_kv", "packed, lower right", Operation::kHvp},
+    {"deterministic", "deterministic", Operation::kVjp},
+    {"o_bar", "plain", Operation::kVjp},
+    {"lse_bar", "lse_bar", Operation::kVjp},
+    {"q_dot", "plain", Operation::kJvp},
+    {"k_dot", "plain", Operation::kHvp},
+    {"v_dot", "plain", Operation::kJvp},
+    {"o_bar_dot", "plain", Operation::kHvp},
+    {"lse_bar_dot", "lse_bar", Operation::kHvp},
+    {"bias_dot", "bias", Operation::kHvp},
+    {"bias_dot", "bias", Operation::kJvp},
+};
+
+class IgnoredTest : public testing::TestWithParam<Ignored> {};
+
+TEST_P(IgnoredTest, IsFoundInEveryDType) {
+  FaultyAttention faulty = FaultyAttention::Ignoring(GetParam().name);
+  const std::vector<ParityResult> results =
+      Check(faulty, FaultyAttention::Info(), [](const ParityCase& what) {
+        return what.problem.option_class == GetParam().option_class && !IsIdentity(what) &&
+               what.operation == GetParam().operation;
+      });
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+    EXPECT_THAT(
+        Failures(results, [&](const ParityResult& result) { return result.what.dtype == dtype; }),
+        Not(IsEmpty()))
+        << client::DTypeName(dtype);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Options, IgnoredTest, testing::ValuesIn(kIgnored), [](const auto& info) {
+  return info.param.name + client::OperationName(info.param.operation).data();
+});
+
+// A field of the wire without a planted fault here is an option that parity may not test at all.
+TEST(ParityTest, EveryFieldOfTheWireHasAPlantedFault) {
+  std::set<std::string> found = {
+      "q",
+      "k",
+      "v",  // without which there is no call
+      "o",
+      "lse",  // hints, which change no result
+      "options",
+      "outputs",
+      "precision",       // to ignore FAST is to be more accurate
+      "implementation",  // whose results are alike
+  };
+  for (const Ignored& ignored : kIgnored) found.insert(ignored.name);
+  for (const google::protobuf::Descriptor* message :
+       {v1::AttentionOptions::descriptor(), v1::ForwardRequest::descriptor(),
+        v1::VjpRequest::descriptor(), v1::JvpRequest::descriptor(), v1::HvpRequest::descriptor()}) {
+    for (int i = 0; i < message->field_count(); ++i) {
+      EXPECT_TRUE(found.contains(std::string(message->field(i)->name())))
+          << message->field(i)->full_name();
+    }
+  }
+}
 
 TEST(ParityTest, OneWrongElementIsSeen) {
   FaultyAttention target(Fault::kOneWrongElement);
@@ -161,7 +258,7 @@ TEST(ParityTest, IdentitiesFindFrozenStatistics) {
 
 // With o_bar_dot the product is no longer symmetric, but the differences still tell.
 TEST(ParityTest, FiniteDifferencesSeeTheTangentOfTheCotangent) {
-  FaultyAttention target(Fault::kIgnoresObarDot);
+  FaultyAttention target = FaultyAttention::Ignoring("o_bar_dot");
   EXPECT_THAT(Failures(Check(target, FaultyAttention::Info(), IsIdentity),
                        [](const ParityResult& result) {
                          return result.what.identity == Identity::kFiniteDifferences;

@@ -31,7 +31,7 @@ TEST(PoisonTest, UnseenIsEveryKeyAndRowThatTakesNoPart) {
                            .heads_kv = 1,
                            .seq_q = 4,
                            .seq_kv = 9,
-                           .window = client::Window{.left = 1, .right = 0},
+                           .options = {.window = client::Window{.left = 1, .right = 0}},
                            .mask = MaskKind::kRows,
                            .poison = Poison::kUnseen};
   // Rows 0, 2 and 3 see keys 0, 1 to 2 and 2 to 3; row 1 is masked.

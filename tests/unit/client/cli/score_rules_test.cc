@@ -49,6 +49,39 @@ TEST(ScoreRulesTest, WindowSidesAreInclusiveAndOptional) {
   EXPECT_EQ(Row(request, 4), "..xxx...");
 }
 
+TEST(ScoreRulesTest, LowerRightMovesCausalAndWindow) {
+  AttentionRequest request = Request(1, 1, 3, 5);
+  request.options.is_causal = true;
+  request.options.causal_alignment = client::CausalAlignment::kLowerRight;
+  EXPECT_EQ(Row(request, 0), "xxx..");
+  EXPECT_EQ(Row(request, 2), "xxxxx");
+  request.options.window = client::Window{.left = 1};
+  EXPECT_EQ(Row(request, 0), ".xx..");
+  request = Request(1, 1, 5, 3);
+  request.options.is_causal = true;
+  request.options.causal_alignment = client::CausalAlignment::kLowerRight;
+  EXPECT_EQ(Row(request, 1), "...");
+  EXPECT_EQ(Row(request, 2), "x..");
+}
+
+TEST(ScoreRulesTest, LengthsCutKeysAndDocumentsCountForThemselves) {
+  AttentionRequest request = Request(1, 1, 4, 5);
+  request.options.kv_lengths = Tensor::FromValues<std::int32_t>({3}, {1});
+  EXPECT_EQ(Row(request, 0), "xxx..");
+  request.options.kv_lengths = {};
+  request.options.cu_seqlens_q = Tensor::FromValues<std::int32_t>({0, 1, 1, 4}, {4});
+  request.options.cu_seqlens_kv = Tensor::FromValues<std::int32_t>({0, 2, 3, 5}, {4});
+  EXPECT_EQ(Row(request, 0), "xx...");
+  EXPECT_EQ(Row(request, 1), "...xx");
+  request.options.is_causal = true;
+  EXPECT_EQ(Row(request, 1), "...x.");
+  request.options.causal_alignment = client::CausalAlignment::kLowerRight;
+  EXPECT_EQ(Row(request, 1), ".....");
+  EXPECT_EQ(Row(request, 2), "...x.");
+  request.options.alibi_slopes = Tensor::FromValues<double>({0.5}, {1});
+  EXPECT_EQ(ScoreRules(request).Bias(0, 0, 3, 3), -0.5);
+}
+
 TEST(ScoreRulesTest, MasksForbidByFalseAndByMinusInfinity) {
   AttentionRequest request = Request(1, 1, 2, 3);
   request.options.mask = Tensor::FromDoubles(DType::kBool, {1.0, 0.0, 1.0}, {3});

@@ -86,11 +86,27 @@ TEST(TensorTest, ReadsMisalignedMemory) {
   EXPECT_THAT(Tensor::Borrow(DType::kFloat64, bytes.data() + 1, {1}).ToDoubles(), ElementsAre(2.5));
 }
 
+TEST(TensorTest, EmptyTensorsHaveShapesAndNoElements) {
+  const Tensor empty = Tensor::Zeros(DType::kFloat16, {2, 0, 3});
+  EXPECT_EQ(empty.num_elements(), 0);
+  EXPECT_EQ(empty.size_bytes(), 0u);
+  EXPECT_EQ(empty.span_bytes(), 0u);
+  EXPECT_TRUE(empty.Transposed(0, 2).is_row_major());
+  EXPECT_THAT(empty.Transposed(0, 2).RowMajor().ToDoubles(), testing::IsEmpty());
+  EXPECT_EQ(empty.Cast(DType::kFloat64).shape(), (Shape{2, 0, 3}));
+}
+
+TEST(TensorTest, Int32GoesToDoublesAndBack) {
+  const Tensor numbers = Tensor::FromValues<std::int32_t>({-3, 7}, {2});
+  EXPECT_THAT(numbers.ToDoubles(), ElementsAre(-3.0, 7.0));
+  EXPECT_THAT(numbers.Cast(DType::kInt32).values<std::int32_t>(), ElementsAre(-3, 7));
+}
+
 using TensorDeathTest = testing::Test;
 
 TEST(TensorDeathTest, ViolatedRequirementsEndTheProcess) {
   EXPECT_DEATH(Tensor::FromValues<float>({1, 2}, {3}), "as many values as elements");
-  EXPECT_DEATH(Tensor::Zeros(DType::kFloat32, {2, 0}), "extent must be at least 1");
+  EXPECT_DEATH(Tensor::Zeros(DType::kFloat32, {2, -1}), "an extent is negative");
   EXPECT_DEATH(Tensor::Zeros(DType::kFloat32, {2}).values<double>(), "as another type");
   const float value = 0;
   EXPECT_DEATH(Tensor::Borrow(&value, {1}).mutable_values<float>(), "not its own to write");
