@@ -23,6 +23,9 @@ namespace {
 // How long a drained server goes on answering calls that clients sent before they knew.
 constexpr absl::Duration kGoodbye = absl::Milliseconds(500);
 
+// Of gRPC's synchronous services, reflection alone: each open stream of it holds a thread.
+constexpr int kMaxThreads = 16;
+
 // Files made while it lives, sockets among them, are for owner and group alone.
 class PrivateFiles {
  public:
@@ -60,10 +63,16 @@ void Configure(const GrpcServer::Options& options, grpc::ServerBuilder& builder)
   // Message limits bind only once a whole message has come; this bounds all of them together.
   grpc::ResourceQuota quota("theria");
   quota.Resize(options.max_transport_bytes);
+  quota.SetMaxThreads(kMaxThreads);
   builder.SetResourceQuota(quota);
+  // gRPC inflates a compressed message before any limit or login is asked, a thousandfold.
+  for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
   // Else a second server could share the port unnoticed.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // Reflection alone is synchronous; one thread serves it.
+  // Reflection alone is synchronous; one thread waits for its calls.
   builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <exception>
 #include <stop_token>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -16,6 +17,10 @@
 
 namespace theria::server {
 namespace {
+
+// A connection that is silent holds a thread so long; the HTTP server's own limit is 30 s.
+constexpr char kRequestTimeoutMs[] = "1000";
+constexpr char kThreads[] = "16";
 
 // Connects to HOST:PORT every few milliseconds, until destroyed. civetweb before 1.17 looks whether
 // it is to stop when a connection comes, and else every two seconds
@@ -46,7 +51,9 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(
     const std::string& address, const MetricRegistry& registry) {
   // The HTTP server reports a port that it cannot have by throwing.
   try {
-    auto exposer = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/2);
+    auto exposer = std::make_unique<prometheus::Exposer>(
+        std::vector<std::string>{"listening_ports", address, "num_threads", kThreads,
+                                 "request_timeout_ms", kRequestTimeoutMs});
     for (const auto& collectable : registry.collectables()) {
       exposer->RegisterCollectable(collectable);
     }
