@@ -43,6 +43,7 @@
 #include "server/rpc/admission.h"
 #include "server/rpc/attention_service.h"
 #include "server/rpc/descriptor_socket.h"
+#include "server/rpc/grpc_log.h"
 #include "server/rpc/grpc_server.h"
 #include "server/rpc/server_service.h"
 #include "server/rpc/server_tls.h"
@@ -50,6 +51,7 @@
 #include "server/rpc/tensor_service.h"
 #include "server/telemetry/gpu_metrics.h"
 #include "server/telemetry/log.h"
+#include "server/telemetry/log_sink.h"
 #include "server/telemetry/metrics_endpoint.h"
 #include "server/telemetry/process_metrics.h"
 #include "server/version.h"
@@ -63,6 +65,12 @@ constexpr std::size_t kResponseOverheadBytes = std::size_t{16} << 10;
 // The process's end after a fault that its device does not recover from, for its supervisor to
 // start another.
 constexpr int kDeviceFaultExit = 3;
+
+// The same after a listener that accepts no more, for want of descriptors.
+constexpr int kListenerFaultExit = 4;
+
+// How long the log's reader has, at the end, to take what he did not.
+constexpr absl::Duration kLogPatience = absl::Seconds(1);
 
 // Of how many computations the next one faults: for tests, a number; unset outside of them.
 constexpr char kFaultVariable[] = "THERIA_TEST_FAULT_AFTER_RUNS";
@@ -164,6 +172,7 @@ class Housekeeping {
             if (regions != nullptr) regions->CollectExpired();
             ReadTenants(authenticator);
             authenticator.refused_logins().TellWhatFollowed();
+            TellDroppedLines();
             ReadCertificates(tls);
             if (gate.total_calls() != trimmed_at && gate.AwaitIdle(absl::Now())) {
               trimmed_at = gate.total_calls();
@@ -174,6 +183,14 @@ class Housekeeping {
         }) {}
 
  private:
+  void TellDroppedLines() {
+    StderrSink()->flush();
+    const std::uint64_t dropped = StderrSink()->dropped_lines();
+    if (dropped == told_dropped_) return;
+    LogLine(spdlog::level::warn, "log lines dropped").Add("lines", dropped - told_dropped_);
+    told_dropped_ = dropped;
+  }
+
   void ReadTenants(Authenticator& authenticator) {
     const absl::StatusOr<bool> read = authenticator.Refresh();
     if (!read.ok()) {
@@ -199,6 +216,7 @@ class Housekeeping {
   prometheus::Family<prometheus::Counter>& refused_files_;
   prometheus::Counter& refused_tenants_;
   prometheus::Counter& refused_certificates_;
+  std::uint64_t told_dropped_ = 0;
   std::jthread thread_;
 };
 
@@ -246,20 +264,27 @@ class GrpcRuntime {
   GrpcRuntime& operator=(const GrpcRuntime&) = delete;
 };
 
-// Waits for a signal, or for the end of the device's health, which it returns; then lets the server
-// finish what it accepted.
-absl::Status AwaitAndDrain(const Config& config, const Signals& signals, const Backend& backend,
-                           Executor& executor, GrpcServer& server) {
+// Waits for a signal, for the end of the device's health or for that of a listener; then lets the
+// server finish what it accepted. Returns the process's exit status.
+int AwaitAndDrain(const Config& config, const Signals& signals, const Backend& backend,
+                  Executor& executor, GrpcServer& server) {
   std::optional<std::string> signal;
   absl::Status health;
-  while (!signal.has_value() && health.ok()) {
+  while (!signal.has_value() && health.ok() && !HasListenerFailed()) {
     signal = signals.Poll();
     health = backend.health();
   }
-  if (health.ok()) {
+  int exit_status = 0;
+  if (!health.ok()) {
+    LogLine(spdlog::level::err, "device fault").Add("error", std::string(health.message()));
+    exit_status = kDeviceFaultExit;
+  } else if (signal.has_value()) {
     LogLine(spdlog::level::info, "draining").Add("signal", *signal);
   } else {
-    LogLine(spdlog::level::err, "device fault").Add("error", std::string(health.message()));
+    LogLine(spdlog::level::err, "listener fault")
+        .Add("error",
+             "a listener accepts no more connections; the limit of descriptors is reached");
+    exit_status = kListenerFaultExit;
   }
   signals.Restore();
   const absl::Time deadline = absl::Now() + config.drain_timeout;
@@ -267,14 +292,16 @@ absl::Status AwaitAndDrain(const Config& config, const Signals& signals, const B
   const bool is_computed = executor.Drain(deadline);
   const bool is_idle = server.Shutdown(deadline);
   LogLine(spdlog::level::info, "stopped").Add("drained", is_computed && is_idle ? "true" : "false");
-  return health;
+  return exit_status;
 }
 
-absl::Status Serve(const Config& config, const Signals& signals) {
+// Returns the process's exit status.
+absl::StatusOr<int> Serve(const Config& config, const Signals& signals) {
   absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend(config);
   if (!backend.ok()) return backend.status();
   MetricRegistry registry;
   AddProcessMetrics(registry, {std::string(kVersion), std::string(kCommit), config.backend});
+  AddLogMetrics(registry);
   AddGpuMetrics(registry);
   ComputeMetrics compute_metrics(registry);
   RpcMetrics rpc_metrics(registry);
@@ -354,12 +381,13 @@ absl::Status Serve(const Config& config, const Signals& signals) {
         .Add("backend", config.backend);
   }
 
-  const absl::Status health = AwaitAndDrain(config, signals, **backend, executor, **server);
-  if (!health.ok()) {
+  const int exit_status = AwaitAndDrain(config, signals, **backend, executor, **server);
+  if (exit_status == kDeviceFaultExit) {
+    StderrSink()->Drain(kLogPatience);
     // Not through destructors: they would talk to a device that answers no more.
-    std::_Exit(kDeviceFaultExit);
+    std::_Exit(exit_status);
   }
-  return absl::OkStatus();
+  return exit_status;
 }
 
 // Connections and shared regions hold a descriptor each; a shell's soft limit is often 1024, for
@@ -367,8 +395,11 @@ absl::Status Serve(const Config& config, const Signals& signals) {
 void AllowManyDescriptors() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
+  const rlim_t given = std::exchange(limit.rlim_cur, limit.rlim_max);
+  const bool is_raised = setrlimit(RLIMIT_NOFILE, &limit) == 0;
+  LogLine(spdlog::level::info, "descriptors")
+      .Add("limit", std::uint64_t{is_raised ? limit.rlim_max : given})
+      .Add("given", std::uint64_t{given});
 }
 
 int Main(int argc, char** argv) {
@@ -378,7 +409,6 @@ int Main(int argc, char** argv) {
     return command_line.exit_status;
   }
   const Config& config = command_line.config;
-  AllowManyDescriptors();
   // gRPC frees on other threads than it allocates on, and messages come in all sizes. With an arena
   // for each thread and thresholds that adapt, glibc's heap would keep growing under load.
   mallopt(M_ARENA_MAX, 2);
@@ -386,13 +416,16 @@ int Main(int argc, char** argv) {
   mallopt(M_TRIM_THRESHOLD, 1 << 20);
   SetUpLog(spdlog::level::from_str(config.log_level),
            config.log_format == "json" ? LogFormat::kJson : LogFormat::kLogfmt);
+  AllowManyDescriptors();
+  RedirectGrpcLog();
   const Signals signals;
-  const absl::Status served = Serve(config, signals);
+  const absl::StatusOr<int> served = Serve(config, signals);
+  StderrSink()->Drain(kLogPatience);
   if (!served.ok()) {
-    std::cerr << "theria-server: " << served.message() << '\n';
-    return absl::IsInvalidArgument(served) ? 2 : 1;
+    std::cerr << "theria-server: " << served.status().message() << '\n';
+    return absl::IsInvalidArgument(served.status()) ? 2 : 1;
   }
-  return 0;
+  return *served;
 }
 
 }  // namespace

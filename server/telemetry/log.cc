@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "absl/strings/ascii.h"
+#include "server/telemetry/log_sink.h"
 #include "spdlog/fmt/fmt.h"
-#include "spdlog/sinks/stdout_sinks.h"
 #include "spdlog/spdlog.h"
 
 namespace theria::server {
@@ -52,8 +52,7 @@ void AppendValue(LogFormat format, std::string_view value, std::string& text) {
 
 void SetUpLog(spdlog::level::level_enum level, LogFormat format) {
   active_format = format;
-  auto logger =
-      std::make_shared<spdlog::logger>("theria", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>("theria", StderrSink());
   logger->set_level(level);
   logger->set_pattern(format == LogFormat::kJson
                           ? R"({"time":"%Y-%m-%dT%H:%M:%S.%fZ","level":"%l",%v})"

@@ -32,6 +32,12 @@ double OpenFiles() {
   return count;
 }
 
+double MaxOpenFiles() {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  return static_cast<double>(limit.rlim_cur);
+}
+
 std::vector<MetricSample> SampleProcess(double start_seconds) {
   std::ifstream statm("/proc/self/statm");  // in pages: size, resident, ...
   double virtual_pages = 0;
@@ -52,6 +58,7 @@ std::vector<MetricSample> SampleProcess(double start_seconds) {
        virtual_pages * page_bytes},
       {"process_cpu_seconds_total", "User and system CPU time.", Kind::kCounter, {}, CpuSeconds()},
       {"process_open_fds", "Open file descriptors.", Kind::kGauge, {}, OpenFiles()},
+      {"process_max_fds", "Limit of open file descriptors.", Kind::kGauge, {}, MaxOpenFiles()},
       {"process_start_time_seconds",
        "Start of the process since the Unix epoch.",
        Kind::kGauge,

@@ -6,7 +6,7 @@
 #include "server/telemetry/metric_registry.h"
 
 // What the process is and uses, under Prometheus' standard names: process_resident_memory_bytes,
-// process_virtual_memory_bytes, process_cpu_seconds_total, process_open_fds,
+// process_virtual_memory_bytes, process_cpu_seconds_total, process_open_fds, process_max_fds,
 // process_start_time_seconds; and theria_build_info{version,commit,backend}, always 1.
 
 namespace theria::server {

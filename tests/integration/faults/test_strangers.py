@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +15,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from observe import await_that, metrics
+from observe import await_that, gauge, metrics
 from raw_http2 import call_compressed, gzip_of_zeros
-from server_process import ServerProcess
+from server_process import ServerProcess, server_binary
 
 import theria
 
@@ -74,6 +78,97 @@ def peak_bytes(server: ServerProcess) -> int:
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     assert found
     return int(found[1]) * 1024
+
+
+class TestDescriptors:
+    def test_the_limit_is_raised_at_the_start(self, start_server: StartServer) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        low = min(soft, 128)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (low, hard))
+        try:
+            server = start_server()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert gauge(server, "process_max_fds") == pytest.approx(hard, rel=1e-5)
+        assert f"event=descriptors limit={hard} given={low}" in server.log()
+
+    def test_a_server_out_of_descriptors_ends_for_its_supervisor(self, tmp_path: Path) -> None:
+        """Not deaf for good, which nobody would restart."""
+        server = ServerProcess(tmp_path / "server")
+        connections: list[socket.socket] = []
+        try:
+            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+            connections = [connect_to(server.target) for _ in range(80)]
+            assert server.process.wait(timeout=60) == 4
+        finally:
+            server.kill()
+            for connection in connections:
+                connection.close()
+        assert 'event="listener fault"' in server.log()
+
+
+@pytest.fixture
+def unread_server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, int]]:
+    """A server whose log nobody reads, its target, and the end of the pipe to read it from."""
+    reader, writer = os.pipe()
+    ports = tmp_path / "ports"
+    process = subprocess.Popen(
+        [
+            str(server_binary()),
+            "--listen=127.0.0.1:0",
+            f"--port-file={ports}",
+            "--metrics-listen=none",
+        ],
+        stderr=writer,
+    )
+    os.close(writer)
+    try:
+        await_that(lambda: ports.exists() and ports.read_text().endswith("\n"))
+        yield process, ports.read_text().strip(), reader
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+
+
+class TestLog:
+    def test_a_reader_that_stops_holds_up_nobody(
+        self, unread_server: tuple[subprocess.Popen[bytes], str, int]
+    ) -> None:
+        process, target, _ = unread_server
+        calls = 1500  # the pipe is full after some 300
+        with grpc.insecure_channel(target) as channel:
+            check = channel.unary_unary(HEALTH)
+            for _ in range(calls):
+                check(b"", timeout=20)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 0
+
+    def test_a_reader_that_comes_back_gets_the_backlog(
+        self, unread_server: tuple[subprocess.Popen[bytes], str, int]
+    ) -> None:
+        process, target, reader = unread_server
+        calls = 1000
+        with grpc.insecure_channel(target) as channel:
+            check = channel.unary_unary(HEALTH)
+            for _ in range(calls):
+                check(b"", timeout=20)
+        text = b""
+
+        def read() -> None:
+            nonlocal text
+            while chunk := os.read(reader, 65536):
+                text += chunk
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        thread.join(timeout=20)
+        lines = text.decode().splitlines()
+        assert sum("Health/Check" in line for line in lines) == calls
+        assert all(line.startswith("time=") for line in lines)
+        assert "drained=true" in lines[-1]
 
 
 def test_silent_connections_do_not_block_the_metrics(start_server: StartServer) -> None:

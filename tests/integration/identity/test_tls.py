@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable
@@ -443,3 +445,25 @@ def test_files_that_cannot_be_are_refused_at_the_start(
     assert run.returncode == 2
     assert message.format(nothing=nothing) in run.stderr
     assert "--tls-" in run.stderr
+
+
+@pytest.mark.parametrize(("level", "lines"), [("error", 0), ("warn", 20)])
+def test_what_grpc_logs_of_a_failed_handshake_has_our_format_and_level(
+    start_server: Callable[..., ServerProcess],
+    authority: Authority,
+    files: list[str],
+    level: str,
+    lines: int,
+) -> None:
+    flags = (*files, "--log-format=json", f"--log-level={level}")
+    server = start_server(*flags, credentials=ready_with(authority))
+    host, port = server.target.rsplit(":", 1)
+    for _ in range(20):
+        with socket.create_connection((host, int(port)), timeout=20) as probe:
+            probe.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            while probe.recv(4096):  # until the server closes it
+                pass
+    await_that(lambda: server.log().count('"event":"grpc"') >= lines)
+    for line in server.log().splitlines():
+        assert json.loads(line)["event"]
+    assert lines > 0 or server.log() == ""
