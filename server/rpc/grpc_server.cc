@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include <cstdint>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -12,6 +13,7 @@
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "kernels/api/message.h"
+#include "server/cache/monotonic_clock.h"
 #include "server/rpc/listen_address.h"
 #include "server/rpc/request_context.h"
 #include "server/rpc/rpc_interceptor.h"
@@ -22,6 +24,11 @@ namespace {
 
 // How long a drained server goes on answering calls that clients sent before they knew.
 constexpr absl::Duration kGoodbye = absl::Milliseconds(500);
+
+// What comes once gRPC shuts down gets CANCELLED. First the server answers UNAVAILABLE, until no
+// call has come for kQuiet or kMaxRefusing is over.
+constexpr absl::Duration kQuiet = absl::Milliseconds(100);
+constexpr absl::Duration kMaxRefusing = absl::Seconds(2);
 
 // Of gRPC's synchronous services, reflection alone: each open stream of it holds a thread.
 constexpr int kMaxThreads = 16;
@@ -145,8 +152,18 @@ void GrpcServer::StopServing() {
   gate_.Close();
 }
 
+void GrpcServer::AwaitQuiet() const {
+  const absl::Duration end = MonotonicNow() + kMaxRefusing;
+  std::uint64_t calls = 0;
+  do {
+    calls = gate_.total_calls();
+    absl::SleepFor(kQuiet);
+  } while (gate_.total_calls() != calls && MonotonicNow() < end);
+}
+
 bool GrpcServer::Shutdown(absl::Time deadline) {
   const bool is_idle = gate_.AwaitIdle(deadline);
+  if (is_idle) AwaitQuiet();
   // Calls that are on their way get their UNAVAILABLE. What is left then are watches, reflection
   // streams and calls out of time: cancelled.
   server_->Shutdown(absl::ToChronoTime(absl::Now() + (is_idle ? kGoodbye : absl::ZeroDuration())));

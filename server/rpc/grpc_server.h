@@ -54,13 +54,16 @@ class GrpcServer {
   // Health answers NOT_SERVING from now on, watchers are told, new calls are refused.
   void StopServing();
 
-  // Ends the listeners; waits for the calls under way at most until `deadline`, then cancels them.
-  // REQUIRES: StopServing was called. Returns whether all calls ended by themselves.
+  // Ends the listeners; waits for the calls under way at most until `deadline` of SteadyNow(), then
+  // cancels them. REQUIRES: StopServing was called. Returns whether all calls ended by themselves.
   bool Shutdown(absl::Time deadline);
 
  private:
   GrpcServer(std::unique_ptr<grpc::Server> server, std::vector<std::string> addresses,
              DrainGate& gate);
+
+  // Waits until clients have stopped to send calls, which get UNAVAILABLE, for a moment at most.
+  void AwaitQuiet() const;
 
   std::unique_ptr<grpc::Server> server_;
   const std::vector<std::string> addresses_;

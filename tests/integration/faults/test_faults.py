@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -403,3 +404,36 @@ def test_sigterm_under_load_answers_what_was_accepted(
     # What the server says that it answered, and what the clients have.
     assert {name for name, code in finished if code == "OK"} == answered
     assert "drained=true" in server.log()
+
+
+def test_calls_on_their_way_to_a_server_that_ends_get_unavailable(
+    start_server: StartServer,
+) -> None:
+    """Not CANCELLED, as those get that gRPC itself ends when it shuts down."""
+    server = start_server()
+    answered = threading.Semaphore(0)
+
+    def work() -> list[grpc.StatusCode]:
+        local = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(server.target, options=local) as channel:
+            call = channel.unary_unary("/theria.v1.ServerService/GetServerInfo")
+            codes: list[grpc.StatusCode] = []
+            pauses = 20  # after refusals, of a client that tries again
+            while pauses > 0:
+                calls = [call.future(b"", timeout=30) for _ in range(16)]
+                refused = [one.code() for one in calls if one.code() != grpc.StatusCode.OK]
+                codes += refused
+                answered.release()
+                if refused:
+                    pauses -= 1
+                    time.sleep(0.005)
+            return codes
+
+    with ThreadPoolExecutor(8) as threads:
+        workers = [threads.submit(work) for _ in range(8)]
+        for _ in range(80):
+            answered.acquire()
+        os.kill(server.process.pid, signal.SIGTERM)
+        codes = [code for worker in workers for code in worker.result(timeout=120)]
+    assert server.process.wait(timeout=60) == 0
+    assert set(codes) == {grpc.StatusCode.UNAVAILABLE}
