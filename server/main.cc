@@ -32,6 +32,7 @@
 #include "kernels/cuda/backend.h"
 #include "prometheus/counter.h"
 #include "prometheus/registry.h"
+#include "server/cache/monotonic_clock.h"
 #include "server/cache/shared_regions.h"
 #include "server/cache/tensor_store.h"
 #include "server/config.h"
@@ -174,7 +175,7 @@ class Housekeeping {
             authenticator.refused_logins().TellWhatFollowed();
             TellDroppedLines();
             ReadCertificates(tls);
-            if (gate.total_calls() != trimmed_at && gate.AwaitIdle(absl::Now())) {
+            if (gate.total_calls() != trimmed_at && gate.AwaitIdle(SteadyNow())) {
               trimmed_at = gate.total_calls();
               HostMemory().Trim();
               malloc_trim(0);
@@ -287,7 +288,7 @@ int AwaitAndDrain(const Config& config, const Signals& signals, const Backend& b
     exit_status = kListenerFaultExit;
   }
   signals.Restore();
-  const absl::Time deadline = absl::Now() + config.drain_timeout;
+  const absl::Time deadline = SteadyNow() + config.drain_timeout;
   server.StopServing();
   const bool is_computed = executor.Drain(deadline);
   const bool is_idle = server.Shutdown(deadline);

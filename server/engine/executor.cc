@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "kernels/api/message.h"
+#include "server/cache/monotonic_clock.h"
 #include "server/engine/retry_after.h"
 
 namespace theria::server {
@@ -32,7 +32,7 @@ Account& Job::account() const {
 
 absl::Status Job::Check() const {
   // gRPC cancels a call at its deadline; the deadline is then the reason worth telling.
-  if (absl::Now() >= deadline_) {
+  if (SteadyNow() >= deadline_) {
     return absl::DeadlineExceededError("the deadline passed before the result was ready");
   }
   if (is_cancelled_.load(std::memory_order_relaxed)) {
@@ -60,7 +60,7 @@ Executor::~Executor() {
 }
 
 absl::Status Executor::Submit(Job& job) {
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   {
     const std::lock_guard lock(mutex_);
     if (absl::Status admitted = Admit(job); !admitted.ok()) return admitted;
@@ -153,7 +153,7 @@ bool Executor::Drain(absl::Time deadline) {
   std::unique_lock lock(mutex_);
   is_draining_ = true;
   const auto is_idle = [this] { return accepted_ == 0; };
-  if (idle_.wait_until(lock, absl::ToChronoTime(deadline), is_idle)) return true;
+  if (idle_.wait_for(lock, TimeUntil(deadline), is_idle)) return true;
 
   must_stop_.store(true, std::memory_order_relaxed);
   const std::vector<Waiting> waiting = queue_.Clear();
@@ -200,9 +200,9 @@ std::vector<Executor::Waiting> Executor::Next(std::unique_lock<std::mutex>& lock
         queue_.PopAlike(first, options_.max_coalesced_jobs - jobs.size());
     jobs.insert(jobs.end(), alike.begin(), alike.end());
     const bool may_more_come = jobs.size() < options_.max_coalesced_jobs &&
-                               accepted_ > jobs.size() && !is_draining_ && absl::Now() < until;
+                               accepted_ > jobs.size() && !is_draining_ && SteadyNow() < until;
     if (!may_more_come) return jobs;
-    arrived_.wait_until(lock, absl::ToChronoTime(until));
+    arrived_.wait_for(lock, TimeUntil(until));
   }
 }
 
@@ -213,7 +213,7 @@ void Executor::RunJobs(absl::Span<const Waiting> jobs) {
   };
   std::vector<Share> shares;
   std::vector<Job::Companion> alive;
-  const absl::Time start = absl::Now();
+  const absl::Time start = SteadyNow();
   for (const Waiting& waiting : jobs) {
     Job& job = *waiting.job;
     shares.push_back({&job.account(), job.demand()});
@@ -233,7 +233,7 @@ void Executor::RunJobs(absl::Span<const Waiting> jobs) {
       alive.front().job->RunWith(alive);
     }
   }
-  const absl::Duration run_time = (absl::Now() - start) / static_cast<double>(jobs.size());
+  const absl::Duration run_time = (SteadyNow() - start) / static_cast<double>(jobs.size());
   const std::lock_guard lock(mutex_);
   --running_;
   typical_run_ += (run_time - typical_run_) / 8;

@@ -74,7 +74,7 @@ class Executor {
   // Refuses new jobs from now on and waits until the accepted ones are done. At `deadline`, cancels
   // those that are left and waits for their end, which their Interrupt brings about soon.
   // Returns whether none had to be cancelled.
-  bool Drain(absl::Time deadline);
+  bool Drain(absl::Time deadline);  // of SteadyNow()
 
   Load load() const;
 

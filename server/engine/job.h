@@ -54,8 +54,8 @@ class Job : public Interrupt {
   Priority priority() const { return terms_.priority; }
   const std::string& coalesce_key() const { return terms_.coalesce_key; }
 
-  // DEADLINE_EXCEEDED past the deadline, CANCELLED after Executor::Cancel, UNAVAILABLE when the
-  // executor was drained and could not wait any longer.
+  // DEADLINE_EXCEEDED once SteadyNow() is past the deadline, CANCELLED after Executor::Cancel,
+  // UNAVAILABLE when the executor was drained and could not wait any longer.
   absl::Status Check() const final;
 
  protected:

@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "kernels/api/message.h"
 #include "server/cache/handle.h"
+#include "server/cache/monotonic_clock.h"
 #include "server/rpc/listen_address.h"
 
 namespace theria::server {
@@ -55,7 +56,7 @@ void SendDescriptor(int connection, int descriptor) {
 }  // namespace
 
 struct DescriptorSocket::Connection {
-  explicit Connection(int accepted) : descriptor(accepted), ends_at(absl::Now() + kPatience) {}
+  explicit Connection(int accepted) : descriptor(accepted), ends_at(MonotonicNow() + kPatience) {}
   Connection(Connection&& other) noexcept
       : descriptor(std::exchange(other.descriptor, -1)), ends_at(other.ends_at), name(other.name) {}
   Connection& operator=(Connection&& other) noexcept {
@@ -69,7 +70,7 @@ struct DescriptorSocket::Connection {
   }
 
   int descriptor;
-  absl::Time ends_at;
+  absl::Duration ends_at;  // of MonotonicNow()
   std::string name;
 };
 
@@ -120,7 +121,7 @@ void DescriptorSocket::Serve(const std::stop_token& stop) {
     }
     const int timeout_ms = connections.empty() ? -1 : 100;
     if (poll(polled.data(), polled.size(), timeout_ms) < 0) continue;
-    const absl::Time now = absl::Now();
+    const absl::Duration now = MonotonicNow();
     std::vector<Connection> waiting;
     for (std::size_t i = 0; i < connections.size(); ++i) {
       const bool is_ready = polled[i + 2].revents != 0;

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/cache/monotonic_clock.h"
 
 // Whether the server still takes new calls, and how many are under way. Every method asks Check
 // before it does anything else; calls that passed are finished. The interceptor counts.
@@ -46,10 +47,11 @@ class DrainGate {
     return total_calls_;
   }
 
-  // Waits until no call is under way, at most until `deadline`. Returns whether none is.
+  // Waits until no call is under way, at most until `deadline` of SteadyNow(). Returns whether none
+  // is.
   bool AwaitIdle(absl::Time deadline) {
     std::unique_lock lock(mutex_);
-    return idle_.wait_until(lock, absl::ToChronoTime(deadline), [this] { return calls_ == 0; });
+    return idle_.wait_for(lock, TimeUntil(deadline), [this] { return calls_ == 0; });
   }
 
  private:

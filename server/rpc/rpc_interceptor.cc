@@ -7,8 +7,8 @@
 #include <string>
 #include <string_view>
 
-#include "absl/time/clock.h"
 #include "grpcpp/generic/async_generic_service.h"
+#include "server/cache/monotonic_clock.h"
 #include "server/rpc/request_context.h"
 #include "server/telemetry/log.h"
 #include "server/telemetry/trace_context.h"
@@ -96,7 +96,7 @@ class RpcInterceptor : public grpc::experimental::Interceptor {
   void Handled(grpc::StatusCode code) {
     is_handled_ = true;
     code_ = code;
-    time_ = absl::Now() - start_;
+    time_ = MonotonicNow() - start_;
     metrics_.Handled(code, time_);
   }
 
@@ -133,7 +133,7 @@ class RpcInterceptor : public grpc::experimental::Interceptor {
   const std::string peer_;
   RpcMetrics::Method& metrics_;
   DrainGate* const gate_;
-  const absl::Time start_ = absl::Now();
+  const absl::Duration start_ = MonotonicNow();
   std::optional<TraceContext> trace_;
   absl::Duration time_;
   std::uint64_t response_bytes_ = 0;

@@ -35,7 +35,7 @@ void EncodeBackend(const Backend& backend, v1::GetServerInfoResponse& response) 
 }  // namespace
 
 ServerService::ServerService(const ServerServiceParts& parts, ServerServiceOptions options)
-    : parts_(parts), options_(std::move(options)), started_(absl::Now()) {}
+    : parts_(parts), options_(std::move(options)), started_(MonotonicNow()) {}
 
 grpc::ServerUnaryReactor* ServerService::GetServerInfo(grpc::CallbackServerContext* context,
                                                        const v1::GetServerInfoRequest* request,
@@ -64,7 +64,7 @@ grpc::ServerUnaryReactor* ServerService::GetServerInfo(grpc::CallbackServerConte
   response->mutable_store()->set_capacity_bytes(stats.quota_bytes);
   response->mutable_store()->set_used_bytes(stats.used_bytes);
   response->mutable_store()->set_entries(stats.entries);
-  response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
+  response->set_uptime_seconds(absl::ToDoubleSeconds(MonotonicNow() - started_));
   response->set_shared_memory(parts_.regions != nullptr);
   return FinishNow(context, absl::OkStatus());
 }

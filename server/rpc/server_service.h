@@ -51,7 +51,7 @@ class ServerService final : public v1::ServerService::CallbackService {
  private:
   const ServerServiceParts parts_;
   const ServerServiceOptions options_;
-  const absl::Time started_;
+  const absl::Duration started_;  // MonotonicNow() at the start
 };
 
 }  // namespace theria::server

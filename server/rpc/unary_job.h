@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "grpcpp/support/server_callback.h"
+#include "server/cache/monotonic_clock.h"
 #include "server/engine/executor.h"
 #include "server/rpc/request_context.h"
 #include "server/rpc/status_map.h"
@@ -32,7 +32,8 @@ class UnaryJob : public grpc::ServerUnaryReactor, private Job {
   // jobs of equal keys are of one class that has AnswerTogether.
   UnaryJob(Executor& executor, RequestContext& context, Demand demand, absl::Duration max_call_time,
            std::string coalesce_key = "")
-      : Job(demand, std::min(absl::FromChrono(context.deadline()), absl::Now() + max_call_time),
+      : Job(demand,
+            std::min(SteadyTime(absl::FromChrono(context.deadline())), SteadyNow() + max_call_time),
             {&context.account(), context.priority(), std::move(coalesce_key)}),
         executor_(executor),
         context_(context) {}
