@@ -1,5 +1,6 @@
 #include "server/rpc/attention_method.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -34,10 +35,17 @@ v1::OutputMode DefaultMode(Operation operation, std::string_view output) {
   return v1::SKIP;
 }
 
+// What an input makes the server hold: its elements, repeated ones counted each time, or what lies
+// between them, where strides leave gaps.
+std::size_t HeldBytes(const TensorView& view) {
+  const auto span = static_cast<std::size_t>(view.SpanElements()) * ItemSizeBytes(view.dtype);
+  return std::max(view.SizeBytes(), span);
+}
+
 std::size_t TotalInputBytes(const AttentionInputs& inputs) {
   std::size_t bytes = 0;
   ForEachInput(inputs, [&bytes](std::string_view, const std::optional<TensorView>& view) {
-    if (view.has_value()) bytes += view->SizeBytes();
+    if (view.has_value()) bytes += HeldBytes(*view);
   });
   return bytes;
 }

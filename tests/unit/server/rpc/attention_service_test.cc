@@ -284,6 +284,26 @@ TEST_F(AttentionServiceTest, OverloadIsExhaustionWithRetryInfo) {
   for (std::thread& call : accepted) call.join();
 }
 
+TEST_F(AttentionServiceTest, AdmissionCountsWhatLiesBetweenStridedElements) {
+  constexpr std::int64_t kStride = 10'000;
+  v1::ForwardRequest request = Qkv<v1::ForwardRequest>();
+  v1::Tensor& v = *request.mutable_v();  // (1, 2, 3, 5)
+  for (const std::int64_t stride : {std::int64_t{0}, kStride, std::int64_t{5}, std::int64_t{1}}) {
+    v.add_strides(stride);
+  }
+  v.set_data(std::string((kStride + 15) * sizeof(float), '\0'));
+  backend_.blocks = true;
+  std::thread accepted([&] {
+    v1::ForwardResponse response;
+    const grpc::Status status = Forward(request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  });
+  backend_.blocked.Wait();
+  EXPECT_GT(executor_.load().accepted_bytes, kStride * sizeof(float));
+  backend_.unblock.Notify();
+  accepted.join();
+}
+
 TEST_F(AttentionServiceTest, CancellationInterruptsTheComputation) {
   backend_.blocks = true;
   grpc::ClientContext context;
