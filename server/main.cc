@@ -417,9 +417,9 @@ int Main(int argc, char** argv) {
   mallopt(M_TRIM_THRESHOLD, 1 << 20);
   SetUpLog(spdlog::level::from_str(config.log_level),
            config.log_format == "json" ? LogFormat::kJson : LogFormat::kLogfmt);
+  const Signals signals;
   AllowManyDescriptors();
   RedirectGrpcLog();
-  const Signals signals;
   const absl::StatusOr<int> served = Serve(config, signals);
   StderrSink()->Drain(kLogPatience);
   if (!served.ok()) {
