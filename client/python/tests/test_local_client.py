@@ -395,3 +395,23 @@ def test_without_the_library(path: str) -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert ("cannot be loaded" if path else "pip install 'theria[local]'") in result.stdout
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_arrays_that_are_copied_come_back_in_their_framework(
+    framework: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = theria.local("cpu")
+    assert isinstance(client, LocalClient)
+    in_place = client.runner_for
+    # As for host arrays on a client of a GPU.
+    monkeypatch.setattr(client, "runner_for", lambda q: (in_place(q)[0], None))
+    q, k, v = draw(rng)
+    expected = explicit(q, k, v)
+    if framework == "numpy":
+        result: Any = client.forward(q, k, v).o
+        assert type(result) is np.ndarray
+    else:
+        result = client.forward(*map(torch.from_numpy, (q, k, v))).o
+        assert type(result) is torch.Tensor
+    np.testing.assert_allclose(np.asarray(result), expected, rtol=1e-12)

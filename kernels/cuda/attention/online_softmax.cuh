@@ -88,8 +88,9 @@ class OnlineSoftmax {
     return grew && Outweighs(factor);
   }
 
-  // Whether in any row of the warp a tile of large scores outweighs all tiles before it, `factor`
-  // being what Exponentiate gave for the tile.
+  // Whether in any row of the warp a tile raised a maximum of large size, `factor` being what
+  // Exponentiate gave for the tile. What was summed before may then be far from where the row's
+  // weight ends up: a stale centre that keeps 1/256 of the weight costs two digits.
   __device__ __forceinline__ bool Outweighs(const Accumulator (&factor)[kRowTiles][2]) const {
     bool any = false;
 #pragma unroll
@@ -97,7 +98,7 @@ class OnlineSoftmax {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const Accumulator base = ShiftOf<kGeneral>(maximum_[tile][half], log2_scale_);
-        any |= factor[tile][half] < Accumulator(1) / 256 &&
+        any |= factor[tile][half] < Accumulator(1) &&
                (base > kLargestFoldedLse || base < -kLargestFoldedLse);
       }
     }

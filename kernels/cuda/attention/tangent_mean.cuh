@@ -8,9 +8,9 @@
 //
 // o_dot = sum P S_dot v - mu o cancels: with scores of 1e4, S_dot is near mu times 1e2 larger than
 // what is left, and P S_dot is rounded to the dtype before its product. Any constant may be
-// subtracted from S_dot beforehand. The centre is 0 until a tile of large scores outweighs those
-// before it, then the running mean; a row with a single key that counts has P (S_dot - centre) = 0
-// exactly.
+// subtracted from S_dot beforehand. The centre is 0 until a tile of large scores raises the
+// maximum, and from then on the running mean as of the last such tile; a row with a single key that
+// counts has P (S_dot - centre) = 0 exactly.
 
 namespace theria::cuda {
 

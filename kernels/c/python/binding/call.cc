@@ -163,7 +163,8 @@ bool Call::MakeOutput(int index) {
   if (is_statistics && dtype != THERIA_FLOAT64) dtype = THERIA_FLOAT32;
 
   Ref array;
-  const bool is_torch = frameworks().exchange != nullptr && IsTorchTensor(arrays_[kQ]);
+  const bool is_torch = target_->reads_arrays && frameworks().exchange != nullptr &&
+                        IsTorchTensor(arrays_[kQ]);  // else an output is not where q is
   if (is_torch && is_alike && IsTorchTensor(arrays_[base])) {
     // Takes two thirds of the time of new_empty.
     array = Ref(PyObject_CallFunctionObjArgs(frameworks().empty_like, arrays_[base], nullptr));
