@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 import theria
-from theria._differentiation_errors import DerivativeOrderError, MaskGradientError, NoClientError
+from theria._differentiation_errors import DerivativeOrderError, NoClientError
 
 BUILT_IN: dict[type[theria.Error], tuple[type[Exception], ...]] = {
     theria.InvalidArgument: (ValueError,),
@@ -23,7 +23,6 @@ BUILT_IN: dict[type[theria.Error], tuple[type[Exception], ...]] = {
     theria.AccessDenied: (PermissionError,),
     theria.Internal: (),
     DerivativeOrderError: (NotImplementedError,),
-    MaskGradientError: (NotImplementedError,),
     NoClientError: (),
 }
 

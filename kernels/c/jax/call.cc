@@ -1,6 +1,8 @@
 #include "kernels/c/jax/call.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -94,12 +96,14 @@ std::optional<theria_dtype> DTypeOf(ffi::DataType type) {
       return THERIA_BFLOAT16;
     case ffi::DataType::PRED:
       return THERIA_BOOL;
+    case ffi::DataType::S32:
+      return THERIA_INT32;
     default:
       return std::nullopt;
   }
 }
 
-// XLA's buffers are row-major.
+// XLA's buffers are row-major. Strides of an empty one are those of numpy, none of them 0.
 ffi::Error Describe(const ffi::AnyBuffer& buffer, std::string_view name, theria_tensor* tensor) {
   const std::optional<theria_dtype> dtype = DTypeOf(buffer.element_type());
   if (!dtype) return Invalid(name, ".dtype is none that the kernels take");
@@ -113,7 +117,7 @@ ffi::Error Describe(const ffi::AnyBuffer& buffer, std::string_view name, theria_
   for (std::size_t axis = shape.size(); axis-- > 0;) {
     tensor->shape[axis] = shape[axis];
     tensor->strides[axis] = stride;
-    stride *= shape[axis];
+    stride *= std::max<int64_t>(shape[axis], 1);
   }
   if (shape.size() == 4 && HeadsInside(name)) {
     std::swap(tensor->shape[1], tensor->shape[2]);

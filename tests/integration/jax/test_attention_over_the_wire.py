@@ -18,6 +18,7 @@ from attention_cases import (
     explicit_attention,
     identifier,
 )
+from bias_and_lse_cases import DERIVATIVES, check
 
 import theria
 from theria.jax import dot_product_attention
@@ -32,6 +33,11 @@ def test_transform(name: str, client: theria.Client) -> None:
 @pytest.mark.parametrize("name", ["jvp_of_grad", "grad_of_grad", "vmap_of_jvp_of_grad"])
 def test_options(name: str, case: Case, client: theria.Client) -> None:
     assert_agrees(name, case, client, jit=True)
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_bias_and_lse(derivative: str, client: theria.Client) -> None:
+    check(derivative, "all", "heads", client, jit=True)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from theria._default_client import AttentionClient, chosen_client
 from theria._errors import InvalidArgument
-from theria._options import CallOptions, Implementation, Precision
+from theria._options import Alignment, CallOptions, Implementation, Precision
 from theria.jax._primitives import forward
 from theria.jax._site import Site
 
@@ -35,13 +35,19 @@ def dot_product_attention(
     precision: Precision = "strict",
     dropout_rate: float = 0.0,
     dropout_key: ArrayLike | None = None,
+    softcap: float | None = None,
+    alibi_slopes: ArrayLike | None = None,
+    causal_alignment: Alignment = "upper_left",
+    kv_lengths: ArrayLike | None = None,
+    deterministic: bool = False,
 ) -> Any:  # as of JAX's own: an array, or two with return_residual
     """Scaled dot-product attention on a Theria server, with exact first and second derivatives.
 
     Takes what `jax.nn.dot_product_attention` takes, in its layout and with its meaning, but for
     these differences: float64 is computed in float64 (JAX's softmax is always float32), a row
     whose mask forbids every key gives 0 (JAX's the mean of all values), value's last dimension may
-    differ from key's, `scale` is a constant, and `implementation` names ours. B is the batch, T and
+    differ from key's, the log-sum-exp has derivatives, `scale` is a constant, and `implementation`
+    names ours. B is the batch, T and
     S the lengths of query and key, N the heads of query, K those of key (N a multiple of K), H and
     V the dimensions of a head.
 
@@ -49,8 +55,7 @@ def dot_product_attention(
         query: [B, T, N, H], or [T, N, H]; float64, float32, float16 or bfloat16.
         key: [B, S, K, H], or [S, K, H], of the same dtype.
         value: [B, S, K, V], or [S, K, V], of the same dtype.
-        bias: Added to the scaled scores; broadcasts to [B, N, T, S]. A constant: it may not be
-            differentiated.
+        bias: Added to the scaled scores; broadcasts to [B, N, T, S]. Differentiable.
         mask: bool, true takes part; broadcasts to [B, N, T, S].
         scale: Factor of the scores; default 1/sqrt(H). A number, not a traced value: a
             temperature that is learned multiplies `query`.
@@ -60,12 +65,18 @@ def dot_product_attention(
         local_window_size: (left, right): key j takes part in row i only if
             i - left <= j <= i + right; one int for both sides, a None is unbounded.
         implementation: "auto" (default), "fused", "unfused" or "reference".
-        return_residual: Whether to return the log-sum-exp too. It counts as a constant, as JAX's:
-            its derivatives are zero.
+        return_residual: Whether to return the log-sum-exp too. It is differentiable.
         client: Default: that of `theria.jax.default_client()`.
         precision: "strict" or "fast".
         dropout_rate: Probability in [0, 1) of dropping an attention weight.
         dropout_key: Of `jax.random`; needed for dropout_rate > 0. All derivatives see one draw.
+        softcap: The cap c > 0 of the scores, c tanh(score / c), before bias is added. A number.
+        alibi_slopes: [N] or [B, N], floating point, a constant: adds -slope * |i - j| to the
+            scores.
+        causal_alignment: The position of row i for `is_causal`, `local_window_size` and
+            `alibi_slopes`: "upper_left" is i, "lower_right" is i + S - T.
+        kv_lengths: Another name of `key_value_seq_lengths`, that of the other clients.
+        deterministic: Whether equal calls give equal bits.
 
     Returns:
         o, [B, T, N, V] or [T, N, V]; with `return_residual` also lse, [B, T, N] or [T, N]; both of
@@ -73,7 +84,6 @@ def dot_product_attention(
 
     Raises:
         theria.InvalidArgument: Shapes or dtypes do not fit, or what the server finds.
-        MaskGradientError: On differentiating by `bias`.
         DerivativeOrderError: On differentiating thrice, or forward over forward.
         NoClientError: No client given and no default.
         theria.Error: Any other error of the client or the server.
@@ -83,24 +93,36 @@ def dot_product_attention(
     _check(q, k, v)
     options = CallOptions(
         is_causal=is_causal,
-        scale=_scale(scale),
+        scale=_number("scale", scale, "multiply query by one that is traced or learned"),
         window=_window(local_window_size),
+        softcap=_number("softcap", softcap, "one that is traced or learned is not supported"),
+        causal_alignment=causal_alignment,
+        deterministic=deterministic,
         implementation=implementation or "auto",
         precision=precision,
     )
-    constants: dict[str, jax.Array] = {}
-    restriction = _mask(q, k, bias, mask, query_seq_lengths, key_value_seq_lengths)
-    if restriction is not None:
-        constants["mask"] = restriction
+    if kv_lengths is not None:
+        if key_value_seq_lengths is not None:
+            raise InvalidArgument.of(
+                "kv_lengths", "kv_lengths is given, must be absent beside key_value_seq_lengths"
+            )
+        key_value_seq_lengths = kv_lengths
+    restriction = _mask(q, k, bias, mask, query_seq_lengths)
+    tensors = {
+        "mask": restriction,
+        "alibi_slopes": _slopes(q, alibi_slopes),
+        "kv_lengths": _lengths(k, key_value_seq_lengths),
+    }
+    given = {name: x for name, x in tensors.items() if x is not None}
     if dropout_rate > 0.0:
         if dropout_key is None:
             raise InvalidArgument.of("dropout_key", "dropout_rate > 0 needs a dropout_key")
         options["dropout_p"] = dropout_rate
         options["dropout_offset"] = 0
-        constants["seed"] = jax.random.bits(dropout_key, (2,), jnp.uint32)
-    site = Site(client, options, tuple(constants))
-    o, lse = forward(site, *(x.swapaxes(1, 2) for x in (q, k, v)), *constants.values())
-    outputs = o.swapaxes(1, 2), jax.lax.stop_gradient(lse).swapaxes(1, 2).astype(o.dtype)
+        given["seed"] = jax.random.bits(dropout_key, (2,), jnp.uint32)
+    site = Site(client, options, tuple(given))
+    o, lse = forward(site, *(x.swapaxes(1, 2) for x in (q, k, v)), *given.values())
+    outputs = o.swapaxes(1, 2), lse.swapaxes(1, 2).astype(o.dtype)
     if jnp.ndim(query) == 3:
         outputs = outputs[0][0], outputs[1][0]
     return outputs if return_residual else outputs[0]
@@ -121,7 +143,9 @@ def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
             raise InvalidArgument.of(
                 f"{name}.dtype", f"{name} is {array.dtype}, must be {q.dtype} as query"
             )
-    if k.shape != (q.shape[0], k.shape[1], k.shape[2], q.shape[3]) or q.shape[2] % k.shape[2]:
+    if k.shape != (q.shape[0], k.shape[1], k.shape[2], q.shape[3]) or q.shape[2] % max(
+        k.shape[2], 1
+    ):
         raise InvalidArgument.of(
             "key.shape",
             f"key is {k.shape}, must be [{q.shape[0]}, S, K, {q.shape[3]}] with K a divisor of "
@@ -133,16 +157,14 @@ def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
         )
 
 
-def _scale(scale: object) -> float | None:
-    if scale is None:
+def _number(name: str, value: object, advice: str) -> float | None:
+    if value is None:
         return None
     try:
-        return float(scale)  # type: ignore[arg-type]  # whatever is no number is refused
+        return float(value)  # type: ignore[arg-type]  # whatever is no number is refused
     except (TypeError, ValueError) as error:  # a traced value raises a TypeError
         raise InvalidArgument.of(
-            "scale",
-            f"scale is {scale!r}, must be a number; multiply query by one that is traced or "
-            "learned",
+            name, f"{name} is {value!r}, must be a number; {advice}"
         ) from error
 
 
@@ -152,44 +174,71 @@ def _window(
     return (size, size) if isinstance(size, int) else size
 
 
+def _slopes(q: jax.Array, slopes: ArrayLike | None) -> jax.Array | None:
+    if slopes is None:
+        return None
+    array = jnp.asarray(slopes)
+    batch, heads = q.shape[0], q.shape[2]
+    if array.shape not in ((heads,), (batch, heads)):
+        raise InvalidArgument.of(
+            "alibi_slopes.shape",
+            f"alibi_slopes is {array.shape}, must be ({heads},) or ({batch}, {heads})",
+        )
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise InvalidArgument.of(
+            "alibi_slopes.dtype", f"alibi_slopes is {array.dtype}, must be floating point"
+        )
+    return array
+
+
+def _lengths(k: jax.Array, lengths: ArrayLike | None) -> jax.Array | None:
+    """int32 [B], within [0, S]."""
+    if lengths is None:
+        return None
+    array = jnp.asarray(lengths)
+    _check_broadcast("key_value_seq_lengths", array.shape, k.shape[:1])
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise InvalidArgument.of(
+            "key_value_seq_lengths.dtype",
+            f"key_value_seq_lengths is {array.dtype}, must be of integers",
+        )
+    clipped = jnp.clip(array, 0, k.shape[1]).astype(jnp.int32)
+    return jnp.broadcast_to(clipped, k.shape[:1])
+
+
 def _mask(
     q: jax.Array,
     k: jax.Array,
     bias: ArrayLike | None,
     mask: ArrayLike | None,
     query_lengths: ArrayLike | None,
-    key_lengths: ArrayLike | None,
 ) -> jax.Array | None:
-    """All restrictions and the bias as one array that broadcasts to [B, N, T, S], or None."""
+    """Mask, rows and bias as one array that broadcasts to [B, N, T, S], or None."""
     scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     for name, given, shape in (
         ("bias", bias, scores),
         ("mask", mask, scores),
         ("query_seq_lengths", query_lengths, scores[:1]),
-        ("key_value_seq_lengths", key_lengths, scores[:1]),
     ):
         if given is not None:
             _check_broadcast(name, jnp.shape(given), shape)
-    allowed = []
+    combined = None
     if mask is not None:
         array = jnp.asarray(mask)
         if array.dtype != bool:
             raise InvalidArgument.of(
                 "mask.dtype", f"mask is {array.dtype}, must be bool; what is added is bias"
             )
-        allowed.append(_aligned(array))
+        combined = _aligned(array)
     if query_lengths is not None:
         rows = jnp.arange(q.shape[1])[None, None, :, None]
-        allowed.append(rows < jnp.reshape(query_lengths, (-1, 1, 1, 1)))
-    if key_lengths is not None:
-        keys = jnp.arange(k.shape[1])[None, None, None, :]
-        allowed.append(keys < jnp.reshape(key_lengths, (-1, 1, 1, 1)))
-    combined = None
-    for restriction in allowed:
-        combined = restriction if combined is None else combined & restriction
+        allowed = rows < jnp.reshape(query_lengths, (-1, 1, 1, 1))
+        combined = allowed if combined is None else combined & allowed
     if bias is None:
         return combined
     added = _aligned(jnp.asarray(bias))
+    if not jnp.issubdtype(added.dtype, jnp.floating):
+        added = added.astype(q.dtype)
     return added if combined is None else jnp.where(combined, added, -jnp.inf)
 
 

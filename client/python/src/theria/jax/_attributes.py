@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from theria._local_options import IMPLEMENTATIONS, PRECISIONS
-from theria._options import CallOptions
+from theria._options import ALIGNMENTS, CallOptions
 
 __all__ = ["attributes"]
 
@@ -28,6 +28,9 @@ _ATTRIBUTES: dict[str, tuple[type, Callable[[CallOptions], Any]]] = {
     "window_right": (np.int64, _side(1)),
     "dropout_probability": (np.float64, lambda options: options.get("dropout_p")),
     "dropout_offset": (np.int64, lambda options: options.get("dropout_offset")),
+    "causal_alignment": (np.int64, lambda o: ALIGNMENTS[o.get("causal_alignment", "upper_left")]),
+    "deterministic": (np.int64, lambda options: options.get("deterministic")),
+    "softcap": (np.float64, lambda options: options.get("softcap")),
 }
 
 

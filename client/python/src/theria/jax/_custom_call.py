@@ -18,7 +18,7 @@ from theria._kernels_library import kernels_library
 from theria._local_context import local_context
 from theria._local_options import OPERATION_NUMBERS, packed_options
 from theria._local_runner import DTYPE_CODES, runner_in_place
-from theria._options import CallOptions
+from theria._options import OPTION_TENSORS, CallOptions
 from theria.jax._attributes import attributes
 
 __all__ = ["available", "custom_call", "validate"]
@@ -67,11 +67,11 @@ def validate(
     for name, operand in zip(names, operands, strict=True):
         if name == "seed":
             continue
-        field = "options.mask" if name == "mask" else name
+        field = f"options.{name}" if name in OPTION_TENSORS.values() else name
         code = DTYPE_CODES[encode_dtype(np.dtype(operand.dtype), field)]
         strides = [1]
         for extent in reversed(operand.shape[1:]):
-            strides.insert(0, strides[0] * extent)
+            strides.insert(0, strides[0] * max(extent, 1))
         # No element is looked at; only null is no address.
         tensors[field] = (1, code, operand.shape, tuple(strides))
     inputs = tuple(map(tensors.get, kernels_library().binding.INPUTS))
@@ -100,9 +100,9 @@ def custom_call(
 
     Args:
         operation: ``"forward"``, ``"vjp"``, ``"jvp"`` or ``"hvp"``.
-        names: Of the operands: those of the operation, ``"mask"`` and ``"seed"``.
+        names: Of the operands: those of the operation, of the options, and ``"seed"``.
         outputs: Names of the results.
-        options: All but the mask and the dropout's seed.
+        options: All but the tensors and the dropout's seed.
         threads: Of the CPU; 0 for one per core.
         operands: Arrays of the shapes that `validate` let pass.
         results: Shapes and dtypes of the outputs.

@@ -22,9 +22,14 @@ _AXES = {
     "o": ("batch", "heads", "rows", "dim_v"),
     "lse": ("batch", "heads", "rows"),
     "mask": ("batch", "heads", "rows", "keys"),
+    "bias": ("batch", "heads", "rows", "keys"),
+    "alibi": ("batch", "heads"),
+    "kv": ("batch",),
     "seed": ("halves",),
 }
+_BROADCAST = ("mask", "bias")  # an extent of 1 is broadcast
 _DIVIDED = ("batch", "groups")
+_DEVICES = "theria_devices"  # the axis of all devices, within a call
 
 Compute = Callable[..., Sequence[jax.Array]]
 
@@ -35,7 +40,8 @@ def partitioned(
     """`compute`, which XLA may divide among devices by batch and by groups of heads.
 
     What dropout drops depends on the place of a head in the whole array, so a call with a seed is
-    computed whole on every device.
+    computed whole on every device. The cotangent of a bias that is broadcast over what is divided
+    is the sum over the devices.
 
     Args:
         compute: Takes operands and gives results of any batch and number of heads.
@@ -58,9 +64,20 @@ def partitioned(
         operand_shardings = [
             division.sharding(kind, x.shape) for kind, x in zip(kinds, given, strict=True)
         ]
-        return mesh, compute, infer(mesh, given, wanted), tuple(operand_shardings)
 
-    rule, factors = _sharding_rule(kinds, results, [x.shape for x in operands], groups, group)
+        def part(*parts: jax.Array) -> list[jax.Array]:
+            found = zip(results, wanted, compute(*parts), strict=True)
+            return [division.summed(kind, x.shape, y) for kind, x, y in found]
+
+        return division.mesh(), part, infer(mesh, given, wanted), tuple(operand_shardings)
+
+    shapes = dict(zip(kinds, (x.shape for x in operands), strict=True))
+    rule, factors = _sharding_rule(
+        [(kind, x.shape) for kind, x in zip(kinds, operands, strict=True)],
+        [(kind, shapes["mask"] if kind == "bias" else None) for kind in results],
+        groups,
+        group,
+    )
     divided = () if whole else _DIVIDED
     apply = custom_partitioning(compute)
     apply.def_partition(
@@ -105,8 +122,8 @@ class _Division:
         """Of a tensor of that kind, such as ``"q"`` or ``"mask"``."""
         divided = {"batch": 0, "heads": 1, "groups": 1}
         axes = [
-            divided.get(axis) if extent > 1 or kind != "mask" else None
-            for axis, extent in zip(_AXES[kind], shape, strict=True)
+            divided.get(axis) if extent > 1 or kind not in _BROADCAST else None
+            for axis, extent in zip(_axes(kind, shape), shape, strict=True)
         ]
         tiles = [1 if axis is None else self._grid.shape[axis] for axis in axes]
         if math.prod(tiles) == 1:
@@ -120,11 +137,31 @@ class _Division:
         proto.replicate_on_last_tile_dim = True
         return self._class(self._devices, proto)
 
+    def mesh(self) -> jax.sharding.Mesh:
+        """The devices in XLA's order, which number them in `summed`."""
+        return jax.sharding.Mesh(np.array(self._devices), (_DEVICES,))
+
+    def summed(self, kind: str, shape: Sequence[int], part: jax.Array) -> jax.Array:
+        """The result of a device, summed over those that share it as a bias that is broadcast."""
+        if kind not in _BROADCAST:
+            return part
+        axes = [axis for axis in (0, 1) if shape[axis] == 1 and self._grid.shape[axis] > 1]
+        if not axes:
+            return part
+        size = math.prod(self._grid.shape[axis] for axis in axes)
+        sharing = np.moveaxis(self._grid, axes, range(-len(axes), 0)).reshape(-1, size)
+        total: jax.Array = jax.lax.psum(part, _DEVICES, axis_index_groups=sharing.tolist())
+        return total
+
+
+def _axes(kind: str, shape: Sequence[int]) -> tuple[str, ...]:
+    """Those of a tensor of that kind, which may lack leading ones: slopes without a batch."""
+    return _AXES[kind][len(_AXES[kind]) - len(shape) :]
+
 
 def _sharding_rule(
-    kinds: Sequence[str],
-    results: Sequence[str],
-    shapes: Sequence[Sequence[int]],
+    operands: Sequence[tuple[str, Sequence[int]]],
+    results: Sequence[tuple[str, Sequence[int] | None]],
     groups: int,
     group: int,
 ) -> tuple[str, list[str]]:
@@ -137,8 +174,8 @@ def _sharding_rule(
 
     def of(kind: str, shape: Sequence[int] | None) -> str:
         words = []
-        for index, axis in enumerate(_AXES[kind]):
-            if kind == "mask" and shape is not None and shape[index] == 1:
+        for index, axis in enumerate(_AXES[kind] if shape is None else _axes(kind, shape)):
+            if kind in _BROADCAST and shape is not None and shape[index] == 1:
                 words.append(factor(f"one_{axis}"))  # broadcast
             elif axis == "heads" and group > 1:
                 # A product may have no factor of size 1.
@@ -150,5 +187,5 @@ def _sharding_rule(
                 words.append(factor(axis))
         return " ".join(words)
 
-    left = ", ".join(of(kind, shape) for kind, shape in zip(kinds, shapes, strict=True))
-    return f"{left} -> {', '.join(of(kind, None) for kind in results)}", list(factors)
+    left, right = (", ".join(of(*tensor) for tensor in side) for side in (operands, results))
+    return f"{left} -> {right}", list(factors)

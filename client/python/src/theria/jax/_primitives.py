@@ -1,32 +1,32 @@
 """Forward, VJP, JVP and HVP as JAX primitives that are each other's derivatives and transposes.
 
-With J the Jacobian of o with respect to x = (q, k, v), and H(u)[x_dot] the product of the Hessian
-of <u, o> with x_dot:
+With J the Jacobian of y = (o, lse) with respect to x = (q, k, v, bias), and H(u)[x_dot] the product
+of the Hessian of <u, y> with x_dot:
 
 =========  =====================================  ==================  ==========================
 primitive  computes                               linear in           transpose
 =========  =====================================  ==================  ==========================
-forward    o
+forward    y
 jvp        J x_dot                                x_dot               vjp
-vjp        J^T o_bar                              o_bar               jvp
-hvp        H(o_bar)[x_dot] + J^T o_bar_dot,       x_dot, o_bar_dot    hvp
+vjp        J^T y_bar                              y_bar               jvp
+hvp        H(y_bar)[x_dot] + J^T y_bar_dot,       x_dot, y_bar_dot    hvp
            J x_dot
-jvp_jvp    D^2 o [x_dot, x_ddot]                  x_ddot              hvp: H(u)[x_dot]
+jvp_jvp    D^2 y [x_dot, x_ddot]                  x_ddot              hvp: H(u)[x_dot]
 =========  =====================================  ==================  ==========================
 
 and the tangents of forward are a jvp, of jvp a jvp and a jvp_jvp, of vjp an hvp. The matrix of hvp,
 [[H, J^T], [J, 0]], is symmetric. No RPC computes jvp_jvp, forward over forward: it exists to be
 transposed, for reverse over forward.
 
-Operands: q, k, v, the constants of the `Site` (mask, seed); for all but forward the saved o and
-lse; then the primitive's own. o and lse count as functions of q, k and v: they spare the server the
-forward, and their own tangents are never looked at. Shapes are those of docs/operator_contract.md,
-[batch, heads, seq, dim].
+Operands: q, k, v, the tensors of the `Site` (the bias is a floating-point mask); for all but
+forward the saved o and lse; then the primitive's own, by their names. What has no name there is
+zero. o and lse count as functions of x: they spare the server the forward, and their own tangents
+are never looked at. Shapes are those of docs/operator_contract.md, [batch, heads, seq, dim].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -39,28 +39,32 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from theria._differentiation_errors import DerivativeOrderError, MaskGradientError
+from theria._differentiation_errors import DerivativeOrderError
+from theria._errors import InvalidArgument
 from theria._operations import output_layout
+from theria.jax._batching import batched
 from theria.jax._site import Site
 
 __all__ = ["forward"]
 
 _QKV = ("q", "k", "v")
-_DOTS = ("q_dot", "k_dot", "v_dot")
-_DDOTS = ("q_ddot", "k_ddot", "v_ddot")
-_BARS = ("q_bar", "k_bar", "v_bar")
-# The argument of hvp to which each of its outputs corresponds, and the other way round.
+_POINT = (*_QKV, "bias")
+_DOTS = tuple(f"{x}_dot" for x in _POINT)
+_DDOTS = tuple(f"{x}_ddot" for x in _POINT)
+_COTANGENTS = ("o_bar", "lse_bar")
+# The cotangent to which each output of forward and jvp corresponds.
+_COTANGENT_OF = {"o_dot": "o_bar", "lse_dot": "lse_bar"}
+# The argument of hvp to which each of its outputs corresponds.
 _TRANSPOSED = {
-    "q_bar_dot": "q_dot",
-    "k_bar_dot": "k_dot",
-    "v_bar_dot": "v_dot",
+    **{f"{x}_bar_dot": f"{x}_dot" for x in _POINT},
     "o_dot": "o_bar_dot",
+    "lse_dot": "lse_bar_dot",
 }
-_DIRECTION_OF = {argument: output for output, argument in _TRANSPOSED.items()}
+_OUTPUT_OF = {argument: output for output, argument in _TRANSPOSED.items()}
 
 
 def forward(site: Site, *operands: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """O and lse of q, k, v and the site's constants. lse is not differentiable."""
+    """O and lse of q, k, v and the site's tensors."""
     o, lse = _bind(_forward, site, operands, (), ("o", "lse"))
     return o, lse
 
@@ -99,8 +103,8 @@ def _varying_alike(operands: Sequence[Any]) -> list[Any]:
 
 def _layout(site: Site, names: tuple[str, ...], count: int) -> tuple[str, ...]:
     """The names of all operands of a primitive with `count` operands."""
-    saved = () if count == len(_QKV) + len(site.constants) else ("o", "lse")
-    return (*_QKV, *site.constants, *saved, *names)
+    saved = () if count == len(_QKV) + len(site.tensors) else ("o", "lse")
+    return (*_QKV, *site.tensors, *saved, *names)
 
 
 def _primitive(name: str) -> Primitive:
@@ -108,7 +112,15 @@ def _primitive(name: str) -> Primitive:
     primitive = Primitive(f"theria_{name}")
     primitive.multiple_results = True
     primitive.def_abstract_eval(_abstract)
-    batching.primitive_batchers[primitive] = _batcher(primitive)
+
+    def batch(
+        operands: Sequence[Any], dims: Sequence[int | None], *, site: Site, names: Any, outputs: Any
+    ) -> tuple[list[Any], list[int]]:
+        layout = _layout(site, names, len(operands))
+        apply = partial(_bind, primitive, site, names=names, outputs=outputs)
+        return batched(apply, layout, outputs, operands, dims)
+
+    batching.primitive_batchers[primitive] = batch
     return primitive
 
 
@@ -166,8 +178,8 @@ def _computed(operation: str) -> Primitive:
 def _abstract(
     *operands: Any, site: Site, names: tuple[str, ...], outputs: tuple[str, ...]
 ) -> list[ShapedArray]:
-    del site, names
-    inputs: dict[str, Any] = dict(zip("qkv", operands, strict=False))
+    inputs: dict[str, Any] = dict(zip(_layout(site, names, len(operands)), operands, strict=True))
+    inputs = {x: inputs["mask" if x == "bias" else x] for x in _point(site)}
     q = inputs["q"]
     layouts = {name: (x.shape, x.dtype) for name, x in inputs.items()}
 
@@ -185,59 +197,9 @@ def _abstract(
     return [result(name) for name in outputs]
 
 
-def _batcher(primitive: Primitive) -> Callable[..., tuple[list[Any], list[int]]]:
-    """The mapped dimension becomes part of the batch.
-
-    What dropout drops depends on an element's place in the batch: there, one call an element.
-    """
-
-    def batch(
-        operands: Sequence[Any], dims: Sequence[int | None], *, site: Site, names: Any, outputs: Any
-    ) -> tuple[list[Any], list[int]]:
-        def apply(operands: Sequence[Any]) -> list[Any]:
-            return _bind(primitive, site, operands, names, outputs)
-
-        moved = [
-            operand if dim is None else jnp.moveaxis(operand, dim, 0)
-            for operand, dim in zip(operands, dims, strict=True)
-        ]
-        mapped = [dim is not None for dim in dims]
-        if site.random:
-            results = jax.lax.map(
-                lambda elements: apply(_merge(mapped, elements, moved)),
-                [operand for operand, is_mapped in zip(moved, mapped, strict=True) if is_mapped],
-            )
-            return results, [0] * len(results)
-        size = next(operand.shape[0] for operand, m in zip(moved, mapped, strict=True) if m)
-        extent = moved[0].shape[1 if mapped[0] else 0]
-        layout = _layout(site, names, len(operands))
-        folded = [
-            _fold(operand, is_mapped, size, extent, is_mask=name == "mask")
-            for operand, is_mapped, name in zip(moved, mapped, layout, strict=True)
-        ]
-        results = [x.reshape(size, extent, *x.shape[1:]) for x in apply(folded)]
-        return results, [0] * len(results)
-
-    return batch
-
-
-def _merge(mapped: Sequence[bool], elements: Sequence[Any], others: Sequence[Any]) -> list[Any]:
-    """`others`, where mapped replaced by the elements one after the other."""
-    remaining = iter(elements)
-    return [
-        next(remaining) if is_mapped else other
-        for is_mapped, other in zip(mapped, others, strict=True)
-    ]
-
-
-def _fold(operand: Any, is_mapped: bool, size: int, extent: int, *, is_mask: bool) -> Any:
-    """[size, batch, ...] or [batch, ...] -> [size * batch, ...]; a mask's batch may be 1."""
-    if not is_mapped:
-        if is_mask and operand.shape[0] == 1:
-            return operand
-        operand = jnp.broadcast_to(operand, (size, *operand.shape))
-    rest = operand.shape[2:]
-    return jnp.broadcast_to(operand, (size, extent, *rest)).reshape(size * extent, *rest)
+def _point(site: Site) -> tuple[str, ...]:
+    """Those of x that there are."""
+    return _POINT if "mask" in site.tensors else _QKV
 
 
 def _is_zero(tangent: Any) -> bool:
@@ -254,30 +216,57 @@ def _present(names: Sequence[str], tangents: Sequence[Any]) -> dict[str, Any]:
 
 
 def _residuals(site: Site, operands: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """q, k, v, constants, o, lse; and the primitive's own operands, of all but forward."""
-    count = len(_QKV) + len(site.constants) + 2
+    """q, k, v, the site's tensors, o, lse; and the primitive's own operands, of all but forward."""
+    count = len(_QKV) + len(site.tensors) + 2
     return operands[:count], operands[count:]
 
 
-def _refuse_mask(site: Site, tangents: Sequence[Any]) -> None:
-    if "mask" in site.constants and not _is_zero(tangents[len(_QKV)]):
-        raise MaskGradientError.of("bias", "Apply jax.lax.stop_gradient to it")
+def _dots(site: Site, tangents: Sequence[Any]) -> dict[str, Any]:
+    """The tangents x_dot that are not zero, by name.
+
+    Raises:
+        InvalidArgument: A tensor has a tangent that may have none.
+    """
+    layout = (*_QKV, *site.tensors)
+    given = _present(layout, tangents[: len(layout)])
+    if "alibi_slopes" in given:
+        raise InvalidArgument.of(
+            "alibi_slopes",
+            "alibi_slopes is differentiated, must be a constant: apply jax.lax.stop_gradient to "
+            "it, or pass -slope * |i - j| as bias, which is differentiable",
+        )
+    return {f"{'bias' if name == 'mask' else name}_dot": x for name, x in given.items()}
 
 
 def _zeros(outputs: Sequence[Any]) -> list[Any]:
     return [ad.Zero(jax.typeof(output).to_tangent_aval()) for output in outputs]
 
 
+def _undefined(names: Sequence[str], own: Sequence[Any]) -> list[str]:
+    """The operands by which a transpose is asked for."""
+    return [name for name, x in zip(names, own, strict=True) if ad.is_undefined_primal(x)]
+
+
+def _answer(
+    residuals: Sequence[Any], names: Sequence[str], own: Sequence[Any], found: dict[str, Any]
+) -> list[Any]:
+    """A transpose's answer: for each operand a cotangent, or None where none is asked for."""
+    answers = {
+        n: ad.Zero(x.aval) for n, x in zip(names, own, strict=True) if ad.is_undefined_primal(x)
+    }
+    answers.update(found)
+    return [*(None for _ in residuals), *map(answers.get, names)]
+
+
 def _forward_jvp(
     operands: Sequence[Any], tangents: Sequence[Any], *, site: Site, **_: Any
 ) -> tuple[list[Any], list[Any]]:
-    _refuse_mask(site, tangents)
     primals = list(forward(site, *operands))
-    dots = _present(_DOTS, tangents[:3])
-    o_dot, lse_dot = _zeros(primals)
-    if dots:
-        (o_dot,) = _bind(_jvp, site, (*operands, *primals, *dots.values()), tuple(dots), ("o_dot",))
-    return primals, [o_dot, lse_dot]
+    dots = _dots(site, tangents)
+    if not dots:
+        return primals, _zeros(primals)
+    operands = (*operands, *primals, *dots.values())
+    return primals, _bind(_jvp, site, operands, tuple(dots), ("o_dot", "lse_dot"))
 
 
 def _jvp_jvp(
@@ -288,35 +277,36 @@ def _jvp_jvp(
     names: tuple[str, ...],
     outputs: tuple[str, ...],
 ) -> tuple[list[Any], list[Any]]:
-    _refuse_mask(site, tangents)
     primals = _bind(_jvp, site, operands, names, outputs)
     residuals, _ = _residuals(site, operands)
     linear = _present(names, _residuals(site, tangents)[1])
-    moved = _present(_DOTS, tangents[:3])
-    (o_ddot,) = _zeros(primals)
+    moved = _dots(site, tangents)
+    ddots = _zeros(primals)
     if linear:
-        (o_ddot,) = _bind(_jvp, site, (*residuals, *linear.values()), tuple(linear), outputs)
+        ddots = _bind(_jvp, site, (*residuals, *linear.values()), tuple(linear), outputs)
     if moved:
         second = tuple(_DDOTS[_DOTS.index(name)] for name in moved)
-        operands = (*operands, *moved.values())
-        (curved,) = _bind(_second, site, operands, (*names, *second), ("o_ddot",))
-        o_ddot = ad.add_tangents(o_ddot, curved)
-    return primals, [o_ddot]
+        curved = tuple(name.replace("_dot", "_ddot") for name in outputs)
+        bent = _bind(_second, site, (*operands, *moved.values()), (*names, *second), curved)
+        ddots = [ad.add_tangents(x, y) for x, y in zip(ddots, bent, strict=True)]
+    return primals, ddots
 
 
 def _jvp_transpose(
-    cotangents: Sequence[Any], *operands: Any, site: Site, names: tuple[str, ...], **_: Any
+    cotangents: Sequence[Any],
+    *operands: Any,
+    site: Site,
+    names: tuple[str, ...],
+    outputs: tuple[str, ...],
 ) -> list[Any]:
     residuals, own = _residuals(site, operands)
-    wanted = [n for n, x in zip(names, own, strict=True) if ad.is_undefined_primal(x)]
-    outputs = tuple(_BARS[_DOTS.index(name)] for name in wanted)
-    bars = _bind(_vjp, site, (*residuals, ad.instantiate_zeros(cotangents[0])), ("o_bar",), outputs)
-    return _scatter(residuals, names, dict(zip(wanted, bars, strict=True)))
-
-
-def _scatter(residuals: Sequence[Any], names: Sequence[str], results: dict[str, Any]) -> list[Any]:
-    """A transpose's answer: a cotangent or None for each operand."""
-    return [*(None for _ in residuals), *map(results.get, names)]
+    bars = _present([_COTANGENT_OF[name] for name in outputs], cotangents)
+    wanted = _undefined(names, own)
+    found: list[Any] = []
+    if bars:
+        asked = tuple(f"{name.removesuffix('_dot')}_bar" for name in wanted)
+        found = _bind(_vjp, site, (*residuals, *bars.values()), tuple(bars), asked)
+    return _answer(residuals, names, own, dict(zip(wanted, found, strict=bool(bars))))
 
 
 def _vjp_jvp(
@@ -327,31 +317,36 @@ def _vjp_jvp(
     names: tuple[str, ...],
     outputs: tuple[str, ...],
 ) -> tuple[list[Any], list[Any]]:
-    _refuse_mask(site, tangents)
     primals = _bind(_vjp, site, operands, names, outputs)
     residuals, _ = _residuals(site, operands)
-    dots = _present(_DOTS, tangents[:3])
-    linear = _present(("o_bar_dot",), _residuals(site, tangents)[1])
+    dots = _dots(site, tangents)
+    linear = _present(names, _residuals(site, tangents)[1])
     if dots:
-        dots.update(linear)
+        dots.update({f"{name}_dot": x for name, x in linear.items()})
         dotted = tuple(f"{name}_dot" for name in outputs)
-        bar_dots = _bind(_hvp, site, (*operands, *dots.values()), ("o_bar", *dots), dotted)
+        bar_dots = _bind(_hvp, site, (*operands, *dots.values()), (*names, *dots), dotted)
     elif linear:
-        bar_dots = _bind(_vjp, site, (*residuals, *linear.values()), names, outputs)
+        bar_dots = _bind(_vjp, site, (*residuals, *linear.values()), tuple(linear), outputs)
     else:
         bar_dots = _zeros(primals)
     return primals, bar_dots
 
 
 def _vjp_transpose(
-    cotangents: Sequence[Any], *operands: Any, site: Site, outputs: tuple[str, ...], **_: Any
+    cotangents: Sequence[Any],
+    *operands: Any,
+    site: Site,
+    names: tuple[str, ...],
+    outputs: tuple[str, ...],
 ) -> list[Any]:
-    residuals, (o_bar,) = _residuals(site, operands)
-    dots = _present([_DOTS[_BARS.index(name)] for name in outputs], cotangents)
-    if not dots:
-        return _scatter(residuals, ("o_bar",), {"o_bar": ad.Zero(o_bar.aval)})
-    (o_dot,) = _bind(_jvp, site, (*residuals, *dots.values()), tuple(dots), ("o_dot",))
-    return _scatter(residuals, ("o_bar",), {"o_bar": o_dot})
+    residuals, own = _residuals(site, operands)
+    dots = _present([f"{name.removesuffix('_bar')}_dot" for name in outputs], cotangents)
+    wanted = _undefined(names, own)
+    found: list[Any] = []
+    if dots:
+        asked = tuple(f"{name.removesuffix('_bar')}_dot" for name in wanted)
+        found = _bind(_jvp, site, (*residuals, *dots.values()), tuple(dots), asked)
+    return _answer(residuals, names, own, dict(zip(wanted, found, strict=bool(dots))))
 
 
 def _hvp_jvp(
@@ -362,17 +357,15 @@ def _hvp_jvp(
     names: tuple[str, ...],
     outputs: tuple[str, ...],
 ) -> tuple[list[Any], list[Any]]:
-    _refuse_mask(site, tangents)
     residuals, own = _residuals(site, operands)
-    o_bar_dot, *dot_tangents = _residuals(site, tangents)[1]
-    if _present((*_QKV, "o_bar"), (*tangents[:3], o_bar_dot)):
+    linear = _present(names, _residuals(site, tangents)[1])
+    if _dots(site, tangents) or linear.keys() & set(_COTANGENTS):
         _refuse_third_order()
     primals = _bind(_hvp, site, operands, names, outputs)
-    linear = _present(names[1:], dot_tangents)
     if not linear:
         return primals, _zeros(primals)
-    own = (own[0], *linear.values())
-    return primals, _bind(_hvp, site, (*residuals, *own), ("o_bar", *linear), outputs)
+    given = {n: x for n, x in zip(names, own, strict=True) if n in _COTANGENTS} | linear
+    return primals, _bind(_hvp, site, (*residuals, *given.values()), tuple(given), outputs)
 
 
 def _hvp_transpose(
@@ -382,33 +375,37 @@ def _hvp_transpose(
     names: tuple[str, ...],
     outputs: tuple[str, ...],
 ) -> list[Any]:
-    residuals, (o_bar, *dots) = _residuals(site, operands)
-    if ad.is_undefined_primal(o_bar):
+    residuals, own = _residuals(site, operands)
+    wanted = _undefined(names, own)
+    if set(wanted) & set(_COTANGENTS):
         _refuse_third_order()
-    undefined = dict(zip(names[1:], dots, strict=True))
-    undefined = {name: x for name, x in undefined.items() if ad.is_undefined_primal(x)}
-    given = _present([_TRANSPOSED[name] for name in outputs], cotangents)
-    if not given:
-        zeros = {name: ad.Zero(x.aval) for name, x in undefined.items()}
-        return _scatter(residuals, names, zeros)
-    wanted = tuple(_DIRECTION_OF[name] for name in undefined)
-    own = (o_bar, *given.values())
-    results = _bind(_hvp, site, (*residuals, *own), ("o_bar", *given), wanted)
-    return _scatter(residuals, names, dict(zip(undefined, results, strict=True)))
+    directions = _present([_TRANSPOSED[name] for name in outputs], cotangents)
+    found: list[Any] = []
+    if directions:
+        given = {n: x for n, x in zip(names, own, strict=True) if n in _COTANGENTS} | directions
+        asked = tuple(_OUTPUT_OF[name] for name in wanted)
+        found = _bind(_hvp, site, (*residuals, *given.values()), tuple(given), asked)
+    return _answer(residuals, names, own, dict(zip(wanted, found, strict=bool(directions))))
 
 
 def _second_transpose(
-    cotangents: Sequence[Any], *operands: Any, site: Site, names: tuple[str, ...], **_: Any
+    cotangents: Sequence[Any],
+    *operands: Any,
+    site: Site,
+    names: tuple[str, ...],
+    outputs: tuple[str, ...],
 ) -> list[Any]:
     residuals, own = _residuals(site, operands)
-    dots = {n: x for n, x in zip(names, own, strict=True) if n in _DOTS}
-    wanted = [n for n, x in zip(names, own, strict=True) if ad.is_undefined_primal(x)]
+    wanted = _undefined(names, own)
     if not set(wanted) <= set(_DDOTS):
         _refuse_third_order()
-    outputs = tuple(f"{_BARS[_DDOTS.index(name)]}_dot" for name in wanted)
-    u = ad.instantiate_zeros(cotangents[0])
-    results = _bind(_hvp, site, (*residuals, u, *dots.values()), ("o_bar", *dots), outputs)
-    return _scatter(residuals, names, dict(zip(wanted, results, strict=True)))
+    given = _present([name.replace("_ddot", "_bar") for name in outputs], cotangents)
+    found: list[Any] = []
+    if given:
+        given |= {n: x for n, x in zip(names, own, strict=True) if n in _DOTS}
+        asked = tuple(name.replace("_ddot", "_bar_dot") for name in wanted)
+        found = _bind(_hvp, site, (*residuals, *given.values()), tuple(given), asked)
+    return _answer(residuals, names, own, dict(zip(wanted, found, strict=bool(given))))
 
 
 def _refuse_forward_over_forward(*_operands: Any, **_params: Any) -> NoReturn:

@@ -14,7 +14,7 @@ from theria._argument_names import ArgumentNames
 from theria._default_client import AttentionClient, chosen_client
 from theria._local_client import LocalClient
 from theria._operations import OPERATIONS, output_layout
-from theria._options import CallOptions
+from theria._options import OPTION_TENSORS, CallOptions
 from theria._status import error_from_status
 from theria.jax._custom_call import available, custom_call, validate
 from theria.jax._partitioning import partitioned
@@ -32,6 +32,11 @@ _NAMES = ArgumentNames(
         "options.window": "local_window_size",
         "options.dropout.probability": "dropout_rate",
         "options.dropout.seed": "dropout_key",
+        "options.softcap": "softcap",
+        "options.alibi_slopes": "alibi_slopes",
+        "options.causal_alignment": "causal_alignment",
+        "options.kv_lengths": "key_value_seq_lengths",
+        "options.deterministic": "deterministic",
         "options.implementation": "implementation",
         "options.precision": "precision",
     },
@@ -45,16 +50,17 @@ class Site:
 
     Attributes:
         client: Who computes; None for the default at the time of the computation.
-        options: All but the mask and the dropout's seed, which are arrays of their own.
-        constants: Which of ``"mask"`` and ``"seed"`` there are, in this order. seed: uint32 [2].
+        options: All but the tensors and the dropout's seed, which are arrays of their own.
+        tensors: Names of those that there are: of tensors among the options, ``"mask"`` first, and
+            last ``"seed"``, uint32 [2].
     """
 
     client: AttentionClient | None
     options: CallOptions
-    constants: tuple[str, ...]
+    tensors: tuple[str, ...]
 
     def _key(self) -> tuple[object, ...]:
-        return id(self.client), tuple(sorted(self.options.items())), self.constants
+        return id(self.client), tuple(sorted(self.options.items())), self.tensors
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Site) and self._key() == other._key()
@@ -102,7 +108,10 @@ class Site:
             validate(operation, names, operands, self.options)
 
         def compute(*parts: jax.Array) -> list[jax.Array]:
-            layouts = {n: (x.shape, x.dtype) for n, x in zip("qkv", parts, strict=False)}
+            layouts = {
+                "bias" if name == "mask" else name: (x.shape, x.dtype)
+                for name, x in zip(names, parts, strict=True)
+            }
             results = [output_layout(name, layouts) for name in outputs]
             return custom_call(
                 operation, names, outputs, self.options, client.threads, parts, results
@@ -120,11 +129,6 @@ class Site:
             with _NAMES.in_errors():
                 raise error_from_status(code, message, None) from error
 
-    @property
-    def random(self) -> bool:
-        """Whether there is dropout."""
-        return "seed" in self.constants
-
     def run(
         self, operation: str, outputs: Sequence[str], operands: Mapping[str, jax.Array]
     ) -> tuple[np.ndarray[Any, Any], ...]:
@@ -133,8 +137,8 @@ class Site:
         Args:
             operation: ``"forward"``, ``"vjp"``, ``"jvp"`` or ``"hvp"``.
             outputs: Names of the symbol table.
-            operands: By the names of the operation's arguments, beside ``"mask"`` and ``"seed"``;
-                an absent tangent is zero.
+            operands: By their names: of the operation's arguments, and of `tensors`. An absent
+                cotangent or tangent is zero.
 
         Raises:
             theria.Error: The client's, which names arguments of `dot_product_attention`.
@@ -144,8 +148,9 @@ class Site:
         options["outputs"] = {
             name: "inline" if name in outputs else "skip" for name in OPERATIONS[operation].outputs
         }
-        if "mask" in arrays:
-            options["attn_mask"] = arrays.pop("mask")
+        for keyword, name in OPTION_TENSORS.items():
+            if name in arrays:
+                options[keyword] = arrays.pop(name)
         if "seed" in arrays:
             high, low = map(int, arrays.pop("seed"))
             options["dropout_seed"] = high << 32 | low
