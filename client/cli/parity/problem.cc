@@ -191,7 +191,12 @@ bool Problem::IsIllConditioned() const {
 
 double Problem::MagnitudeOf(std::string_view output) const {
   const bool is_of_q_or_k = output.starts_with("q_") || output.starts_with("k_");
-  return is_of_q_or_k ? magnitude : 1.0;
+  if (!is_of_q_or_k) return 1.0;
+  if (!output.ends_with("_dot")) return magnitude;
+  // Where every row sees a single key these vanish, as differences of products (P_bar_dot -
+  // delta_dot) k: two sums of head_dim_v terms each, times the largest elements of k.
+  const auto terms = static_cast<double>(2 * std::max<std::int64_t>(head_dim_v, 1));
+  return magnitude * 3.0 * std::sqrt(terms);
 }
 
 bool Applies(const Problem& problem, Operation operation, DType dtype) {

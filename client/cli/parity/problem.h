@@ -95,7 +95,7 @@ struct Problem {
   // large, or hidden by a large finite mask, are rounded coarsely before exp magnifies that.
   bool IsIllConditioned() const;
 
-  // The order of magnitude of an output, 1 where all inputs are N(0, 1).
+  // The size of the terms that an output sums up, about 1 where all inputs are N(0, 1).
   double MagnitudeOf(std::string_view output) const;
 };
 
