@@ -63,7 +63,8 @@ def sdpa(
 
     Args:
         query: [..., heads_q, seq_q, head_dim]; float64, float32, float16 or bfloat16, any strides,
-            any device (other devices' tensors travel through host memory).
+            any device. In process they are read where they are, on the CPU and on CUDA; a server's
+            client copies those of other devices through host memory.
         key: [..., heads_kv, seq_kv, head_dim], of the same dtype.
         value: [..., heads_kv, seq_kv, head_dim_v], of the same dtype. Leading dimensions broadcast,
             and may be missing altogether ([seq, dim]). All three may be nested tensors of layout
@@ -105,41 +106,26 @@ def sdpa(
             divide, `is_causal` comes with a causal bias, or what the server finds; `.field` names
             an argument, such as ``key.shape[-1]``.
         theria.WrongType: An argument is no tensor or number, or a tensor of a kind that is not
-            supported: nested, sparse, quantised, or a subclass that is more than its elements.
+            supported: nested but not jagged, sparse, quantised, or a subclass that is more than
+            its elements.
         DerivativeOrderError: On differentiating thrice, or forward over forward.
         NoClientError: No client given and no default.
         theria.Error: Any other error of the client or the server.
     """
+    sequences = cu_seqlens = None
     if getattr(query, "is_nested", False) and is_jagged(query, key, value):
         if attn_mask is not None or kv_lengths is not None:
             name = "kv_lengths" if attn_mask is None else "attn_mask"
             raise InvalidArgument.of(name, f"{name} is given, must be None with nested tensors")
         sequences = packed(query, key, value)
-        results = attend(
-            *sequences.tensors,
-            cu_seqlens=sequences.cu_seqlens,
-            dropout_p=dropout_p,
-            is_causal=is_causal,
-            scale=scale,
-            enable_gqa=enable_gqa,
-            client=client,
-            implementation=implementation,
-            precision=precision,
-            window=window,
-            dropout_seed=dropout_seed,
-            dropout_offset=dropout_offset,
-            softcap=softcap,
-            alibi_slopes=alibi_slopes,
-            causal_alignment=causal_alignment,
-            deterministic=deterministic,
-        )
-        o, lse = (unpacked(x, sequences) for x in results)
-        return (o, lse) if return_lse else o
+        query, key, value = sequences.tensors
+        cu_seqlens = sequences.cu_seqlens
     o, lse = attend(
         query,
         key,
         value,
         attn_mask,
+        cu_seqlens=cu_seqlens,
         dropout_p=dropout_p,
         is_causal=is_causal,
         scale=scale,
@@ -156,6 +142,8 @@ def sdpa(
         kv_lengths=kv_lengths,
         deterministic=deterministic,
     )
+    if sequences is not None:
+        o, lse = unpacked(o, sequences), unpacked(lse, sequences)
     return (o, lse) if return_lse else o
 
 
