@@ -1,5 +1,6 @@
 #include "kernels/c/request.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
@@ -8,6 +9,7 @@
 #include <string_view>
 
 #include "kernels/api/message.h"
+#include "kernels/c/tensor_fields.h"
 #include "kernels/c/versioned.h"
 
 #define THERIA_RETURN_IF_ERROR(expression) \
@@ -19,27 +21,15 @@
 namespace theria::c {
 namespace {
 
-// The C structs' pointers, in the order of the tables of kernels/api/attention.h.
-constexpr const theria_tensor* theria_inputs::*kInputs[] = {
-    &theria_inputs::q,         &theria_inputs::k,       &theria_inputs::v,
-    &theria_inputs::o,         &theria_inputs::lse,     &theria_inputs::o_bar,
-    &theria_inputs::q_dot,     &theria_inputs::k_dot,   &theria_inputs::v_dot,
-    &theria_inputs::o_bar_dot, &theria_inputs::lse_bar, &theria_inputs::lse_bar_dot,
-    &theria_inputs::bias_dot,
-};
-constexpr const theria_tensor* theria_outputs::*kOutputs[] = {
-    &theria_outputs::o,         &theria_outputs::lse,       &theria_outputs::o_dot,
-    &theria_outputs::lse_dot,   &theria_outputs::q_bar,     &theria_outputs::k_bar,
-    &theria_outputs::v_bar,     &theria_outputs::q_bar_dot, &theria_outputs::k_bar_dot,
-    &theria_outputs::v_bar_dot, &theria_outputs::bias_bar,  &theria_outputs::bias_bar_dot,
-};
-constexpr const theria_tensor* theria_options::*kOptions[] = {
-    &theria_options::mask,         &theria_options::alibi_slopes,  &theria_options::kv_lengths,
-    &theria_options::cu_seqlens_q, &theria_options::cu_seqlens_kv,
-};
-static_assert(std::size(kInputs) == std::size(kInputFields));
-static_assert(std::size(kOutputs) == std::size(kOutputFields));
-static_assert(std::size(kOptions) == std::size(kOptionTensors));
+// Whether the C interface's table and that of kernels/api/attention.h have the same rows.
+template <typename Fields, typename Members>
+constexpr bool AreAlike(const Fields& fields, const Members& members) {
+  return std::equal(std::begin(fields), std::end(fields), std::begin(members), std::end(members),
+                    [](const auto& a, const auto& b) { return a.name == b.name; });
+}
+static_assert(AreAlike(kInputFields, kInputTensors));
+static_assert(AreAlike(kOutputFields, kOutputTensors));
+static_assert(AreAlike(theria::kOptionTensors, c::kOptionTensors));
 
 // Fields of outputs are "outputs.o": an input may have the same name.
 std::string OutputPath(std::string_view name) { return std::string("outputs.").append(name); }
@@ -99,10 +89,10 @@ absl::Status ReadOptions(const theria_options* given, AttentionOptions* read) {
   read->causal_alignment = static_cast<CausalAlignment>(options->causal_alignment);
   read->deterministic = options->deterministic != 0;
   if (options->softcap != 0.0) read->softcap = options->softcap;
-  for (std::size_t i = 0; i < std::size(kOptions); ++i) {
-    const OptionTensor& tensor = kOptionTensors[i];
+  for (std::size_t i = 0; i < std::size(kOptionTensors); ++i) {
+    const OptionTensor& tensor = theria::kOptionTensors[i];
     THERIA_RETURN_IF_ERROR(
-        ReadTensor((*options).*kOptions[i], tensor.path, &(read->*tensor.member)));
+        ReadTensor((*options).*kOptionTensors[i].member, tensor.path, &(read->*tensor.member)));
   }
   return absl::OkStatus();
 }
@@ -147,10 +137,10 @@ absl::StatusOr<Request> ReadInputs(theria_operation operation, const theria_inpu
                                              ", must be forward, vjp, jvp or hvp"));
   }
   absl::StatusOr<Request> request = Request{};
-  for (std::size_t i = 0; i < std::size(kInputs); ++i) {
+  for (std::size_t i = 0; i < std::size(kInputTensors); ++i) {
     const InputField& field = kInputFields[i];
-    THERIA_RETURN_IF_ERROR(
-        ReadTensor((*given).*kInputs[i], field.name, &(request->inputs.*field.member)));
+    THERIA_RETURN_IF_ERROR(ReadTensor((*given).*kInputTensors[i].member, field.name,
+                                      &(request->inputs.*field.member)));
   }
   THERIA_RETURN_IF_ERROR(ReadOptions(options, &request->inputs.options));
   absl::StatusOr<AttentionProblem> problem =
@@ -171,13 +161,13 @@ absl::StatusOr<Request> ReadCall(theria_operation operation, const theria_inputs
   if (!data.ok()) return data;
   const absl::StatusOr<theria_outputs> given = Read(outputs, "outputs");
   if (!given.ok()) return given.status();
-  for (std::size_t i = 0; i < std::size(kOutputs); ++i) {
+  for (std::size_t i = 0; i < std::size(kOutputTensors); ++i) {
     const OutputField& field = kOutputFields[i];
-    if ((*given).*kOutputs[i] == nullptr) continue;
+    if ((*given).*kOutputTensors[i].member == nullptr) continue;
     const std::string name = OutputPath(field.name);
     THERIA_RETURN_IF_ERROR(CheckHasOutput(request->problem, field.name, name));
     std::optional<MutableTensorView>& view = request->outputs.*field.member;
-    THERIA_RETURN_IF_ERROR(ReadTensor((*given).*kOutputs[i], name, &view));
+    THERIA_RETURN_IF_ERROR(ReadTensor((*given).*kOutputTensors[i].member, name, &view));
     THERIA_RETURN_IF_ERROR(CheckOutput(*view, OutputLayout(request->problem, field.name), name));
   }
   return request;

@@ -94,15 +94,15 @@ def main() -> int:
             f"{C_HEADER}: theria_options lacks {name}",
         )
     # The C interface's tables are in the order of kernels/api/attention.h.
-    request = (root / "kernels/c/request.cc").read_text()
+    c_tables = (root / "kernels/c/tensor_fields.h").read_text()
     for struct, c_table, names in (
-        ("theria_inputs", "kInputs", inputs),
-        ("theria_outputs", "kOutputs", outputs),
-        ("theria_options", "kOptions", tensors),
+        ("theria_inputs", "kInputTensors", inputs),
+        ("theria_outputs", "kOutputTensors", outputs),
+        ("theria_options", "kOptionTensors", tensors),
     ):
         check(sorted(c_fields(c_header, struct)) == sorted(names), f"{C_HEADER}: {struct} differs")
-        rows = re.findall(rf"&{struct}::(\w+)", block(request, f"{c_table}[] = {{", "};"))
-        check(rows == names, f"kernels/c/request.cc: {c_table} is not {names}")
+        rows = re.findall(rf"&{struct}::(\w+)", block(c_tables, f"{c_table}[] = {{", "};"))
+        check(rows == names, f"kernels/c/tensor_fields.h: {c_table} is not {names}")
     contract = (root / "docs/operator_contract.md").read_text()
     conformance = "".join(path.read_text() for path in (root / "tests/conformance").glob("*.cc"))
     for name in (*inputs, *outputs, *tensors, *options):

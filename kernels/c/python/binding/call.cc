@@ -13,7 +13,7 @@ constexpr std::size_t kMaxKinds = 1024;
 PyObject* Interned(const char* name) { return PyUnicode_InternFromString(name); }
 
 const char* NameOfInput(int index) {
-  return index < kInputCount ? kInputs[index].name : kOptionTensors[index - kInputCount].name;
+  return index < kInputCount ? kInputTensors[index].name : kOptionTensors[index - kInputCount].path;
 }
 
 // The input whose shape and dtype an output has, but for statistics and head_dim_v.
@@ -75,7 +75,7 @@ bool Call::DescribeInput(int index, PyObject* value) {
   if (!DescribeAny(value, NameOfInput(index), index > kMask, &tensor)) return false;
   arrays_[index] = value;
   if (index < kInputCount) {
-    inputs_.*kInputs[index].member = &tensor;
+    inputs_.*kInputTensors[index].member = &tensor;
   } else {
     options_.*kOptionTensors[index - kInputCount].member = &tensor;
   }
@@ -113,7 +113,7 @@ bool Call::Validate(theria_operation operation) {
 
 bool Call::MakeOutputs(theria_operation operation, PyObject* wanted) {
   for (const int index : {kQ, kK, kV}) {
-    const theria_tensor* tensor = inputs_.*kInputs[index].member;
+    const theria_tensor* tensor = inputs_.*kInputTensors[index].member;
     if (tensor == nullptr || tensor->rank != 4) {
       if (Validate(operation)) PyErr_SetString(PyExc_SystemError, "q, k or v is not of rank 4");
       return false;
@@ -143,12 +143,12 @@ bool Call::MakeOutputs(theria_operation operation, PyObject* wanted) {
 }
 
 bool Call::MakeOutput(int index) {
-  const char* name = kOutputs[index].name;
+  const char* name = kOutputTensors[index].name;
   const bool is_statistics = std::string_view(name).starts_with("lse");
   const int base = BaseOf(name);
   const theria_tensor& like = tensors_[base];
   theria_tensor& tensor = results_[index];
-  outputs_.*kOutputs[index].member = &tensor;
+  outputs_.*kOutputTensors[index].member = &tensor;
   if (arrays_[base] == nullptr) {  // which the library refuses
     tensor = tensors_[kQ];
     return true;
@@ -195,7 +195,7 @@ bool Call::MakeOutput(int index) {
 std::string Call::Kind(theria_operation operation) const {
   std::string kind(1, static_cast<char>(operation));
   theria_options options = options_;
-  for (const OptionField& field : kOptionTensors) options.*field.member = nullptr;
+  for (const auto& field : kOptionTensors) options.*field.member = nullptr;
   options.dropout_seed = options.dropout_offset = 0;
   kind.append(reinterpret_cast<const char*>(&options), sizeof options);
   for (int index = 0; index < kTensorCount; ++index) {
@@ -205,7 +205,7 @@ std::string Call::Kind(theria_operation operation) const {
     kind.push_back(static_cast<char>(index));
     kind.append(reinterpret_cast<const char*>(&tensor), sizeof tensor);
   }
-  for (const OutputField& field : kOutputs) kind.push_back(outputs_.*field.member != nullptr);
+  for (const auto& field : kOutputTensors) kind.push_back(outputs_.*field.member != nullptr);
   return kind;
 }
 

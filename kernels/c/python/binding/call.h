@@ -50,7 +50,7 @@ class Call {
   // `inputs`: tuple in the order of INPUTS, None for an absent one, or shorter. `options`: bytes of
   // theria_options without tensors.
   bool Describe(PyObject* inputs, PyObject* options);
-  // Makes an array for each index of kOutputs in the tuple `wanted`.
+  // Makes an array for each index of kOutputTensors in the tuple `wanted`.
   bool MakeOutputs(theria_operation operation, PyObject* wanted);
   // Releases the GIL while the library runs.
   bool Run(theria_operation operation, double timeout_seconds);

@@ -265,13 +265,13 @@ bool Append(const Ref& list, const char* name) {
 int Execute(PyObject* module) {
   Ref inputs(PyList_New(0));
   Ref outputs(PyList_New(0));
-  for (const auto& field : theria::python::kInputs) {
+  for (const auto& field : theria::python::kInputTensors) {
     if (!Append(inputs, field.name)) return -1;
   }
   for (const auto& field : theria::python::kOptionTensors) {
-    if (!Append(inputs, field.name)) return -1;
+    if (!Append(inputs, field.path)) return -1;
   }
-  for (const auto& field : theria::python::kOutputs) {
+  for (const auto& field : theria::python::kOutputTensors) {
     if (!Append(outputs, field.name)) return -1;
   }
   if (!AddNames(module, "INPUTS", std::move(inputs))) return -1;
